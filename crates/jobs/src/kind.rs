@@ -1,0 +1,110 @@
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// What a job is about. The strings are stored and used by other programs: they are for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// See [`VerifyEmail`](crate::VerifyEmail).
+    VerifyEmail,
+    /// See [`InvalidateUser`](crate::InvalidateUser).
+    InvalidateUser,
+}
+
+impl Kind {
+    /// Every kind there is.
+    pub const ALL: &'static [Kind] = &[Kind::VerifyEmail, Kind::InvalidateUser];
+
+    /// The kind as it is stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::VerifyEmail => "verify_email",
+            Kind::InvalidateUser => "invalidate_user",
+        }
+    }
+
+    /// How jobs of this kind are run.
+    pub const fn policy(self) -> Policy {
+        match self {
+            // Twenty-five attempts last well over an hour: a mail server may be away that long.
+            Kind::VerifyEmail => Policy {
+                max_attempts: 25,
+                timeout: Duration::from_secs(30),
+                concurrency: 16,
+                backoff: Backoff {
+                    least: Duration::ZERO,
+                    base: Duration::from_secs(2),
+                    cap: Duration::from_secs(600),
+                },
+            },
+            // Each second for as long as it takes: waiting longer would only show stale data longer.
+            Kind::InvalidateUser => Policy {
+                max_attempts: 86_400,
+                timeout: Duration::from_secs(10),
+                concurrency: 32,
+                backoff: Backoff::every(Duration::from_secs(1)),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+
+    fn from_str(name: &str) -> Result<Self, UnknownKind> {
+        Kind::ALL.iter().copied().find(|kind| kind.as_str() == name).ok_or(UnknownKind)
+    }
+}
+
+/// There is no kind of job of this name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnknownKind;
+
+impl fmt::Display for UnknownKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("unknown kind of job; the kinds are ")?;
+        f.write_str(&Kind::ALL.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl std::error::Error for UnknownKind {}
+
+/// How jobs of one kind are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// A job that failed this often is dead. `tenantry.job_kinds` says the same.
+    pub max_attempts: u32,
+    /// An attempt that takes longer has failed.
+    pub timeout: Duration,
+    /// How many of this kind one worker process runs at once.
+    pub concurrency: usize,
+    /// How long a failed job waits for its next attempt.
+    pub backoff: Backoff,
+}
+
+/// A delay drawn evenly from `least` to `base * 2^(attempt - 1)`, at most `cap`: "full jitter", as in the AWS
+/// Builders' Library, so that jobs that failed together do not come back together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// The shortest delay.
+    pub least: Duration,
+    /// The longest delay after the first failure.
+    pub base: Duration,
+    /// The longest delay there is.
+    pub cap: Duration,
+}
+
+impl Backoff {
+    /// The same delay each time.
+    pub const fn every(delay: Duration) -> Self {
+        Self { least: delay, base: delay, cap: delay }
+    }
+}

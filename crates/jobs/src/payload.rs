@@ -1,0 +1,44 @@
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+
+use crate::Kind;
+
+/// The arguments of one kind of job, as they are stored: a JSON object.
+pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The kind these are the arguments of.
+    const KIND: Kind;
+}
+
+/// Send a user the link that proves the address is theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct VerifyEmail {
+    /// Whose address is to be proven.
+    pub user_id: Uuid,
+}
+
+impl Job for VerifyEmail {
+    const KIND: Kind = Kind::VerifyEmail;
+}
+
+/// Make sure that no cache keeps these users as they were.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct InvalidateUser {
+    /// The users that changed, each with the version it has now.
+    pub users: Vec<Stale>,
+}
+
+impl Job for InvalidateUser {
+    const KIND: Kind = Kind::InvalidateUser;
+}
+
+/// A row of which every older copy is stale.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Stale {
+    /// The row's id.
+    pub id: Uuid,
+    /// The oldest version that may still be shown.
+    pub version: i64,
+}

@@ -1,0 +1,47 @@
+//! The payloads as JSON Schema, for producers in other languages.
+
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use crate::{InvalidateUser, Job, Kind, VerifyEmail};
+
+/// The schema of a kind's payload.
+pub fn payload(kind: Kind) -> Value {
+    match kind {
+        Kind::VerifyEmail => of::<VerifyEmail>(),
+        Kind::InvalidateUser => of::<InvalidateUser>(),
+    }
+}
+
+/// One document that describes every kind: what `enqueue_job(kind, payload, ...)` accepts.
+pub fn document() -> Value {
+    let payloads: Map<String, Value> =
+        Kind::ALL.iter().map(|kind| (kind.to_string(), payload(*kind))).collect();
+    let alternatives: Vec<Value> = Kind::ALL.iter().map(|kind| alternative(*kind)).collect();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Tenantry jobs",
+        "description": "Arguments of tenantry.enqueue_job(kind => ..., payload => ..., tenant_id => ...)",
+        "oneOf": alternatives,
+        "$defs": payloads,
+    })
+}
+
+fn alternative(kind: Kind) -> Value {
+    json!({
+        "type": "object",
+        "required": ["kind", "payload"],
+        "properties": {
+            "kind": { "const": kind.as_str() },
+            "payload": { "$ref": format!("#/$defs/{kind}") },
+        },
+    })
+}
+
+fn of<J: Job + JsonSchema>() -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    SchemaGenerator::new(settings).into_root_schema_for::<J>().to_value()
+}
