@@ -1,10 +1,12 @@
+use std::fmt::Debug;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use crate::Kind;
 
 /// The arguments of one kind of job, as they are stored: a JSON object.
-pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
+pub trait Job: Serialize + DeserializeOwned + Debug + Send + Sync + 'static {
     /// The kind these are the arguments of.
     const KIND: Kind;
 }

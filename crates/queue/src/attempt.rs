@@ -1,0 +1,97 @@
+use std::{any::Any, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
+use tracing::{Instrument, error, info, info_span, warn};
+
+use crate::{Leased, Outcome, store::Store};
+
+/// Runs the handler on `job` in a task of its own and stores the outcome. A panic or a time-out is a failure of the
+/// job and of nothing else; a lease that is lost ends the attempt. Dropping this stops the handler at its next await.
+pub(crate) async fn attempt<H>(
+    store: &Store,
+    tasks: &TaskTracker,
+    handler: &H,
+    job: Leased,
+    lost: CancellationToken,
+) where
+    H: Fn(Leased) -> BoxFuture<'static, Outcome> + Clone + Send + Sync + 'static,
+{
+    let span = info_span!("job", job.id = %job.id, job.kind = %job.kind, job.attempt = job.attempt, tenant.id = %job.tenant);
+    async {
+        tokio::select! {
+            outcome = outcome(tasks, handler.clone(), job.clone()) => settle(store, &job, &outcome, &lost).await,
+            () = lost.cancelled() => lease_lost(&job),
+        }
+    }
+    .instrument(span)
+    .await;
+}
+
+async fn outcome<H>(tasks: &TaskTracker, handler: H, job: Leased) -> Outcome
+where
+    H: Fn(Leased) -> BoxFuture<'static, Outcome> + Send + Sync + 'static,
+{
+    let limit = job.kind.policy().timeout;
+    let task = tasks.spawn(async move { handler(job).await }.in_current_span());
+    match tokio::time::timeout(limit, AbortOnDropHandle::new(task)).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(stopped)) => Outcome::Retry(match stopped.try_into_panic() {
+            Ok(panic) => format!("panicked: {}", message(panic.as_ref())),
+            Err(_) => "the handler was stopped".to_owned(),
+        }),
+        Err(_) => Outcome::Retry(format!("took longer than {} s", limit.as_secs_f64())),
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// Stores the outcome, for as long as that takes while the database is away: otherwise the job would run again.
+pub(crate) async fn settle(store: &Store, job: &Leased, outcome: &Outcome, lost: &CancellationToken) {
+    let mut pause = Duration::from_millis(50);
+    loop {
+        match store.settle(job, outcome).await {
+            Ok(Some(state)) => return settled(job, outcome, &state),
+            Ok(None) => return lease_lost(job),
+            Err(cause) if cause.passes() => warn!(error = ?cause, "storing the outcome failed, trying again"),
+            Err(cause) => {
+                error!(error = ?cause, "storing the outcome was refused; the job runs again when its lease ends");
+                return count(job.kind, "unsettled");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(1)),
+            () = lost.cancelled() => return lease_lost(job),
+        }
+    }
+}
+
+fn settled(job: &Leased, outcome: &Outcome, state: &str) {
+    match (state, outcome) {
+        ("done", _) => info!("done"),
+        ("cancelled", Outcome::Cancel(reason)) => info!("cancelled: {reason}"),
+        ("dead", Outcome::Dead(reason) | Outcome::Retry(reason)) => error!("dead: {reason}"),
+        ("failed", Outcome::Retry(reason)) => warn!("failed, to be tried again: {reason}"),
+        _ => info!("is {state}"),
+    }
+    count(job.kind, if state == "pending" { "snoozed" } else { state });
+}
+
+fn lease_lost(job: &Leased) {
+    warn!("the lease is lost: another worker has the job, or it was cancelled");
+    count(job.kind, "lost");
+}
+
+pub(crate) fn count(kind: tenantry_jobs::Kind, outcome: &str) {
+    metrics::counter!("tenantry_jobs_total", "kind" => kind.as_str(), "outcome" => outcome.to_owned())
+        .increment(1);
+}
