@@ -2,12 +2,12 @@
 
 use std::{
     fs,
-    io::ErrorKind,
     path::{Path, PathBuf},
     process::Stdio,
 };
 
 use tokio::{io::AsyncWriteExt, process::Command};
+use tracing::warn;
 
 use super::{
     binaries::{self, Installed},
@@ -94,11 +94,8 @@ fn url(home: &Home, user: &str) -> String {
 
 /// Under another name until it is complete: a kill in between leaves nothing that looks like a cluster.
 async fn make_cluster(home: &Home, installed: &Installed, cluster: &Path) -> Result<(), ServerError> {
-    let unfinished = home.data.join("postgres.unfinished");
-    match fs::remove_dir_all(&unfinished) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).doing("remove", unfinished),
-        _ => {}
-    }
+    remove_unfinished(home);
+    let unfinished = home.data.join(format!("postgres-{}.unfinished", std::process::id()));
     let ctype = if cfg!(target_os = "macos") { "UTF-8" } else { "C.UTF-8" };
     let mut initdb = home.user.command(installed.program("initdb"), &home.data);
     initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]);
@@ -111,6 +108,17 @@ async fn make_cluster(home: &Home, installed: &Installed, cluster: &Path) -> Res
     run(home, single, FIRST_STATEMENTS).await?;
 
     fs::rename(&unfinished, cluster).doing("rename", unfinished)
+}
+
+/// What earlier starts left when they were killed; if their initdb still writes there, the next start gets it.
+fn remove_unfinished(home: &Home) {
+    for entry in fs::read_dir(&home.data).into_iter().flatten().flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "unfinished")
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            warn!("an unfinished cluster stays behind in {}: {error}", entry.path().display());
+        }
+    }
 }
 
 async fn run(home: &Home, mut command: Command, input: &str) -> Result<(), ServerError> {
