@@ -41,9 +41,9 @@ impl Home {
         let (user, data) = data_folder(&path).await?;
         let lock = lock(&data)?;
         let name = format!("tenantry-{}", hash(&data));
-        process::stop_leftover(&data.join("postgres/postmaster.pid"), &name, "INT").await?;
-        process::stop_leftover(&data.join("redis.pid"), &name, "TERM").await?;
         let sockets = socket_folder(&user, &name).await?;
+        process::stop_leftover(&data.join("postgres/postmaster.pid"), &name, "INT").await?;
+        process::stop_leftover(&sockets.join("redis.pid"), &name, "TERM").await?;
         Ok(Home { path, data, sockets, user, _lock: Arc::new(lock) })
     }
 

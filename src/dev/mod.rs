@@ -10,4 +10,4 @@ mod user;
 
 pub use error::ServerError;
 pub use home::Home;
-pub use process::Server;
+pub use process::{Server, signal};

@@ -185,8 +185,8 @@ async fn answers(plan: &Plan) -> bool {
     matches!(timeout(Duration::from_secs(1), exchange).await, Ok(Ok(answer)) if answer == expected)
 }
 
-/// The shell's own `kill`: std cannot signal without unsafe code, and small images have no other.
-fn signal(pid: u32, name: &str) {
+/// Sends a signal (`INT`, `TERM`) by the shell's own `kill`: std cannot signal without unsafe code, and small images have no other.
+pub fn signal(pid: u32, name: &str) {
     let mut shell = std::process::Command::new("/bin/sh");
     shell.args(["-c", r#"kill -s "$1" "$2" 2>/dev/null"#, "sh", name, &pid.to_string()]);
     if let Err(error) = shell.status() {

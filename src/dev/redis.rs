@@ -14,7 +14,7 @@ pub async fn start(home: &Home) -> Result<Server, ServerError> {
         ("--port", "0".into()),
         ("--unixsocket", socket.display().to_string()),
         ("--unixsocketperm", "700".into()),
-        ("--pidfile", home.data.join("redis.pid").display().to_string()),
+        ("--pidfile", home.sockets.join("redis.pid").display().to_string()),
         ("--save", String::new()),
         ("--appendonly", "no".into()),
         ("--maxmemory", "256mb".into()),

@@ -1,0 +1,29 @@
+# The two commands are `make dev` and `make test`; both install what is missing first.
+
+.DEFAULT_GOAL := help
+.PHONY: help dev test lint audit openapi clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-9s%s\n", $$1, $$2 }'
+
+dev: ## everything in one process, on a private PostgreSQL and Redis (ARGS=--fresh starts over)
+	@scripts/setup dev && exec cargo run -- dev $(ARGS)
+
+test: ## every check and every test, on servers of its own
+	@scripts/test
+
+lint: ## formatting and clippy
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+audit: ## known vulnerabilities in the dependencies (needs the network and cargo-deny)
+	@command -v cargo-deny >/dev/null || { echo 'missing: cargo-deny; run: cargo install cargo-deny --locked' >&2; exit 1; }
+	cargo deny check
+
+openapi: ## writes openapi/openapi.json anew
+	cargo run --quiet -- openapi >openapi/openapi.json.new
+	mv openapi/openapi.json.new openapi/openapi.json
+
+clean: ## removes what was built, and the private servers' data
+	cargo clean
+	rm -rf .tenantry
