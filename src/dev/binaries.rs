@@ -1,6 +1,7 @@
 //! Where the servers' programs are: distributions do not put PostgreSQL's on the PATH.
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     path::{Path, PathBuf},
     process::Stdio,
@@ -43,11 +44,11 @@ pub(super) async fn postgres(cluster: &Path) -> Result<Installed, ServerError> {
     else {
         return found.into_iter().max_by_key(|one| one.version).ok_or(ServerError::Missing("PostgreSQL"));
     };
-    let versions: Vec<String> = found.iter().map(|one| one.version.to_string()).collect();
+    let versions: BTreeSet<String> = found.iter().map(|one| one.version.to_string()).collect();
     found.into_iter().find(|one| one.version == made_by).ok_or_else(|| ServerError::OtherVersion {
         data: cluster.into(),
         made_by,
-        found: versions.join(", "),
+        found: versions.into_iter().collect::<Vec<_>>().join(", "),
     })
 }
 

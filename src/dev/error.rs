@@ -16,6 +16,11 @@ pub enum ServerError {
     Busy(PathBuf),
     #[error("{path} belongs to user id {owner}: work as that user, or remove it and start over")]
     Foreign { path: PathBuf, owner: u32 },
+    #[error(
+        "user id {uid}, who runs the servers, cannot get to {path}: let them through the folders above it, or \
+             remove it and start over"
+    )]
+    Unreachable { path: PathBuf, uid: u32 },
     #[error("{link} leads to {target}, which is gone: remove {link} to start over with empty servers")]
     Vanished { link: PathBuf, target: PathBuf },
     #[error("no folder for sockets: neither TMPDIR nor /tmp is short enough and open to user id {0}")]

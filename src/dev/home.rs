@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    fs::{self, DirBuilder, File, Metadata},
+    fs::{self, DirBuilder, File},
     io::ErrorKind,
     os::unix::fs::{DirBuilderExt, MetadataExt, chown, fchown, symlink},
     path::{Path, PathBuf},
@@ -43,6 +43,8 @@ impl Home {
         let name = format!("tenantry-{}", hash(&data));
         let sockets = socket_folder(&user, &name).await?;
         process::stop_leftover(&data.join("postgres/postmaster.pid"), &name, "INT").await?;
+        // These two are still there when somebody has deleted the data of running servers.
+        process::stop_leftover(&sockets.join(".s.PGSQL.5432.lock"), &name, "INT").await?;
         process::stop_leftover(&sockets.join("redis.pid"), &name, "TERM").await?;
         Ok(Home { path, data, sockets, user, _lock: Arc::new(lock) })
     }
@@ -101,23 +103,22 @@ async fn data_folder(home: &Path) -> Result<(User, PathBuf), ServerError> {
     if let (Ok(target), false) = (fs::read_link(&data), data.exists()) {
         return Err(ServerError::Vanished { link: data, target });
     }
-    let existing = fs::metadata(&data).ok();
-    let user = User::for_servers(existing.as_ref().map(|found| (found.uid(), found.gid()))).await?;
-    let owned = own_folder(&data, &user);
-    if !user.dropped || (owned.is_ok() && user.can_enter(&data.canonicalize().doing("find", &data)?).await) {
-        owned?;
-        return Ok((user, data.canonicalize().doing("find", data)?));
-    }
-    if existing.is_some() {
-        owned?;
-        return Err(ServerError::Foreign { path: data, owner: user.uid });
+    let owner = fs::metadata(&data).ok().map(|found| (found.uid(), found.gid()));
+    let user = User::for_servers(owner).await?;
+    own_folder(&data, &user)?;
+    let real = data.canonicalize().doing("find", &data)?;
+    if !user.dropped || user.can_enter(&real).await {
+        return Ok((user, real));
     }
 
+    // Empty: just made, or by a start that was killed here.
+    if fs::remove_dir(&data).is_err() {
+        return Err(ServerError::Unreachable { path: data, uid: user.uid });
+    }
     let elsewhere = Path::new("/var/lib/tenantry");
     DirBuilder::new().recursive(true).mode(0o711).create(elsewhere).doing("make", elsewhere)?;
     let elsewhere = elsewhere.join(hash(home));
     own_folder(&elsewhere, &user)?;
-    fs::remove_dir(&data).doing("remove", &data)?;
     symlink(&elsewhere, &data).doing("link", data)?;
     Ok((user, elsewhere))
 }
@@ -140,14 +141,14 @@ async fn socket_folder(user: &User, name: &str) -> Result<PathBuf, ServerError> 
     Err(ServerError::NoSocketFolder(user.uid))
 }
 
-/// Makes `folder` (0700) for `user`, or makes sure that it is theirs and no link planted by somebody else.
+/// Makes `folder` (0700) for `user`, or makes sure that it is theirs, and no link that somebody else has planted.
 fn own_folder(folder: &Path, user: &User) -> Result<(), ServerError> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Ok(()) if user.dropped => chown(folder, Some(user.uid), Some(user.gid)).doing("hand over", folder),
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let mut found = fs::symlink_metadata(folder).doing("read", folder)?;
-            if found.is_symlink() && trusted(&found) {
+            if found.is_symlink() && [0, user.uid].contains(&found.uid()) {
                 found = fs::metadata(folder).doing("read", folder)?;
             }
             match found.uid() {
@@ -160,11 +161,6 @@ fn own_folder(folder: &Path, user: &User) -> Result<(), ServerError> {
         }
         Err(error) => Err(error).doing("make", folder),
     }
-}
-
-/// Only root makes links here, and only root follows them.
-fn trusted(link: &Metadata) -> bool {
-    link.uid() == 0
 }
 
 /// Held until the file is closed; the kernel closes it for whoever is killed, and no child inherits it.
