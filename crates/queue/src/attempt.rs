@@ -95,3 +95,46 @@ pub(crate) fn count(kind: tenantry_jobs::Kind, outcome: &str) {
     metrics::counter!("tenantry_jobs_total", "kind" => kind.as_str(), "outcome" => outcome.to_owned())
         .increment(1);
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::Utc;
+    use futures_util::FutureExt;
+    use tenantry_jobs::Kind;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::JobId;
+
+    fn job() -> Leased {
+        Leased {
+            id: JobId(Uuid::now_v7()),
+            tenant: Uuid::nil(),
+            kind: Kind::InvalidateUser,
+            payload: serde_json::json!({}),
+            attempt: 1,
+            max_attempts: 3,
+            created_at: Utc::now(),
+            lease: Uuid::new_v4(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_takes_too_long_has_failed() {
+        let tasks = TaskTracker::new();
+        let ended = outcome(&tasks, |_| std::future::pending().boxed(), job()).await;
+
+        assert_eq!(ended, Outcome::Retry("took longer than 10 s".to_owned()));
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure_with_its_message() {
+        let at_call = outcome(&TaskTracker::new(), |_| panic!("at the call"), job()).await;
+        let inside = outcome(&TaskTracker::new(), |_| async { panic!("inside {}", 1) }.boxed(), job()).await;
+
+        assert_eq!(at_call, Outcome::Retry("panicked: at the call".to_owned()));
+        assert_eq!(inside, Outcome::Retry("panicked: inside 1".to_owned()));
+    }
+}

@@ -20,21 +20,14 @@ pub async fn run_due<H>(pool: &Pool, tenant: Option<Uuid>, handler: H) -> Result
 where
     H: Fn(Leased) -> BoxFuture<'static, Outcome> + Clone + Send + Sync + 'static,
 {
-    let store = Store::new(pool.clone(), Duration::from_secs(10));
+    // There is no heartbeat here, so the lease outlasts any handler.
+    let store = Store::new(pool.clone(), Duration::from_secs(300));
     let worker = worker_name();
     let rooms: Vec<(Kind, usize)> = Kind::ALL.iter().map(|kind| (*kind, 1)).collect();
     // Without these, a job that fails or snoozes and is due again at once would keep us here.
     let mut ran = Vec::new();
     loop {
-        let wanted = Wanted {
-            worker: &worker,
-            // There is no heartbeat here, so the lease outlasts any handler.
-            lease: Duration::from_secs(300),
-            total: 1,
-            rooms: &rooms,
-            tenant,
-            except: &ran,
-        };
+        let wanted = Wanted { worker: &worker, total: 1, rooms: &rooms, tenant, except: &ran };
         let fetched = store.fetch(wanted).await?;
         report_crashes(&fetched.crashed);
         if fetched.leased.is_empty() && fetched.unreadable.is_empty() {

@@ -2,6 +2,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use deadpool_postgres::{Object, Pool};
 use tenantry_jobs::{Backoff, Kind};
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},
@@ -14,14 +15,12 @@ use crate::{JobId, Leased, Outcome, registry::Held};
 #[derive(Clone)]
 pub(crate) struct Store {
     pool: Pool,
-    /// A database that takes longer than this is taken for dead, and its connection with it.
-    patience: Duration,
+    lease: Duration,
 }
 
 /// Which jobs a fetch may return.
 pub(crate) struct Wanted<'a> {
     pub(crate) worker: &'a str,
-    pub(crate) lease: Duration,
     pub(crate) total: usize,
     /// The kinds, each with how many of it.
     pub(crate) rooms: &'a [(Kind, usize)],
@@ -40,20 +39,23 @@ pub(crate) struct Fetched {
 }
 
 impl Store {
-    pub(crate) fn new(pool: Pool, patience: Duration) -> Self {
-        Self { pool, patience }
+    /// All leases are for this long.
+    pub(crate) fn new(pool: Pool, lease: Duration) -> Self {
+        Self { pool, lease }
     }
 
     pub(crate) async fn fetch(&self, wanted: Wanted<'_>) -> Result<Fetched, StoreError> {
         let kinds: Vec<&str> = wanted.rooms.iter().map(|(kind, _)| kind.as_str()).collect();
         let rooms: Vec<i32> = wanted.rooms.iter().map(|(_, room)| int(*room)).collect();
         let rows = self
-            .query(
+            // Whatever a fetch leases that nobody hears of counts as a crash: wait as long as that lasts.
+            .query_within(
+                self.lease,
                 "select tenant_id, id, kind, payload, state, attempts, max_attempts, lease, created_at
                  from tenantry.fetch_jobs($1, make_interval(secs => $2), $3, $4, $5, $6, $7)",
                 &[
                     (&wanted.worker, Type::TEXT),
-                    (&wanted.lease.as_secs_f64(), Type::FLOAT8),
+                    (&self.lease.as_secs_f64(), Type::FLOAT8),
                     (&int(wanted.total), Type::INT4),
                     (&kinds, Type::TEXT_ARRAY),
                     (&rooms, Type::INT4_ARRAY),
@@ -70,7 +72,7 @@ impl Store {
     }
 
     /// Extends the leases and returns those that are lost.
-    pub(crate) async fn heartbeat(&self, held: &[Held], lease: Duration) -> Result<Vec<Uuid>, StoreError> {
+    pub(crate) async fn heartbeat(&self, held: &[Held]) -> Result<Vec<Uuid>, StoreError> {
         let tenants: Vec<Uuid> = held.iter().map(|held| held.tenant).collect();
         let ids: Vec<Uuid> = held.iter().map(|held| held.id.0).collect();
         let leases: Vec<Uuid> = held.iter().map(|held| held.lease).collect();
@@ -81,7 +83,7 @@ impl Store {
                     (&tenants, Type::UUID_ARRAY),
                     (&ids, Type::UUID_ARRAY),
                     (&leases, Type::UUID_ARRAY),
-                    (&lease.as_secs_f64(), Type::FLOAT8),
+                    (&self.lease.as_secs_f64(), Type::FLOAT8),
                 ],
             )
             .await?;
@@ -174,12 +176,24 @@ impl Store {
         Ok(rows.first().map(|row| row.try_get("state")).transpose()?.flatten())
     }
 
+    /// A statement of which the answer is worth waiting for: several fit into a lease.
     async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
-        let client = tokio::time::timeout(self.patience, self.pool.get())
+        self.query_within(self.lease / 3, sql, params).await
+    }
+
+    /// A database that takes longer than `patience` is taken for dead, and its connection with it.
+    async fn query_within(
+        &self,
+        patience: Duration,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let deadline = Instant::now() + patience.max(Duration::from_secs(1));
+        let client = timeout_at(deadline, self.pool.get())
             .await
             .map_err(|_| StoreError::TimedOut)?
             .map_err(StoreError::Pool)?;
-        match tokio::time::timeout(self.patience, client.query_typed(sql, params)).await {
+        match timeout_at(deadline, client.query_typed(sql, params)).await {
             Ok(rows) => Ok(rows?),
             Err(_) => {
                 // Nobody else shall queue up behind a connection that does not answer.

@@ -20,7 +20,7 @@ use crate::{
     attempt::{attempt, count, settle},
     registry::{Held, Registry},
     source::Source,
-    store::{Store, Wanted},
+    store::{Fetched, Store, StoreError, Wanted},
 };
 
 /// How a worker works. The default reruns the jobs of a killed worker within fifteen seconds.
@@ -64,8 +64,8 @@ pub enum RunError {
 /// Runs the due jobs of `kinds` until `shutdown`; then fetches no more, lets those that run finish for as long as
 /// [`Settings::drain`], hands the others back, and returns.
 ///
-/// Give it a pool of its own, or leaves of a pool that handlers cannot exhaust: a heartbeat that waits for a
-/// connection lets leases run out. While the database is away it keeps trying.
+/// Give it a pool of its own, which handlers cannot exhaust: a heartbeat that waits for a connection lets leases
+/// run out. Five connections serve. While the database is away it keeps trying.
 pub async fn run<H>(
     pool: Pool,
     settings: Settings,
@@ -78,7 +78,7 @@ where
 {
     let worker = Arc::new(Worker {
         name: worker_name(),
-        store: Store::new(pool, settings.lease.max(Duration::from_secs(1))),
+        store: Store::new(pool, settings.lease),
         kinds: kinds.to_vec(),
         registry: Registry::default(),
         handlers: TaskTracker::new(),
@@ -87,6 +87,8 @@ where
     info!(worker.name = worker.name, "worker {} starts", worker.name);
     let (sender, receiver) = mpsc::channel(worker.settings.concurrency.max(1));
     let stop_fetching = shutdown.child_token();
+    // Whoever drops this future must not leave a task behind that leases jobs for nobody.
+    let _stop = stop_fetching.clone().drop_guard();
     let fetching = tokio::spawn(worker.clone().fetch(sender, stop_fetching.clone()));
     let _heart = AbortOnDropHandle::new(tokio::spawn(worker.clone().beat()));
     let _broom = AbortOnDropHandle::new(tokio::spawn(worker.clone().sweep()));
@@ -160,46 +162,45 @@ impl Worker {
     /// Leases as many jobs as there are free places, so that a leased job is a job that runs.
     async fn fetch(self: Arc<Self>, jobs: mpsc::Sender<Leased>, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let (free, rooms) = self.room();
-            if rooms.is_empty() {
+            let room = self.room();
+            if room.kinds.is_empty() {
                 tokio::select! { () = self.registry.freed() => {} () = stop.cancelled() => {} }
                 continue;
             }
             // Never dropped half way: what it leased would be ours without our knowing.
-            let found = self.fetch_once(&jobs, free, &rooms).await;
-            if found < free {
-                tokio::select! { () = sleep(self.settings.poll) => {} () = stop.cancelled() => {} }
+            let pause = match self.fetch_once(&jobs, &room).await {
+                Ok(More::Likely) => continue,
+                Ok(More::Unlikely) => self.settings.poll,
+                Err(cause) => {
+                    warn!(error = ?cause, "fetching jobs failed, trying again");
+                    self.settings.poll.max(Duration::from_secs(1))
+                }
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                // A kind that had no room may have jobs waiting.
+                () = self.registry.freed(), if room.some_kind_is_full => {}
+                () = stop.cancelled() => {}
             }
         }
     }
 
-    fn room(&self) -> (usize, Vec<(Kind, usize)>) {
-        let free = self.settings.concurrency.max(1).saturating_sub(self.registry.len());
+    fn room(&self) -> Room {
+        let total = self.settings.concurrency.max(1).saturating_sub(self.registry.len());
         let rooms = self.kinds.iter().map(|kind| {
             let room = kind.policy().concurrency.saturating_sub(self.registry.count(*kind));
-            (*kind, room.min(free))
+            (*kind, room.min(total))
         });
-        (free, rooms.filter(|(_, room)| *room > 0).collect())
+        let kinds: Vec<_> = rooms.filter(|(_, room)| *room > 0).collect();
+        Room { total, some_kind_is_full: kinds.len() < self.kinds.len(), kinds }
     }
 
-    async fn fetch_once(&self, jobs: &mpsc::Sender<Leased>, free: usize, rooms: &[(Kind, usize)]) -> usize {
-        let wanted = Wanted {
-            worker: &self.name,
-            lease: self.settings.lease,
-            total: free,
-            rooms,
-            tenant: None,
-            except: &[],
-        };
-        let fetched = match self.store.fetch(wanted).await {
-            Ok(fetched) => fetched,
-            Err(cause) => {
-                warn!(error = ?cause, "fetching jobs failed, trying again");
-                return 0;
-            }
-        };
+    async fn fetch_once(&self, jobs: &mpsc::Sender<Leased>, room: &Room) -> Result<More, StoreError> {
+        let wanted =
+            Wanted { worker: &self.name, total: room.total, rooms: &room.kinds, tenant: None, except: &[] };
+        let fetched = self.store.fetch(wanted).await?;
         report_crashes(&fetched.crashed);
-        let found = fetched.leased.len() + fetched.unreadable.len();
+        let more = room.used_up_by(&fetched);
         for job in fetched.leased {
             self.registry.insert(&job);
             // There is room for all places. When the receiver is gone the job is in the registry, to be handed back.
@@ -208,7 +209,7 @@ impl Worker {
         for job in &fetched.unreadable {
             bury(&self.store, job).await;
         }
-        found
+        Ok(more)
     }
 
     async fn work<H>(&self, handler: &H, job: Leased)
@@ -229,7 +230,7 @@ impl Worker {
             if held.is_empty() {
                 continue;
             }
-            match self.store.heartbeat(&held, self.settings.lease).await {
+            match self.store.heartbeat(&held).await {
                 Ok(lost) => lost.into_iter().for_each(|lease| self.registry.lost(lease)),
                 Err(cause) => warn!(error = ?cause, "the heartbeat failed, trying again"),
             }
@@ -259,6 +260,30 @@ impl Worker {
             self.registry.remove(held.lease);
         }))
         .await;
+    }
+}
+
+/// How many jobs may be leased now.
+struct Room {
+    total: usize,
+    /// Kinds that have any room.
+    kinds: Vec<(Kind, usize)>,
+    some_kind_is_full: bool,
+}
+
+/// Whether the next fetch is likely to find jobs.
+enum More {
+    Likely,
+    Unlikely,
+}
+
+impl Room {
+    fn used_up_by(&self, fetched: &Fetched) -> More {
+        let found =
+            |kind| fetched.leased.iter().chain(&fetched.unreadable).filter(|job| job.kind == kind).count();
+        let all: usize = self.kinds.iter().map(|(kind, _)| found(*kind)).sum();
+        let used_up = all >= self.total || self.kinds.iter().any(|(kind, room)| found(*kind) >= *room);
+        if used_up { More::Likely } else { More::Unlikely }
     }
 }
 
