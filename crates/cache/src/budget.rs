@@ -1,0 +1,45 @@
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+/// The time one request may spend on Redis, over all of its calls and waits. Time spent elsewhere, such as in Postgres
+/// between two calls, does not count. The clock is monotonic.
+#[derive(Debug)]
+pub(crate) struct Budget(Duration);
+
+impl Budget {
+    pub(crate) const fn new(whole: Duration) -> Self {
+        Self(whole)
+    }
+
+    /// Runs `work` for as long as time is left; `None` when it ran out. With nothing left `work` is not even started.
+    pub(crate) async fn spend<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        if self.0.is_zero() {
+            return None;
+        }
+        let start = Instant::now();
+        let done = timeout(self.0, work).await.ok();
+        self.0 = if done.is_some() { self.0.saturating_sub(start.elapsed()) } else { Duration::ZERO };
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_share_the_budget_and_time_elsewhere_is_free() {
+        let mut budget = Budget::new(Duration::from_millis(50));
+        assert!(budget.spend(sleep(Duration::from_millis(20))).await.is_some());
+        sleep(Duration::from_secs(1)).await;
+        assert!(budget.spend(sleep(Duration::from_millis(20))).await.is_some());
+
+        let start = Instant::now();
+        assert!(budget.spend(sleep(Duration::from_millis(20))).await.is_none());
+        assert_eq!(start.elapsed(), Duration::from_millis(10));
+        assert!(budget.spend(async {}).await.is_none());
+    }
+}

@@ -1,0 +1,105 @@
+//! What is cached, and its form in Redis.
+//!
+//! A stored value is one line of text, then the body as it is:
+//!
+//! ```text
+//! <schema> <kind>:<tenant>:<id> <version> live|deleted <length of the body>\n<body>
+//! ```
+//!
+//! The line repeats what the reader knows already (schema, name, version), so reading is a comparison and no parsing,
+//! and a value that got under another row's key, was written by another release, or was cut, is not taken for this row.
+
+use bytes::Bytes;
+
+use crate::Key;
+
+/// The version of a row: raised by one in each of its updates under the row lock, and its ETag. The first is 1.
+pub type Version = i64;
+
+/// One row as it is cached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The version of the row that `body` shows; both must come from one `select` of the row.
+    pub version: Version,
+    /// Whether the row is there or has been deleted.
+    pub state: State,
+    /// The public form of the row, serialised once; may be empty for a deleted one.
+    pub body: Bytes,
+}
+
+/// Whether a row is there. A deleted row is an entry with a version like any other, so that a deletion spreads as an
+/// update does; it is answered with 404.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The row is there.
+    Live,
+    /// The row has been (softly) deleted.
+    Deleted,
+}
+
+impl State {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// The stored form of `entry`.
+pub(crate) fn encode(schema: &str, key: &Key, entry: &Entry) -> Vec<u8> {
+    let header = format!("{schema} {key} {} {} {}\n", entry.version, entry.state.name(), entry.body.len());
+    [header.as_bytes(), &entry.body].concat()
+}
+
+/// The entry in `data`, stored beside the field `version`; `None` unless every byte of its line is what [`encode`] would
+/// have written there. The body is not copied.
+pub(crate) fn decode(schema: &str, key: &Key, version: &[u8], data: &Bytes) -> Option<Entry> {
+    let version = std::str::from_utf8(version).ok()?.parse().ok()?;
+    let line = data.iter().position(|&byte| byte == b'\n')? + 1;
+    let body = data.slice(line..);
+    [State::Live, State::Deleted].into_iter().find_map(|state| {
+        let expected = format!("{schema} {key} {version} {} {}\n", state.name(), body.len());
+        (data[..line] == *expected.as_bytes()).then(|| Entry { version, state, body: body.clone() })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const KEY: Key = Key::new("u", Uuid::from_u128(1), Uuid::from_u128(2));
+
+    fn entry() -> Entry {
+        Entry { version: 7, state: State::Live, body: Bytes::from_static(b"{\"name\":\"Ada\"}\n") }
+    }
+
+    #[test]
+    fn what_was_stored_is_what_is_read() {
+        for state in [State::Live, State::Deleted] {
+            let entry = Entry { state, ..entry() };
+            let data = encode("users/1", &KEY, &entry).into();
+            assert_eq!(decode("users/1", &KEY, b"7", &data), Some(entry));
+        }
+    }
+
+    #[test]
+    fn no_prefix_of_a_value_is_taken_for_the_value() {
+        let data = Bytes::from(encode("users/1", &KEY, &entry()));
+        for end in 0..data.len() {
+            assert_eq!(decode("users/1", &KEY, b"7", &data.slice(..end)), None, "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_row_release_or_version_is_foreign() {
+        let data = Bytes::from(encode("users/1", &KEY, &entry()));
+        let other = Key::new("u", Uuid::from_u128(1), Uuid::from_u128(3));
+        assert_eq!(decode("users/2", &KEY, b"7", &data), None);
+        assert_eq!(decode("users/1", &other, b"7", &data), None);
+        assert_eq!(decode("users/1", &KEY, b"8", &data), None);
+        assert_eq!(decode("users/1", &KEY, b"seven", &data), None);
+    }
+}

@@ -1,0 +1,136 @@
+//! The level in the process: a bounded map of entries, each readable for a moment, under the node's floors.
+
+use std::{sync::Arc, time::Duration};
+
+use quick_cache::sync::{Cache, EntryAction, EntryResult};
+use tokio::time::Instant;
+
+use crate::{Entry, Key, floors::Floors};
+
+/// Entries read or written here within the last moment.
+///
+/// An insert may race with a write: a flight finds its version allowed, the write raises the floor and removes the entry,
+/// the flight inserts after all. The entry is then there and never shown: each hit asks the floor again, the floor was
+/// raised before the write committed, and it outlives the entry (`ttl` is a second, a floor lasts half a minute).
+/// After a rollback the floor sinks and the entry is shown again, rightly.
+#[derive(Debug)]
+pub(crate) struct Local {
+    entries: Cache<Key, Held>,
+    ttl: Duration,
+    pub(crate) floors: Floors,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    entry: Arc<Entry>,
+    until: Instant,
+}
+
+impl Local {
+    pub(crate) fn new(entries: usize, ttl: Duration, floors: Floors) -> Self {
+        Self { entries: Cache::new(entries), ttl, floors }
+    }
+
+    /// The entry, if it is fresh and not older than the floor.
+    pub(crate) fn get(&self, key: &Key) -> Option<Arc<Entry>> {
+        let held = self.entries.get(key)?;
+        (Instant::now() < held.until && self.floors.allow(key, held.entry.version)).then_some(held.entry)
+    }
+
+    /// Holds `entry`, which was the truth at some moment after `read_at`: it must be the time from *before* the read began,
+    /// or a slow read would be shown for longer than promised. A newer entry that is still fresh stays.
+    pub(crate) fn insert(&self, key: &Key, entry: Arc<Entry>, read_at: Instant) {
+        let until = read_at + self.ttl;
+        let now = Instant::now();
+        if until <= now || !self.floors.allow(key, entry.version) {
+            return;
+        }
+        let new = Held { entry, until };
+        let found = self.entries.entry(key, Some(Duration::ZERO), |_, held| {
+            let stays =
+                now < held.until && (held.entry.version, held.until) >= (new.entry.version, new.until);
+            if !stays {
+                *held = new.clone();
+            }
+            EntryAction::Retain(())
+        });
+        if let EntryResult::Vacant(place) = found {
+            // It fails only if the place was removed meanwhile, by a write: then there is nothing to hold.
+            let _ = place.insert(new);
+        }
+    }
+
+    pub(crate) fn remove(&self, key: &Key) {
+        self.entries.remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::State;
+
+    const KEY: Key = Key::new("u", Uuid::nil(), Uuid::nil());
+    const TTL: Duration = Duration::from_secs(1);
+
+    fn local() -> Local {
+        Local::new(16, TTL, Floors::new(16))
+    }
+
+    fn entry(version: i64) -> Arc<Entry> {
+        Arc::new(Entry { version, state: State::Live, body: Bytes::new() })
+    }
+
+    fn version(local: &Local) -> Option<i64> {
+        local.get(&KEY).map(|entry| entry.version)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_is_shown_for_the_ttl_counted_from_before_its_read() {
+        let local = local();
+        let read_at = Instant::now();
+        tokio::time::advance(Duration::from_millis(900)).await;
+        local.insert(&KEY, entry(1), read_at);
+        tokio::time::advance(Duration::from_millis(99)).await;
+        assert_eq!(version(&local), Some(1));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(version(&local), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_took_longer_than_the_ttl_is_not_held() {
+        let local = local();
+        let read_at = Instant::now();
+        tokio::time::advance(TTL).await;
+        local.insert(&KEY, entry(1), read_at);
+        assert_eq!(local.entries.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_older_version_does_not_replace_a_newer_one_while_that_is_fresh() {
+        let local = local();
+        local.insert(&KEY, entry(2), Instant::now());
+        local.insert(&KEY, entry(1), Instant::now());
+        assert_eq!(version(&local), Some(2));
+        tokio::time::advance(TTL).await;
+        local.insert(&KEY, entry(1), Instant::now());
+        assert_eq!(version(&local), Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_insert_that_races_with_a_write_is_never_shown() {
+        let local = local();
+        let read_at = Instant::now();
+        // What `insert` does after its own look at the floor, with a write in between.
+        local.floors.begin(KEY, 1, 2);
+        local.remove(&KEY);
+        local.entries.insert(KEY, Held { entry: entry(1), until: read_at + TTL });
+        assert_eq!(version(&local), None);
+
+        local.floors.withdraw(KEY, 1);
+        assert_eq!(version(&local), Some(1), "rolled back: it is the truth again");
+    }
+}

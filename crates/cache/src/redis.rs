@@ -1,0 +1,201 @@
+//! The level in Redis: the four scripts of the protocol over one multiplexed connection.
+
+use std::{
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use deadpool_redis::redis::{
+    self, Client, FromRedisValue, RedisError, Script,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+};
+use tokio::time::sleep;
+
+use crate::{Key, SetupError, Unreachable, Version, budget::Budget, sync::Shared};
+
+/// How often the connection is tried, and how long it may take to answer before it is given up for a new one.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(crate) struct Redis {
+    client: Client,
+    connection: RwLock<ConnectionManager>,
+    scripts: Scripts,
+    epoch: String,
+    lease: Duration,
+    floor: Duration,
+    ttl: Duration,
+}
+
+#[derive(Debug)]
+struct Scripts {
+    lease: Script,
+    fill: Script,
+    floor: Script,
+    unfloor: Script,
+}
+
+/// What Redis says to a reader.
+pub(crate) enum Lease {
+    /// There is a value; it has yet to be decoded.
+    Hit { version: Vec<u8>, data: Bytes },
+    /// The reader may fill.
+    Granted,
+    /// Another reader is about to fill.
+    Filling,
+    /// A writer is under way.
+    Writing,
+}
+
+/// The times of the protocol.
+pub(crate) struct Times {
+    pub(crate) lease: Duration,
+    pub(crate) floor: Duration,
+    pub(crate) ttl: Duration,
+}
+
+impl Redis {
+    /// Returns at once; the connection is made, tried and replaced in the background for as long as the value lives.
+    pub(crate) fn connect(url: &str, epoch: String, times: Times) -> Result<Arc<Self>, SetupError> {
+        let client = Client::open(url)?;
+        let connection = RwLock::new(manage(&client)?);
+        let scripts = Scripts {
+            lease: Script::new(include_str!("lua/lease.lua")),
+            fill: Script::new(include_str!("lua/fill.lua")),
+            floor: Script::new(include_str!("lua/floor.lua")),
+            unfloor: Script::new(include_str!("lua/unfloor.lua")),
+        };
+        let Times { lease, floor, ttl } = times;
+        let redis = Arc::new(Self { client, connection, scripts, epoch, lease, floor, ttl });
+        tokio::spawn(keep(Arc::downgrade(&redis)));
+        Ok(redis)
+    }
+
+    /// Asks for the value of `key`, or for the right to fill it with `token`.
+    pub(crate) async fn lease(
+        &self,
+        key: &Key,
+        token: &str,
+        min: Version,
+        rejected: &[u8],
+        budget: &mut Budget,
+    ) -> Result<Lease, Unreachable> {
+        type Answer = (u8, Option<Vec<u8>>, Option<Vec<u8>>);
+        let mut call = self.scripts.lease.key(key.in_epoch(&self.epoch));
+        call.arg(token).arg(millis(self.lease)).arg(min).arg(rejected);
+        match self.call::<Answer>("lease", &call, budget).await? {
+            (1, Some(version), Some(data)) => Ok(Lease::Hit { version, data: data.into() }),
+            (0, ..) => Ok(Lease::Granted),
+            (2, ..) => Ok(Lease::Filling),
+            _ => Ok(Lease::Writing),
+        }
+    }
+
+    /// Stores `data` if `token` still holds the lease and nothing newer is known; tells whether it did. The lease ends.
+    pub(crate) async fn fill(
+        &self,
+        key: &Key,
+        token: &str,
+        version: Version,
+        data: &[u8],
+        budget: &mut Budget,
+    ) -> Result<bool, Unreachable> {
+        // Downwards, so that entries stored together do not expire together and the setting stays an upper bound.
+        let ttl = self.ttl.mul_f64(rand::random_range(0.85..=1.0));
+        let mut call = self.scripts.fill.key(key.in_epoch(&self.epoch));
+        call.arg(token).arg(version).arg(data).arg(millis(ttl));
+        self.call("fill", &call, budget).await
+    }
+
+    /// Gives a lease back unused.
+    pub(crate) async fn release(
+        &self,
+        key: &Key,
+        token: &str,
+        budget: &mut Budget,
+    ) -> Result<(), Unreachable> {
+        self.fill(key, token, 0, b"", budget).await.map(drop)
+    }
+
+    /// Drops everything older than `version` and lets nothing older in. With a token its owner alone may fill.
+    pub(crate) async fn floor(
+        &self,
+        key: &Key,
+        version: Version,
+        token: &str,
+        budget: &mut Budget,
+    ) -> Result<(), Unreachable> {
+        let mut call = self.scripts.floor.key(key.in_epoch(&self.epoch));
+        call.arg(version).arg(token).arg(millis(self.lease)).arg(millis(self.floor));
+        self.call::<u8>("floor", &call, budget).await.map(drop)
+    }
+
+    /// Takes back the floor that `token` placed, if it is still the last.
+    pub(crate) async fn unfloor(
+        &self,
+        key: &Key,
+        token: &str,
+        budget: &mut Budget,
+    ) -> Result<(), Unreachable> {
+        let mut call = self.scripts.unfloor.key(key.in_epoch(&self.epoch));
+        call.arg(token);
+        self.call::<u8>("unfloor", &call, budget).await.map(drop)
+    }
+
+    pub(crate) async fn ping(&self, budget: &mut Budget) -> Result<(), Unreachable> {
+        let mut connection = self.connection.reading().clone();
+        let ping = redis::cmd("PING");
+        answer("ping", budget.spend(ping.query_async::<()>(&mut connection)).await)
+    }
+
+    async fn call<T: FromRedisValue>(
+        &self,
+        name: &'static str,
+        call: &redis::ScriptInvocation<'_>,
+        budget: &mut Budget,
+    ) -> Result<T, Unreachable> {
+        let mut connection = self.connection.reading().clone();
+        answer(name, budget.spend(call.invoke_async(&mut connection)).await)
+    }
+}
+
+fn answer<T>(call: &'static str, answer: Option<Result<T, RedisError>>) -> Result<T, Unreachable> {
+    let failure = match answer {
+        Some(Ok(answer)) => return Ok(answer),
+        Some(Err(error)) => Unreachable::Failed(error),
+        None => Unreachable::TimedOut,
+    };
+    metrics::counter!("tenantry_cache_redis_failures_total", "call" => call).increment(1);
+    Err(failure)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A connection that connects on first use and again when it has been lost. It makes one attempt at a time and no pauses:
+/// a refused connection is known at once, and the next request makes the next attempt.
+fn manage(client: &Client) -> Result<ConnectionManager, RedisError> {
+    let config = ConnectionManagerConfig::new()
+        .set_number_of_retries(0)
+        .set_connection_timeout(Some(KEEP_ALIVE))
+        .set_response_timeout(Some(KEEP_ALIVE))
+        .set_pipeline_buffer_size(1024);
+    ConnectionManager::new_lazy_with_config(client.clone(), config)
+}
+
+/// Tries the connection every second with more patience than a request has, and starts anew when it fails. The manager
+/// mends a lost connection by itself, but not one whose peer has vanished without a word (each request gives up long
+/// before TCP does), nor one whose server refused the login for a while.
+async fn keep(redis: std::sync::Weak<Redis>) {
+    while let Some(redis) = redis.upgrade() {
+        if redis.ping(&mut Budget::new(KEEP_ALIVE)).await.is_err()
+            && let Ok(fresh) = manage(&redis.client)
+        {
+            *redis.connection.writing() = fresh;
+        }
+        drop(redis);
+        sleep(KEEP_ALIVE).await;
+    }
+}

@@ -1,0 +1,119 @@
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{Entry, Inner, Key, Version, budget::Budget, entry};
+
+/// A write under way, from its `update` to its outcome; [`Cache::begin_write`](crate::Cache::begin_write) makes it.
+///
+/// Say how it ended with [`committed`](Self::committed), [`rolled_back`](Self::rolled_back) or
+/// [`unknown`](Self::unknown). Dropped without, the outcome counts as unknown: nothing wrong is ever shown, but after a
+/// rollback this node misses the row until its floor expires.
+#[derive(Debug)]
+#[must_use = "say how the write ended"]
+pub struct Write {
+    cache: Arc<Inner>,
+    key: Key,
+    version: Version,
+    id: u64,
+    token: String,
+    /// The row was locked then, so what this write makes is the newest at least until it commits.
+    begun: Instant,
+    budget: Budget,
+    confirmed: bool,
+    over: bool,
+}
+
+impl Write {
+    pub(crate) async fn begin(cache: Arc<Inner>, key: Key, version: Version) -> Self {
+        let (id, token) = cache.token('w');
+        cache.local.floors.begin(key, id, version);
+        cache.local.remove(&key);
+        let budget = Budget::new(cache.settings.redis_budget);
+        // Made before the call, so that a caller who goes away during it leaves the node's floor to `Drop`.
+        let mut write = Self {
+            cache,
+            key,
+            version,
+            id,
+            token,
+            begun: Instant::now(),
+            budget,
+            confirmed: true,
+            over: false,
+        };
+        if let Some(redis) = write.cache.redis.clone() {
+            write.confirmed = redis.floor(&key, version, &write.token, &mut write.budget).await.is_ok();
+        }
+        write
+    }
+
+    /// Whether Redis has the floor, or there is no Redis. If so the invalidation job may wait two seconds, since it will
+    /// hardly be needed; if not it must run at once, and the version must go into the feed that every node follows.
+    pub fn confirmed(&self) -> bool {
+        self.confirmed
+    }
+
+    /// The transaction was committed; `entry` is what it made of the row. Writes through, over this write's own floor
+    /// only: where someone else has written since, their floor or value stays. Takes no longer than is left of the
+    /// budget, and never fails the request: what could not be told to Redis is the job's.
+    pub async fn committed(mut self, entry: Entry) {
+        let entry = Arc::new(entry);
+        self.cache.local.insert(&self.key, entry.clone(), self.begun);
+        let told = self.write_through(&entry).await;
+        self.settle(entry.version, told);
+    }
+
+    /// Whether Redis holds this version, or at least holds none older and will let none in.
+    async fn write_through(&mut self, entry: &Entry) -> bool {
+        let Some(redis) = self.cache.redis.clone() else { return true };
+        let data = entry::encode(self.cache.settings.schema, &self.key, entry);
+        match redis.fill(&self.key, &self.token, entry.version, &data, &mut self.budget).await {
+            Ok(true) => true,
+            Ok(false) => redis.floor(&self.key, entry.version, "", &mut self.budget).await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// The transaction was rolled back for certain: everything is as it was before the write.
+    pub async fn rolled_back(mut self) {
+        self.over = true;
+        self.cache.local.floors.withdraw(self.key, self.id);
+        if let Some(redis) = self.cache.redis.clone() {
+            // A floor that stays costs misses until it expires, no more.
+            let _ = redis.unfloor(&self.key, &self.token, &mut self.budget).await;
+        }
+    }
+
+    /// The connection was lost during COMMIT. The floor in Redis stays. `actual` is the version that a read of the row
+    /// found afterwards; that read must have waited for the row lock (`for share`), or the COMMIT might still have been
+    /// on its way. `None` if the row could not be read.
+    pub async fn unknown(mut self, actual: Option<Version>) {
+        self.settle(actual.unwrap_or(self.version), false);
+    }
+
+    /// Leaves `version` as the node's floor, for as long as Redis could still show something older.
+    fn settle(&mut self, version: Version, told: bool) {
+        self.over = true;
+        let life = if told { self.cache.settings.floor } else { self.cache.longest_stale() };
+        self.cache.local.floors.settle(self.key, self.id, version, Instant::now() + life);
+    }
+}
+
+impl Drop for Write {
+    fn drop(&mut self) {
+        if !self.over {
+            self.settle(self.version, false);
+        }
+    }
+}
+
+impl Inner {
+    /// How long Redis can hold a value that no floor has reached.
+    pub(crate) fn longest_stale(&self) -> Duration {
+        match self.redis {
+            Some(_) => self.settings.ttl + self.settings.lease,
+            None => self.settings.floor,
+        }
+    }
+}
