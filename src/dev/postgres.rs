@@ -17,10 +17,13 @@ use super::{
 };
 
 /// The owner may create roles and owns the database, as on a managed server; only `postgres` is a superuser.
+/// It makes the application's role itself: from PostgreSQL 16 on, one may change only the roles that one has made.
 /// One statement a line: that is how the single-user mode reads them.
 const FIRST_STATEMENTS: &str = "\
 create role tenantry_owner login createrole;
+set role tenantry_owner;
 create role tenantry login noinherit;
+reset role;
 create database tenantry owner tenantry_owner;
 ";
 
