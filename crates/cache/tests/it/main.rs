@@ -1,0 +1,14 @@
+//! The protocol against a real Redis; each test starts its own. Postgres is played by [`stage::Truth`].
+//!
+//! `#[cfg(test)]` says nothing new to the compiler here, but tells clippy that these helpers may unwrap.
+
+#[cfg(test)]
+mod flights;
+#[cfg(test)]
+mod reads;
+#[cfg(test)]
+mod stage;
+#[cfg(test)]
+mod trouble;
+#[cfg(test)]
+mod writes;
