@@ -24,7 +24,7 @@ fn verify() -> VerifyEmail {
 
 fn settings() -> Settings {
     Settings {
-        lease: Duration::from_millis(600),
+        lease: Duration::from_secs(2),
         heartbeat: Duration::from_millis(100),
         poll: Duration::from_millis(10),
         ..Settings::default()
@@ -110,7 +110,7 @@ async fn a_heartbeat_keeps_a_long_job() {
     started.recv().await.unwrap();
     let (rival, rival_shutdown) = start(&database, settings(), always(Outcome::Dead("stolen".to_owned())));
 
-    database.until(id, "lease_expires_at > started_at + interval '3 s'").await;
+    database.until(id, "lease_expires_at > started_at + interval '4500 ms'").await;
     rival_shutdown.cancel();
     rival.await.unwrap().unwrap();
     gate.cancel();
