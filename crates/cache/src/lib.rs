@@ -20,86 +20,41 @@ mod flight;
 mod floors;
 mod key;
 mod local;
+mod read;
 mod redis;
+mod settings;
 mod sync;
 mod write;
 
 use std::{
-    any::Any,
-    fmt,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use bytes::Bytes;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
     budget::Budget,
-    flight::{Flight, Flights, Outcome},
+    flight::Flights,
     floors::Floors,
     local::Local,
-    redis::{Lease, Redis, Times},
-    sync::Lock,
+    read::count,
+    redis::{Redis, Times},
 };
 pub use crate::{
     entry::{Entry, State, Version},
     key::Key,
+    read::{Level, Loaded, Read, ReadError},
+    settings::Settings,
     write::Write,
 };
 
-/// The pauses of a reader while another one fills: 30 ms in all, then it reads Postgres itself.
-const PAUSES: [Duration; 4] =
-    [Duration::from_millis(2), Duration::from_millis(4), Duration::from_millis(8), Duration::from_millis(16)];
-
 /// What a worker or a readiness check grants Redis; unlike a request they can wait.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How a cache is set up. The defaults are the protocol's; tests shorten them.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// `redis://`, `redis+unix://` or `unix://`; without it the cache lives in this process alone.
-    pub redis_url: Option<String>,
-    /// The timeline of the database, part of every key in Redis.
-    pub epoch: String,
-    /// What the bodies look like, such as `users/1`: a value stored under another schema is a miss. No space or newline.
-    pub schema: &'static str,
-    /// How many entries are held in the process.
-    pub local_entries: usize,
-    /// How long an entry in the process is shown, counted from before it was read.
-    pub local_ttl: Duration,
-    /// How many rows written lately the node remembers; with more it bypasses its caches for a while.
-    pub node_floors: usize,
-    /// How long an entry stays in Redis at most.
-    pub ttl: Duration,
-    /// How long a reader alone may fill an entry, or a writer.
-    pub lease: Duration,
-    /// How long a floor stays; longer than any transaction and any read can take.
-    pub floor: Duration,
-    /// How long one request waits for Redis, over all its calls.
-    pub redis_budget: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            redis_url: None,
-            epoch: "0".into(),
-            schema: "1",
-            local_entries: 100_000,
-            local_ttl: Duration::from_secs(1),
-            node_floors: 65_536,
-            ttl: Duration::from_secs(900),
-            lease: Duration::from_secs(3),
-            floor: Duration::from_secs(30),
-            redis_budget: Duration::from_millis(50),
-        }
-    }
-}
 
 /// The cache of one node. Clones share it.
 #[derive(Clone, Debug)]
@@ -114,49 +69,6 @@ struct Inner {
     /// Tokens are this node's name and a number that is never used twice.
     node: Uuid,
     tokens: AtomicU64,
-}
-
-/// What the truth says of a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Loaded {
-    /// It is there, live or deleted.
-    Row(Entry),
-    /// There is no such row.
-    Absent,
-}
-
-/// What a read found, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Read {
-    /// The row; `None` if there is none.
-    pub entry: Option<Arc<Entry>>,
-    /// Who answered.
-    pub level: Level,
-}
-
-/// Who answered a read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// The process.
-    Local,
-    /// Redis.
-    Redis,
-    /// The truth.
-    Postgres,
-}
-
-/// Why a read found nothing to show.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError<E> {
-    /// The row could not be read; the error is shared by everyone who waited for this read.
-    #[error("could not read the row")]
-    Load(Arc<E>),
-    /// Even the row itself is older than the minimum version.
-    #[error("the row has not reached the version asked for")]
-    VersionNotReached,
-    /// The shared read died before it had an answer: it panicked, or the runtime is shutting down.
-    #[error("the shared read died; try again")]
-    Gone,
 }
 
 /// Why a cache could not be set up. The message never holds the URL, which may hold a password.
@@ -260,164 +172,17 @@ impl Cache {
 }
 
 impl Inner {
-    async fn read<L, F, E>(
-        self: &Arc<Self>,
-        key: Key,
-        min: Option<Version>,
-        load: L,
-    ) -> Result<Read, ReadError<E>>
-    where
-        L: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<Loaded, E>> + Send + 'static,
-        E: Send + Sync + 'static,
-    {
-        let reaches = |entry: &Entry| min.is_none_or(|min| entry.version >= min);
-        if let Some(entry) = self.local.get(&key).filter(|entry| reaches(entry)) {
-            return Ok(Read { entry: Some(entry), level: Level::Local });
-        }
-
-        // The flight takes the load out when it needs it. Left over, it serves to bypass what the flight has brought.
-        let load = Arc::new(Mutex::new(Some(load)));
-        let landing = self.flights.join(key, |flight| {
-            tokio::spawn(self.clone().fly(key, flight, load.clone()));
-        });
-        let mut read = match landing.await {
-            Ok(Ok(read)) => read,
-            Ok(Err(error)) => return Err(error.downcast().map_or(ReadError::Gone, ReadError::Load)),
-            Err(_) => return Err(ReadError::Gone),
-        };
-        // An answer of the truth cannot be bypassed: its select was sent after this read began.
-        if read.level != Level::Postgres && !read.entry.as_deref().is_none_or(reaches) {
-            let load = load.locked().take().ok_or(ReadError::Gone)?;
-            read = self.select(key, load).await.map_err(|error| ReadError::Load(Arc::new(error)))?;
-        }
-        if read.entry.as_deref().is_none_or(reaches) { Ok(read) } else { Err(ReadError::VersionNotReached) }
-    }
-
-    /// One flight: Redis, else Postgres, then everyone who waits. Its first part is its turn; see [`flight`].
-    async fn fly<L, F, E>(self: Arc<Self>, key: Key, flight: Flight, load: Arc<Mutex<Option<L>>>)
-    where
-        L: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<Loaded, E>> + Send + 'static,
-        E: Send + Sync + 'static,
-    {
-        let turn = flight.turn().await;
-        let mut budget = Budget::new(self.settings.redis_budget);
-        let token = match self.ask_redis(key, &flight, &mut budget).await {
-            Asked::Found(entry) => return flight.land(Ok(Read { entry: Some(entry), level: Level::Redis })),
-            Asked::MayFill(token) => Some(token),
-            Asked::MayNotFill => None,
-        };
-        flight.close();
-        let Some(load) = load.locked().take() else { return };
-        let outcome = self.select(key, load).await;
-        drop(turn);
-        if let (Some(redis), Some(token)) = (&self.redis, token) {
-            // A fill that fails costs others a miss, and a lease that stays costs them a short wait.
-            let _ = match outcome.as_ref().map(|read| read.entry.as_deref()) {
-                Ok(Some(entry)) => {
-                    let data = entry::encode(self.settings.schema, &key, entry);
-                    redis.fill(&key, &token, entry.version, &data, &mut budget).await.map(drop)
-                }
-                Ok(None) | Err(_) => redis.release(&key, &token, &mut budget).await,
-            };
-        }
-        flight.land(outcome.map_err(|error| Arc::new(error) as Arc<dyn Any + Send + Sync>) as Outcome);
-    }
-
-    /// Looks in Redis, and asks for the lease where there is nothing to see.
-    async fn ask_redis(&self, key: Key, flight: &Flight, budget: &mut Budget) -> Asked {
-        let Some(redis) = &self.redis else { return Asked::MayNotFill };
-        let (_, token) = self.token('r');
-        let read_at = Instant::now();
-        let mut rejected = Bytes::new();
-        let mut pauses = PAUSES.into_iter();
-        loop {
-            let Some(floor) = self.local.floors.get(&key) else { return Asked::MayNotFill };
-            match redis.lease(&key, &token, floor, &rejected, budget).await {
-                Ok(Lease::Hit { version, data }) => {
-                    let Some(entry) = entry::decode(self.settings.schema, &key, &version, &data) else {
-                        metrics::counter!("tenantry_cache_mismatch_total").increment(1);
-                        tracing::warn!(cache.key = %key, "dropped a value of {key} that is not its own");
-                        rejected = data;
-                        continue;
-                    };
-                    // Whoever has joined may have done so after a write here that Redis had not seen when it answered. So
-                    // nobody joins any more, and then the floor is asked again; it has risen before any such write was
-                    // acknowledged.
-                    flight.close();
-                    if self.local.floors.allow(&key, entry.version) {
-                        let entry = Arc::new(entry);
-                        self.local.insert(&key, entry.clone(), read_at);
-                        return Asked::Found(entry);
-                    }
-                }
-                Ok(Lease::Granted) => return Asked::MayFill(token),
-                Ok(Lease::Filling) => match pauses.next() {
-                    Some(pause) if budget.spend(sleep(pause)).await.is_some() => {}
-                    _ => return Asked::MayNotFill,
-                },
-                Ok(Lease::Writing) | Err(_) => return Asked::MayNotFill,
-            }
-        }
-    }
-
-    /// Reads the row from the truth.
-    async fn select<L, F, E>(&self, key: Key, load: L) -> Result<Read, E>
-    where
-        L: FnOnce() -> F,
-        F: Future<Output = Result<Loaded, E>>,
-    {
-        let read_at = Instant::now();
-        let entry = match load().await? {
-            Loaded::Row(entry) => Some(Arc::new(entry)),
-            Loaded::Absent => None,
-        };
-        if let Some(entry) = &entry {
-            self.local.insert(&key, entry.clone(), read_at);
-        }
-        Ok(Read { entry, level: Level::Postgres })
-    }
-
     /// A number that is this node's alone, and the name by which Redis knows a reader ('r') or a writer ('w') by it.
     fn token(&self, role: char) -> (u64, String) {
         let id = self.tokens.fetch_add(1, Ordering::Relaxed);
         (id, format!("{role}{}-{id}", self.node.simple()))
     }
-}
 
-/// What Redis has to say to a flight.
-enum Asked {
-    Found(Arc<Entry>),
-    MayFill(String),
-    MayNotFill,
-}
-
-/// Counts a read by who answered it, and with what.
-fn count<E>(result: &Result<Read, ReadError<E>>) {
-    let (level, outcome) = match result {
-        Ok(Read { entry: Some(entry), level }) => (*level, entry.state.name()),
-        Ok(Read { entry: None, level }) => (*level, "absent"),
-        Err(ReadError::VersionNotReached) => (Level::Postgres, "version_not_reached"),
-        Err(ReadError::Load(_) | ReadError::Gone) => (Level::Postgres, "failed"),
-    };
-    metrics::counter!("tenantry_cache_reads_total", "level" => level.name(), "outcome" => outcome)
-        .increment(1);
-}
-
-impl Level {
-    /// As in the labels of metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Redis => "redis",
-            Self::Postgres => "postgres",
+    /// How long Redis can hold a value that no floor has reached.
+    fn longest_stale(&self) -> Duration {
+        match self.redis {
+            Some(_) => self.settings.ttl + self.settings.lease,
+            None => self.settings.floor,
         }
-    }
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -104,16 +104,6 @@ impl Drop for Write {
     fn drop(&mut self) {
         if !self.over {
             self.settle(self.version, false);
-        }
-    }
-}
-
-impl Inner {
-    /// How long Redis can hold a value that no floor has reached.
-    pub(crate) fn longest_stale(&self) -> Duration {
-        match self.redis {
-            Some(_) => self.settings.ttl + self.settings.lease,
-            None => self.settings.floor,
         }
     }
 }

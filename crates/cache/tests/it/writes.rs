@@ -90,6 +90,19 @@ async fn while_a_write_is_under_way_readers_see_the_row_as_it_is_and_nobody_stor
 }
 
 #[tokio::test]
+async fn a_node_does_not_store_what_its_own_write_is_about_to_replace() {
+    let redis = RedisServer::start().await;
+    let here = redis.node().await;
+    let row = Truth::new(1);
+
+    let write = here.begin_write(&row.key, 2).await;
+    cmd("FLUSHALL").exec_async(&mut redis.connection().await).await.unwrap(); // the floor is lost
+    assert_eq!(row.seen(&here).await, (1, Level::Postgres));
+    assert_eq!(row.field(&redis, "v").await, None);
+    write.rolled_back().await;
+}
+
+#[tokio::test]
 async fn a_writer_slower_than_its_lease_is_still_safe_from_fills() {
     let redis = RedisServer::start().await;
     let writer = node(Settings { lease: Duration::ZERO, ..redis.settings() }).await;

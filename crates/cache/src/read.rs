@@ -1,0 +1,226 @@
+//! The read path: the process, a flight, and there Redis, then the truth.
+
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    Entry, Inner, Key, Version,
+    budget::Budget,
+    entry,
+    flight::{Flight, Outcome},
+    redis::Lease,
+    sync::Lock,
+};
+
+/// The pauses of a reader while another one fills: 30 ms in all, then it reads Postgres itself.
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(2), Duration::from_millis(4), Duration::from_millis(8), Duration::from_millis(16)];
+
+/// What the truth says of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loaded {
+    /// It is there, live or deleted.
+    Row(Entry),
+    /// There is no such row.
+    Absent,
+}
+
+/// What a read found, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The row; `None` if there is none.
+    pub entry: Option<Arc<Entry>>,
+    /// Who answered.
+    pub level: Level,
+}
+
+/// Who answered a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// The process.
+    Local,
+    /// Redis.
+    Redis,
+    /// The truth.
+    Postgres,
+}
+
+/// Why a read found nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError<E> {
+    /// The row could not be read; the error is shared by everyone who waited for this read.
+    #[error("could not read the row")]
+    Load(Arc<E>),
+    /// Even the row itself is older than the minimum version.
+    #[error("the row has not reached the version asked for")]
+    VersionNotReached,
+    /// The shared read died before it had an answer: it panicked, or the runtime is shutting down.
+    #[error("the shared read died; try again")]
+    Gone,
+}
+
+impl Inner {
+    pub(crate) async fn read<L, F, E>(
+        self: &Arc<Self>,
+        key: Key,
+        min: Option<Version>,
+        load: L,
+    ) -> Result<Read, ReadError<E>>
+    where
+        L: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<Loaded, E>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let reaches = |entry: &Entry| min.is_none_or(|min| entry.version >= min);
+        if let Some(entry) = self.local.get(&key).filter(|entry| reaches(entry)) {
+            return Ok(Read { entry: Some(entry), level: Level::Local });
+        }
+
+        // The flight takes the load out when it needs it. Left over, it serves to bypass what the flight has brought.
+        let load = Arc::new(Mutex::new(Some(load)));
+        let landing = self.flights.join(key, |flight| {
+            tokio::spawn(self.clone().fly(key, flight, load.clone()));
+        });
+        let mut read = match landing.await {
+            Ok(Ok(read)) => read,
+            Ok(Err(error)) => return Err(error.downcast().map_or(ReadError::Gone, ReadError::Load)),
+            Err(_) => return Err(ReadError::Gone),
+        };
+        // An answer of the truth cannot be bypassed: its select was sent after this read began.
+        if read.level != Level::Postgres && !read.entry.as_deref().is_none_or(reaches) {
+            let load = load.locked().take().ok_or(ReadError::Gone)?;
+            read = self.select(key, load).await.map_err(|error| ReadError::Load(Arc::new(error)))?;
+        }
+        if read.entry.as_deref().is_none_or(reaches) { Ok(read) } else { Err(ReadError::VersionNotReached) }
+    }
+
+    /// One flight: Redis, else Postgres, then everyone who waits. Its first part is its turn; see [`flight`].
+    async fn fly<L, F, E>(self: Arc<Self>, key: Key, flight: Flight, load: Arc<Mutex<Option<L>>>)
+    where
+        L: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<Loaded, E>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let turn = flight.turn().await;
+        let mut budget = Budget::new(self.settings.redis_budget);
+        let token = match self.ask_redis(key, &flight, &mut budget).await {
+            Asked::Found(entry) => return flight.land(Ok(Read { entry: Some(entry), level: Level::Redis })),
+            Asked::MayFill(token) => Some(token),
+            Asked::MayNotFill => None,
+        };
+        flight.close();
+        let Some(load) = load.locked().take() else { return };
+        let outcome = self.select(key, load).await;
+        drop(turn);
+        if let (Some(redis), Some(token)) = (&self.redis, token) {
+            // A fill that fails costs others a miss, and a lease that stays costs them a short wait. While a write of this
+            // node is under way its floor should be in Redis and refuse the fill; should it have been lost, the node
+            // does not store what it knows to be on its way out.
+            let _ = match outcome.as_ref().map(|read| read.entry.as_deref()) {
+                Ok(Some(entry)) if self.local.floors.allow(&key, entry.version) => {
+                    let data = entry::encode(self.settings.schema, &key, entry);
+                    redis.fill(&key, &token, entry.version, &data, &mut budget).await.map(drop)
+                }
+                _ => redis.release(&key, &token, &mut budget).await,
+            };
+        }
+        flight.land(outcome.map_err(|error| Arc::new(error) as Arc<dyn Any + Send + Sync>) as Outcome);
+    }
+
+    /// Looks in Redis, and asks for the lease where there is nothing to see.
+    async fn ask_redis(&self, key: Key, flight: &Flight, budget: &mut Budget) -> Asked {
+        let Some(redis) = &self.redis else { return Asked::MayNotFill };
+        let (_, token) = self.token('r');
+        let read_at = Instant::now();
+        let mut rejected = Bytes::new();
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let Some(floor) = self.local.floors.get(&key) else { return Asked::MayNotFill };
+            match redis.lease(&key, &token, floor, &rejected, budget).await {
+                Ok(Lease::Hit { version, data }) => {
+                    let Some(entry) = entry::decode(self.settings.schema, &key, &version, &data) else {
+                        metrics::counter!("tenantry_cache_mismatch_total").increment(1);
+                        tracing::warn!(cache.key = %key, "dropped a value of {key} that is not its own");
+                        rejected = data;
+                        continue;
+                    };
+                    // Whoever has joined may have done so after a write here that Redis had not seen when it answered. So
+                    // nobody joins any more, and then the floor is asked again; it has risen before any such write was
+                    // acknowledged.
+                    flight.close();
+                    if self.local.floors.allow(&key, entry.version) {
+                        let entry = Arc::new(entry);
+                        self.local.insert(&key, entry.clone(), read_at);
+                        return Asked::Found(entry);
+                    }
+                }
+                Ok(Lease::Granted) => return Asked::MayFill(token),
+                Ok(Lease::Filling) => match pauses.next() {
+                    Some(pause) if budget.spend(sleep(pause)).await.is_some() => {}
+                    _ => return Asked::MayNotFill,
+                },
+                Ok(Lease::Writing) | Err(_) => return Asked::MayNotFill,
+            }
+        }
+    }
+
+    /// Reads the row from the truth.
+    async fn select<L, F, E>(&self, key: Key, load: L) -> Result<Read, E>
+    where
+        L: FnOnce() -> F,
+        F: Future<Output = Result<Loaded, E>>,
+    {
+        let read_at = Instant::now();
+        let entry = match load().await? {
+            Loaded::Row(entry) => Some(Arc::new(entry)),
+            Loaded::Absent => None,
+        };
+        if let Some(entry) = &entry {
+            self.local.insert(&key, entry.clone(), read_at);
+        }
+        Ok(Read { entry, level: Level::Postgres })
+    }
+}
+
+/// What Redis has to say to a flight.
+enum Asked {
+    Found(Arc<Entry>),
+    MayFill(String),
+    MayNotFill,
+}
+
+/// Counts a read by who answered it, and with what.
+pub(crate) fn count<E>(result: &Result<Read, ReadError<E>>) {
+    let (level, outcome) = match result {
+        Ok(Read { entry: Some(entry), level }) => (*level, entry.state.name()),
+        Ok(Read { entry: None, level }) => (*level, "absent"),
+        Err(ReadError::VersionNotReached) => (Level::Postgres, "version_not_reached"),
+        Err(ReadError::Load(_) | ReadError::Gone) => (Level::Postgres, "failed"),
+    };
+    metrics::counter!("tenantry_cache_reads_total", "level" => level.name(), "outcome" => outcome)
+        .increment(1);
+}
+
+impl Level {
+    /// As in the labels of metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Redis => "redis",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
