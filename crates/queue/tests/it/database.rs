@@ -179,6 +179,7 @@ fn start() -> PathBuf {
         .current_dir(&directory)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .process_group(0)
         .spawn()
         .unwrap();

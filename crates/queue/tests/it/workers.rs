@@ -1,7 +1,7 @@
 //! The worker as it runs in production.
 
 use std::{
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,14 +9,15 @@ use std::{
     time::Duration,
 };
 
+use deadpool_postgres::Pool;
 use futures_util::{FutureExt, future::BoxFuture};
 use tenantry_jobs::{InvalidateUser, Kind, VerifyEmail};
-use tenantry_queue::{Leased, Outcome, RunError, Settings, run};
+use tenantry_queue::{Leased, Outcome, RunError, Settings, complete, run};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::database::{Database, always, pool};
+use crate::database::{Database, always, enter, pool};
 
 fn verify() -> VerifyEmail {
     VerifyEmail { user_id: Uuid::now_v7() }
@@ -123,13 +124,7 @@ async fn a_heartbeat_keeps_a_long_job() {
 async fn the_job_of_a_worker_that_was_killed_runs_elsewhere() {
     let database = Database::new().await;
     let id = database.enqueue(&verify()).await;
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "workers::child_that_hangs_on_its_job", "--ignored", "--nocapture"])
-        .env("QUEUE_TEST_SERVER", crate::database::server().await)
-        .env("QUEUE_TEST_DATABASE", &database.name)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = other_process(&database, "workers::child_that_hangs_on_its_job").await;
     database.until(id, "state = 'running'").await;
     let killed: String = database.row(id).await.get("leased_by");
     child.kill().unwrap();
@@ -146,15 +141,88 @@ async fn the_job_of_a_worker_that_was_killed_runs_elsewhere() {
 }
 
 #[tokio::test]
+async fn kill_9_loses_no_job_and_no_job_has_two_effects() {
+    const JOBS: i64 = 400;
+    let database = Database::new().await;
+    let ledger = "create table tenantry.ledger (job uuid); grant insert on tenantry.ledger to tenantry_app";
+    database.admin.batch_execute(ledger).await.unwrap();
+    let sql =
+        "select tenantry.enqueue_job('verify_email', jsonb_build_object('user_id', gen_random_uuid()), $1)
+      from generate_series(1, $2)";
+    database.admin.execute(sql, &[&database.tenant, &i32::try_from(JOBS).unwrap()]).await.unwrap();
+
+    for kills in 1..=2 {
+        let mut child = other_process(&database, "workers::child_that_writes_the_ledger").await;
+        count(&database, "select count(*) from tenantry.ledger", kills * 100).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let (worker, shutdown) = start(&database, settings(), ledger_entry(database.pool.clone()));
+    count(&database, "select count(*) from tenantry.jobs where state = 'done'", JOBS).await;
+    shutdown.cancel();
+    worker.await.unwrap().unwrap();
+
+    let sql = "select count(*), count(distinct job) from tenantry.ledger";
+    let row = database.admin.query_one(sql, &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (JOBS, JOBS));
+}
+
+/// Waits until the query counts as many.
+async fn count(database: &Database, sql: &str, enough: i64) {
+    while database.admin.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) < enough {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A handler whose effect is a row, in the transaction that completes the job.
+fn ledger_entry(
+    pool: Pool,
+) -> impl Fn(Leased) -> BoxFuture<'static, Outcome> + Clone + Send + Sync + 'static {
+    move |job: Leased| -> BoxFuture<'static, Outcome> {
+        let pool = pool.clone();
+        async move {
+            let mut client = pool.get().await.unwrap();
+            let tx = client.transaction().await.unwrap();
+            enter(&tx, job.tenant).await;
+            tx.execute("insert into tenantry.ledger (job) values ($1)", &[&job.id.0]).await.unwrap();
+            if complete(&tx, &job).await.is_ok() {
+                tx.commit().await.unwrap();
+            }
+            Outcome::Done
+        }
+        .boxed()
+    }
+}
+
+/// This test binary again, running one of the children below.
+async fn other_process(database: &Database, child: &str) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", child, "--ignored", "--nocapture"])
+        .env("QUEUE_TEST_SERVER", crate::database::server().await)
+        .env("QUEUE_TEST_DATABASE", &database.name)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn pool_of_the_parent() -> Option<Pool> {
+    let server = std::env::var_os("QUEUE_TEST_SERVER")?;
+    Some(pool(server.as_ref(), &std::env::var("QUEUE_TEST_DATABASE").ok()?))
+}
+
+#[tokio::test]
 #[ignore = "the other process of the_job_of_a_worker_that_was_killed_runs_elsewhere"]
 async fn child_that_hangs_on_its_job() {
-    let (Some(server), Ok(database)) =
-        (std::env::var_os("QUEUE_TEST_SERVER"), std::env::var("QUEUE_TEST_DATABASE"))
-    else {
-        return;
-    };
-    let pool = pool(server.as_ref(), &database);
+    let Some(pool) = pool_of_the_parent() else { return };
     let handler = |_: Leased| -> BoxFuture<'static, Outcome> { std::future::pending().boxed() };
+    run(pool, settings(), Kind::ALL, handler, CancellationToken::new()).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "the other process of kill_9_loses_no_job_and_no_job_has_two_effects"]
+async fn child_that_writes_the_ledger() {
+    let Some(pool) = pool_of_the_parent() else { return };
+    let handler = ledger_entry(pool.clone());
     run(pool, settings(), Kind::ALL, handler, CancellationToken::new()).await.unwrap();
 }
 
