@@ -32,7 +32,8 @@ create table tenants (
   created_at       timestamptz not null default now(),
   updated_at       timestamptz not null default now(),
   deleted_at       timestamptz,
-  constraint tenants_slug_key unique (slug)
+  constraint tenants_slug_key unique (slug),
+  constraint tenants_slug_is_no_id check (slug !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
 );
 call wall('tenants', 'id');
 grant select, insert, update on tenants to tenantry_app, tenantry_system;
@@ -189,6 +190,14 @@ create function user_by_id(tenant uuid, user_id uuid) returns setof users langua
   return query select u.* from tenantry.users u where u.tenant_id = tenant and u.id = user_id;
 end $$;
 
+-- A tenant by its id or its slug; a slug never has the shape of an id.
+create function tenant_id_of(reference text) returns uuid language plpgsql stable as $$ begin
+  if reference ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    return (select t.id from tenantry.tenants t where t.id = reference::uuid and t.deleted_at is null);
+  end if;
+  return (select t.id from tenantry.tenants t where t.slug = reference and t.deleted_at is null);
+end $$;
+
 -- What a login needs, by the tenant's id or slug and the normalised address. Tenants that are suspended and users
 -- that are inactive or deleted are not found.
 create function login_by_email(tenant text, address text)
@@ -196,11 +205,10 @@ returns table (tenant_id uuid, user_id uuid, password_hash text) language plpgsq
 declare found uuid;
 begin
   perform set_config('role', 'tenantry_system', true);
-  select t.id into found from tenantry.tenants t
-    where (t.slug = tenant or t.id::text = tenant) and t.is_active and t.deleted_at is null;
+  select t.id into found from tenantry.tenants t where t.id = tenantry.tenant_id_of(tenant) and t.is_active;
   perform set_config('role', 'tenantry_app', true), set_config('tenantry.tenant', coalesce(found::text, ''), true);
   return query select u.tenant_id, u.id, c.password_hash
-    from tenantry.users u left join tenantry.credentials c on c.tenant_id = u.tenant_id and c.user_id = u.id
+    from tenantry.users u join tenantry.credentials c on c.tenant_id = u.tenant_id and c.user_id = u.id
     where u.tenant_id = found and u.email = address and u.is_active and u.deleted_at is null;
 end $$;
 

@@ -1,0 +1,70 @@
+//! The back room: one file a kind of job, one `run` each. This is the list of them.
+#![warn(missing_docs)]
+
+mod invalidate_user;
+mod mail;
+mod verify_email;
+
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use futures_util::{FutureExt, future::BoxFuture};
+use tenantry_accounts::App;
+use tenantry_jobs::Kind;
+use tenantry_queue::{Leased, Outcome};
+use tokio_util::sync::CancellationToken;
+
+pub use mail::{MailError, Mailer};
+pub use tenantry_queue::RunError;
+
+/// What the kinds of job work with. Cheap to clone.
+#[derive(Clone)]
+pub struct Handlers {
+    /// The house.
+    pub app: App,
+    /// The way out for mail.
+    pub mailer: Mailer,
+    /// Where links in mails lead, without a trailing slash.
+    pub app_url: String,
+}
+
+/// How a worker process works.
+pub struct Settings {
+    /// Of the queue's own: heartbeats must not wait for handlers.
+    pub pool: Pool,
+    /// How many jobs run at once.
+    pub concurrency: usize,
+    /// How long running jobs may take to finish when the process stops.
+    pub drain: Duration,
+    /// What the kinds of job work with.
+    pub handlers: Handlers,
+}
+
+/// Runs jobs of every kind until `stop`.
+///
+/// # Errors
+/// When the runtime of the worker ends by itself.
+pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), RunError> {
+    let queue = tenantry_queue::Settings {
+        concurrency: settings.concurrency,
+        drain: settings.drain,
+        ..tenantry_queue::Settings::default()
+    };
+    tenantry_queue::run(settings.pool, queue, Kind::ALL, settings.handlers.handler(), stop).await
+}
+
+impl Handlers {
+    /// What the queue calls for each job.
+    pub fn handler(self) -> impl Fn(Leased) -> BoxFuture<'static, Outcome> + Clone + Send + Sync + 'static {
+        move |job| {
+            let handlers = self.clone();
+            async move {
+                match job.kind {
+                    Kind::VerifyEmail => verify_email::run(&handlers, &job).await,
+                    Kind::InvalidateUser => invalidate_user::run(&handlers, &job).await,
+                }
+            }
+            .boxed()
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The house: tenants, users, sessions: their rules and their SQL. It knows no requests and no runners; what must
+//! happen together happens in one transaction here, jobs included.
+#![warn(missing_docs)]
+
+mod audit;
+pub mod db;
+mod error;
+pub mod fields;
+mod id;
+pub mod passwords;
+mod schema;
+pub mod sessions;
+pub mod tenants;
+pub mod tokens;
+pub mod users;
+pub mod verification;
+
+use std::{sync::Arc, time::Duration};
+
+pub use error::{Error, Result};
+pub use id::{SessionId, TenantId, UserId};
+use tenantry_cache::Cache;
+
+/// What every part of the house works with. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// The primary.
+    pub db: db::Db,
+    /// User look-ups.
+    pub cache: Cache,
+    /// The one place that hashes passwords.
+    pub passwords: Arc<passwords::Hasher>,
+    /// Rules that an operator may set.
+    pub settings: Arc<Settings>,
+}
+
+/// Rules that an operator may set.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Seats of a tenant by plan; none: without limit.
+    pub seats: tenants::Seats,
+    /// How long a session lives, at most.
+    pub session_ttl: Duration,
+    /// How long the link in a verification mail works.
+    pub verification_ttl: Duration,
+    /// Whether only verified people may sign in.
+    pub require_verified_email: bool,
+}
+
+/// Who asks: a signed-in user, within the tenant the request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Actor {
+    /// The tenant the request is for.
+    pub tenant: TenantId,
+    /// The user, who is of this tenant or a super administrator.
+    pub user: UserId,
+    /// What the user may do.
+    pub role: users::Role,
+}
+
+impl Actor {
+    /// Refuses unless the actor is at least `role`.
+    pub fn require(&self, role: users::Role) -> Result<()> {
+        if self.role >= role { Ok(()) } else { Err(Error::Forbidden) }
+    }
+}
+
+/// Runs `work` to its end even when the client goes away: a change is whole or not at all, and so is its cache entry.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(work).await.map_err(|_| Error::Internal("a change panicked"))?
+}

@@ -1,0 +1,77 @@
+//! Connections and the transactions that run in them. Nobody else writes `begin` or sets a role.
+
+use deadpool_postgres::{Client, Pool, Transaction};
+use tokio_postgres::error::SqlState;
+
+use crate::{Error, Result, TenantId};
+
+/// The pool of connections to the primary.
+#[derive(Clone)]
+pub struct Db {
+    pool: Pool,
+}
+
+impl Db {
+    /// Works on connections of `pool`, which logs in as the application's own role.
+    pub fn new(pool: Pool) -> Self {
+        Self { pool }
+    }
+
+    /// The pool itself, for the queue and for metrics.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// A connection; waits at most the pool's time-out.
+    pub async fn client(&self) -> Result<Client> {
+        Ok(self.pool.get().await?)
+    }
+}
+
+/// A transaction that sees rows of `tenant` only, whatever its statements say: row-level security is its wall.
+pub async fn as_tenant(client: &mut Client, tenant: TenantId) -> Result<Transaction<'_>> {
+    let tx = client.transaction().await?;
+    let statement = tx
+        .prepare_cached(
+            "select set_config('role', 'tenantry_app', true), set_config('tenantry.tenant', $1::uuid::text, true)",
+        )
+        .await?;
+    tx.execute(&statement, &[&tenant.0]).await?;
+    Ok(tx)
+}
+
+/// A transaction that sees all tenants, for sign-up and for work that belongs to none.
+pub async fn as_system(client: &mut Client) -> Result<Transaction<'_>> {
+    let tx = client.transaction().await?;
+    tx.execute("select set_config('role', 'tenantry_system', true)", &[]).await?;
+    Ok(tx)
+}
+
+/// Translates the violation of a named constraint into what it means.
+pub(crate) trait OnConstraint<T> {
+    fn on_constraint(self, name: &str, meaning: Error) -> Result<T>;
+}
+
+impl<T> OnConstraint<T> for std::result::Result<T, tokio_postgres::Error> {
+    fn on_constraint(self, name: &str, meaning: Error) -> Result<T> {
+        self.map_err(|error| match error.as_db_error() {
+            Some(db) if db.constraint() == Some(name) => meaning,
+            _ => error.into(),
+        })
+    }
+}
+
+/// Whether a failed COMMIT certainly left nothing behind: the server answered, and not with "I am going away".
+pub(crate) fn rolled_back(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        Some(code) => {
+            !matches!(
+                *code,
+                SqlState::ADMIN_SHUTDOWN
+                    | SqlState::CRASH_SHUTDOWN
+                    | SqlState::TRANSACTION_RESOLUTION_UNKNOWN
+            ) && !code.code().starts_with("08")
+        }
+        None => false,
+    }
+}

@@ -1,0 +1,71 @@
+//! What can go wrong in the house. Which status that is, is decided in one file of the front door.
+
+use std::sync::Arc;
+
+/// The result of most things here.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong, in the words of the domain.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// No such user in this tenant, or it is deleted.
+    #[error("no such user")]
+    NoUser,
+    /// No such tenant, or it is deleted.
+    #[error("no such tenant")]
+    NoTenant,
+    /// A user of the tenant has this address already.
+    #[error("the e-mail address is taken")]
+    EmailTaken,
+    /// Another tenant has this slug.
+    #[error("the slug is taken")]
+    SlugTaken,
+    /// Every seat of the tenant is used.
+    #[error("no seat is free")]
+    NoSeat,
+    /// The change would leave the tenant without an active administrator.
+    #[error("the last administrator stays")]
+    LastAdmin,
+    /// The caller's role does not allow it.
+    #[error("the role of the caller does not allow this")]
+    Forbidden,
+    /// E-mail, password or tenant are not those of a user who may sign in. Deliberately not more than that.
+    #[error("wrong e-mail, password or tenant")]
+    WrongCredentials,
+    /// The address must be verified first (`REQUIRE_VERIFIED_EMAIL`).
+    #[error("the e-mail address is not verified")]
+    NotVerified,
+    /// The token of a mail is unknown, used, expired or void.
+    #[error("the token is not valid")]
+    InvalidToken,
+    /// `If-Match` named another version than the row's.
+    #[error("the version has changed")]
+    VersionChanged,
+    /// `X-Min-Version` is newer than the row.
+    #[error("this version does not exist yet")]
+    VersionNotReached,
+    /// More work waits than can be done soon; nothing was changed.
+    #[error("too much work is waiting")]
+    Busy,
+    /// PostgreSQL could not be reached, or the pool stayed empty.
+    #[error("the database is not available")]
+    Unavailable(#[source] Arc<deadpool_postgres::PoolError>),
+    /// PostgreSQL refused a statement.
+    #[error("a database statement failed")]
+    Database(#[source] Arc<tokio_postgres::Error>),
+    /// Something that cannot happen did.
+    #[error("internal error: {0}")]
+    Internal(&'static str),
+}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Database(Arc::new(error))
+    }
+}
+
+impl From<deadpool_postgres::PoolError> for Error {
+    fn from(error: deadpool_postgres::PoolError) -> Self {
+        Self::Unavailable(Arc::new(error))
+    }
+}

@@ -1,0 +1,171 @@
+//! Signing in.
+
+use std::net::IpAddr;
+
+use deadpool_postgres::Transaction;
+use tenantry_cache::State;
+use uuid::Uuid;
+
+use crate::{
+    App, Error, Result, SessionId, TenantId, UserId, db,
+    fields::{Email, Secret},
+    to_the_end,
+    tokens::Token,
+    users::{self, COLUMNS, User},
+};
+
+/// Where a login comes from, for the list of sessions.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The client's name for itself.
+    pub user_agent: String,
+    /// The client's address.
+    pub address: Option<IpAddr>,
+}
+
+/// A session that has just begun: what an access token is made of.
+pub struct SignedIn {
+    /// Who signed in.
+    pub user: User,
+    /// The tenant's slug.
+    pub tenant_slug: String,
+    /// The session.
+    pub session: SessionId,
+    /// `users.auth_version`: tokens of an older one are void.
+    pub user_version: i64,
+    /// `tenants.auth_version`, likewise.
+    pub tenant_version: i64,
+    /// The opaque token that will renew the access token.
+    pub refresh_token: Token,
+}
+
+/// Signs a user in by tenant (id or slug), address and password.
+///
+/// # Errors
+/// [`Error::WrongCredentials`] whichever of the three is wrong, and for suspended tenants and inactive users; an
+/// unknown account takes as many statements and hashes as a known one. [`Error::NotVerified`], [`Error::Busy`].
+pub async fn login(
+    app: &App,
+    tenant: &str,
+    email: &Email,
+    password: Secret,
+    origin: Origin,
+) -> Result<SignedIn> {
+    let account = account(app, tenant, email).await?;
+    let hash = account.as_ref().map(|account| account.password_hash.clone());
+    let same = app.passwords.verify(password, hash).await?;
+    let Some(account) = account.filter(|_| same) else {
+        return Err(Error::WrongCredentials);
+    };
+    let app = app.clone();
+    to_the_end(async move { begin(&app, account.tenant, account.user, &origin).await }).await
+}
+
+/// Begins a session for a user whose password nobody asked for: operators and load tests, from the shell.
+///
+/// # Errors
+/// [`Error::NoUser`].
+pub async fn impersonate(app: &App, tenant: &str, email: &Email, origin: Origin) -> Result<SignedIn> {
+    let account = account(app, tenant, email).await?.ok_or(Error::NoUser)?;
+    begin(app, account.tenant, account.user, &origin).await
+}
+
+struct Account {
+    tenant: TenantId,
+    user: UserId,
+    password_hash: String,
+}
+
+async fn account(app: &App, tenant: &str, email: &Email) -> Result<Option<Account>> {
+    let client = app.db.client().await?;
+    let statement = client
+        .prepare_cached("select tenant_id, user_id, password_hash from tenantry.login_by_email($1, $2)")
+        .await?;
+    let Some(row) = client.query_opt(&statement, &[&tenant, &email.as_str()]).await? else { return Ok(None) };
+    Ok(Some(Account {
+        tenant: TenantId(row.try_get("tenant_id")?),
+        user: UserId(row.try_get("user_id")?),
+        password_hash: row.try_get("password_hash")?,
+    }))
+}
+
+async fn begin(app: &App, tenant: TenantId, user: UserId, origin: &Origin) -> Result<SignedIn> {
+    let mut client = app.db.client().await?;
+    let tx = db::as_tenant(&mut client, tenant).await?;
+    let touched = touch(&tx, tenant, user).await?;
+    // Read again under a lock: the user may have been deactivated while the password was being verified.
+    let statement = tx
+        .prepare_cached(&format!(
+            "select {COLUMNS}, auth_version,
+               (select slug from tenantry.tenants t where t.id = tenant_id) as tenant_slug,
+               (select auth_version from tenantry.tenants t where t.id = tenant_id and t.is_active) as tenant_version
+             from tenantry.users where tenant_id = $1 and id = $2 and is_active and deleted_at is null
+             for share"
+        ))
+        .await?;
+    let row = tx.query_opt(&statement, &[&tenant.0, &user.0]).await?.ok_or(Error::WrongCredentials)?;
+    let user = User::try_from(&row)?;
+    if app.settings.require_verified_email && !user.email_verified {
+        return Err(Error::NotVerified);
+    }
+    let (session, refresh_token) = insert(app, &tx, &user, origin).await?;
+    let signed_in = SignedIn {
+        tenant_slug: row.try_get("tenant_slug")?,
+        session,
+        user_version: row.try_get("auth_version")?,
+        tenant_version: row.try_get::<_, Option<i64>>("tenant_version")?.ok_or(Error::WrongCredentials)?,
+        refresh_token,
+        user,
+    };
+    if touched {
+        users::commit(app, tx, &signed_in.user, State::Live).await?;
+    } else {
+        tx.commit().await?;
+    }
+    Ok(signed_in)
+}
+
+/// Raises `last_login_at`, at most once an hour: each raise is a new version of the cached user.
+async fn touch(tx: &Transaction<'_>, tenant: TenantId, user: UserId) -> Result<bool> {
+    let statement = tx
+        .prepare_cached(
+            "update tenantry.users set last_login_at = now(), version = version + 1
+             where tenant_id = $1 and id = $2 and is_active and deleted_at is null
+               and (last_login_at is null or last_login_at < now() - interval '1 hour')",
+        )
+        .await?;
+    Ok(tx.execute(&statement, &[&tenant.0, &user.0]).await? > 0)
+}
+
+async fn insert(app: &App, tx: &Transaction<'_>, user: &User, origin: &Origin) -> Result<(SessionId, Token)> {
+    let (tenant, session, token) = (user.tenant_id, SessionId::generate(), Token::generate(user.tenant_id)?);
+    let ttl = app.settings.session_ttl.as_secs_f64();
+    let user_agent: String = origin.user_agent.chars().filter(|c| !c.is_control()).take(200).collect();
+    let statement = tx
+        .prepare_cached(
+            "with session as (
+               insert into tenantry.sessions (tenant_id, id, user_id, user_agent, address, expires_at)
+               values ($1, $2, $3, $4, $5, now() + make_interval(secs => $6)) returning expires_at
+             ), login as (
+               insert into tenantry.user_logins (tenant_id, user_id, id) values ($1, $3, $7)
+             )
+             insert into tenantry.refresh_tokens (tenant_id, hash, session_id, expires_at)
+             select $1, $8, $2, expires_at from session",
+        )
+        .await?;
+    tx.execute(
+        &statement,
+        &[
+            &tenant.0,
+            &session.0,
+            &user.id.0,
+            &user_agent,
+            &origin.address,
+            &ttl,
+            &Uuid::now_v7(),
+            &token.hash,
+        ],
+    )
+    .await?;
+    Ok((session, token))
+}

@@ -1,0 +1,76 @@
+//! Seats: one row a tenant, always the first lock of a transaction that adds or removes users, so that they hold
+//! however many act at once.
+
+use deadpool_postgres::Transaction;
+
+use crate::{Error, Result, TenantId, db::OnConstraint, tenants::Plan};
+
+/// Seats by plan; none: without limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seats {
+    /// Of the plan `basic`.
+    pub basic: Option<i32>,
+    /// Of the plan `pro`.
+    pub pro: Option<i32>,
+    /// Of the plan `enterprise`.
+    pub enterprise: Option<i32>,
+}
+
+impl Seats {
+    /// The seats of `plan`.
+    pub fn of(&self, plan: Plan) -> Option<i32> {
+        match plan {
+            Plan::Basic => self.basic,
+            Plan::Pro => self.pro,
+            Plan::Enterprise => self.enterprise,
+        }
+    }
+}
+
+/// Opens the account of a new tenant, with the administrator in the first seat.
+pub(crate) async fn open(tx: &Transaction<'_>, tenant: TenantId, max: Option<i32>) -> Result<()> {
+    tx.execute(
+        "insert into tenantry.tenant_seats (tenant_id, used, max) values ($1, 1, $2)",
+        &[&tenant.0, &max],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Takes `n` seats, and with them the tenant's lock.
+pub(crate) async fn take(tx: &Transaction<'_>, tenant: TenantId, n: i32) -> Result<()> {
+    let statement = tx
+        .prepare_cached(
+            "update tenantry.tenant_seats set used = used + $2
+             where tenant_id = $1 and (max is null or used + $2 <= max)",
+        )
+        .await?;
+    match tx.execute(&statement, &[&tenant.0, &n]).await? {
+        0 => Err(Error::NoSeat),
+        _ => Ok(()),
+    }
+}
+
+/// Gives `n` seats back, and takes the tenant's lock.
+pub(crate) async fn give_back(tx: &Transaction<'_>, tenant: TenantId, n: i32) -> Result<()> {
+    let statement =
+        tx.prepare_cached("update tenantry.tenant_seats set used = used - $2 where tenant_id = $1").await?;
+    tx.execute(&statement, &[&tenant.0, &n]).await?;
+    Ok(())
+}
+
+/// Takes the tenant's lock alone.
+pub(crate) async fn lock(tx: &Transaction<'_>, tenant: TenantId) -> Result<()> {
+    let statement =
+        tx.prepare_cached("select used from tenantry.tenant_seats where tenant_id = $1 for update").await?;
+    tx.query_opt(&statement, &[&tenant.0]).await?;
+    Ok(())
+}
+
+/// Gives the tenant the seats of another plan.
+pub(crate) async fn resize(tx: &Transaction<'_>, tenant: TenantId, max: Option<i32>) -> Result<()> {
+    tx.execute("update tenantry.tenant_seats set max = $2 where tenant_id = $1", &[&tenant.0, &max])
+        .await
+        .on_constraint("tenant_seats_available", Error::NoSeat)?;
+    Ok(())
+}

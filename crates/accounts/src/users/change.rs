@@ -1,0 +1,362 @@
+//! Changes of a user. Each is one transaction that carries its audit event, its jobs and its cache floor; see
+//! `commit` for the order in which these become true.
+
+use std::time::Duration;
+
+use deadpool_postgres::Transaction;
+use serde_json::json;
+use tenantry_cache::{State, Version};
+use tenantry_jobs::{InvalidateUser, Stale, VerifyEmail};
+use tenantry_queue::Options;
+
+use super::{COLUMNS, Role, User, key};
+use crate::{
+    Actor, App, Error, Result, TenantId, UserId, audit,
+    db::{self, OnConstraint},
+    fields::{Email, Name, NewPassword},
+    tenants::seats,
+    to_the_end,
+};
+
+/// How long after COMMIT the invalidation job looks again, when the floor stood: by then the writer has long filled
+/// the entry itself, and the job finds nothing to do.
+const SECOND_LOOK: Duration = Duration::from_secs(2);
+
+/// A user to be made.
+#[derive(Debug, Clone)]
+pub struct NewUser {
+    /// Unique within the tenant.
+    pub email: Email,
+    /// The user's full name.
+    pub name: Name,
+    /// Without one the user cannot sign in.
+    pub password: Option<NewPassword>,
+    /// At most the role of the one who makes the user.
+    pub role: Role,
+}
+
+/// Makes a user in the actor's tenant and sends the verification mail.
+///
+/// # Errors
+/// [`Error::Forbidden`], [`Error::EmailTaken`], [`Error::NoSeat`], [`Error::Busy`].
+pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
+    actor.require(Role::Admin)?;
+    if user.role > actor.role || user.role == Role::SuperAdmin {
+        return Err(Error::Forbidden);
+    }
+    let hash = match user.password.clone() {
+        Some(password) => Some(app.passwords.hash(password).await?),
+        None => None,
+    };
+    let app = app.clone();
+    to_the_end(async move {
+        let mut client = app.db.client().await?;
+        let tx = db::as_tenant(&mut client, actor.tenant).await?;
+        seats::take(&tx, actor.tenant, 1).await?;
+        let user = insert(&tx, actor.tenant, &user, hash.as_deref()).await?;
+        audit::record(
+            &tx,
+            actor.tenant,
+            Some(actor.user),
+            "user.created",
+            user.id.0,
+            json!({"role": user.role}),
+        )
+        .await?;
+        commit(&app, tx, &user, State::Live).await?;
+        Ok(user)
+    })
+    .await
+}
+
+/// Inserts row and credentials and enqueues the verification mail.
+pub(crate) async fn insert(
+    tx: &Transaction<'_>,
+    tenant: TenantId,
+    user: &NewUser,
+    password_hash: Option<&str>,
+) -> Result<User> {
+    let id = UserId::generate();
+    let statement = tx
+        .prepare_cached(&format!(
+            "insert into tenantry.users (tenant_id, id, email, name, role) values ($1, $2, $3, $4, $5) returning {COLUMNS}"
+        ))
+        .await?;
+    let row = tx
+        .query_one(
+            &statement,
+            &[&tenant.0, &id.0, &user.email.as_str(), &user.name.as_str(), &user.role.as_str()],
+        )
+        .await
+        .on_constraint("users_tenant_email_key", Error::EmailTaken)?;
+    if let Some(hash) = password_hash {
+        let statement = tx
+            .prepare_cached(
+                "insert into tenantry.credentials (tenant_id, user_id, password_hash) values ($1, $2, $3)",
+            )
+            .await?;
+        tx.execute(&statement, &[&tenant.0, &id.0, &hash]).await?;
+    }
+    tenantry_queue::enqueue(tx, tenant.0, &VerifyEmail { user_id: id.0 }).await?;
+    User::try_from(&row)
+}
+
+/// What shall be different. What is none stays.
+#[derive(Debug, Clone, Default)]
+pub struct Change {
+    /// A new address has to be verified again.
+    pub email: Option<Email>,
+    /// A new name.
+    pub name: Option<Name>,
+    /// A new role; ends the tokens issued for the old one.
+    pub role: Option<Role>,
+    /// Inactive users cannot sign in, and their sessions end.
+    pub is_active: Option<bool>,
+}
+
+/// Changes a user: one's own name and address, or, as an administrator, anyone's record.
+///
+/// `if_match` is the version the caller has seen. A change that changes nothing writes nothing.
+///
+/// # Errors
+/// [`Error::NoUser`], [`Error::Forbidden`], [`Error::VersionChanged`], [`Error::EmailTaken`], [`Error::LastAdmin`].
+pub async fn update(
+    app: &App,
+    actor: Actor,
+    id: UserId,
+    change: Change,
+    if_match: Option<Version>,
+) -> Result<User> {
+    let administrative = change.role.is_some() || change.is_active.is_some();
+    if administrative || actor.user != id {
+        actor.require(Role::Admin)?;
+    }
+    if change.role.is_some_and(|role| role > actor.role || role == Role::SuperAdmin) {
+        return Err(Error::Forbidden);
+    }
+    let app = app.clone();
+    to_the_end(async move {
+        let mut client = app.db.client().await?;
+        let tx = db::as_tenant(&mut client, actor.tenant).await?;
+        if administrative {
+            // The first lock of all that touch who administers a tenant: two admins cannot demote each other at once.
+            seats::lock(&tx, actor.tenant).await?;
+        }
+        let before = lock(&tx, actor, id, if_match).await?;
+        let role = change.role.unwrap_or(before.role);
+        let is_active = change.is_active.unwrap_or(before.is_active);
+        let email = change.email.unwrap_or_else(|| before.email.clone());
+        let name = change.name.as_ref().map_or(before.name.as_str(), Name::as_str);
+        let changed = [
+            ("email", email != before.email),
+            ("name", name != before.name),
+            ("role", role != before.role),
+            ("is_active", is_active != before.is_active),
+        ];
+        if !changed.iter().any(|(_, changed)| *changed) {
+            return Ok(before);
+        }
+        if before.administers() && (role < Role::Admin || !is_active) {
+            another_admin(&tx, &before).await?;
+        }
+        let statement = tx
+            .prepare_cached(&format!(
+                "update tenantry.users set
+                   email = $3, name = $4, role = $5, is_active = $6,
+                   email_verified = email_verified and email = $3,
+                   auth_version = auth_version + case when role <> $5 or is_active <> $6 then 1 else 0 end,
+                   version = version + 1, updated_at = now()
+                 where tenant_id = $1 and id = $2
+                 returning {COLUMNS}"
+            ))
+            .await?;
+        let row = tx
+            .query_one(
+                &statement,
+                &[&actor.tenant.0, &id.0, &email.as_str(), &name, &role.as_str(), &is_active],
+            )
+            .await
+            .on_constraint("users_tenant_email_key", Error::EmailTaken)?;
+        let user = User::try_from(&row)?;
+        if role != before.role || is_active != before.is_active {
+            revoke(&tx, actor.tenant, id).await?;
+        }
+        if !is_active && before.is_active {
+            end_sessions(&tx, actor.tenant, id).await?;
+        }
+        if email != before.email {
+            void_mails(&tx, actor.tenant, id).await?;
+            tenantry_queue::enqueue(&tx, actor.tenant.0, &VerifyEmail { user_id: id.0 }).await?;
+        }
+        let fields: Vec<_> = changed.iter().filter(|(_, changed)| *changed).map(|(field, _)| field).collect();
+        audit::record(&tx, actor.tenant, Some(actor.user), "user.updated", id.0, json!({"fields": fields}))
+            .await?;
+        commit(&app, tx, &user, State::Live).await?;
+        Ok(user)
+    })
+    .await
+}
+
+/// Deletes a user: the row stays, marked; address and seat are free again, sessions and credentials end.
+///
+/// # Errors
+/// [`Error::NoUser`], [`Error::Forbidden`], [`Error::VersionChanged`], [`Error::LastAdmin`].
+pub async fn delete(app: &App, actor: Actor, id: UserId, if_match: Option<Version>) -> Result<()> {
+    actor.require(Role::Admin)?;
+    let app = app.clone();
+    to_the_end(async move {
+        let mut client = app.db.client().await?;
+        let tx = db::as_tenant(&mut client, actor.tenant).await?;
+        seats::give_back(&tx, actor.tenant, 1).await?;
+        let before = lock(&tx, actor, id, if_match).await?;
+        if before.administers() {
+            another_admin(&tx, &before).await?;
+        }
+        let statement = tx
+            .prepare_cached(&format!(
+                "update tenantry.users set
+                   deleted_at = now(), is_active = false, auth_version = auth_version + 1,
+                   version = version + 1, updated_at = now()
+                 where tenant_id = $1 and id = $2
+                 returning {COLUMNS}"
+            ))
+            .await?;
+        let user = User::try_from(&tx.query_one(&statement, &[&actor.tenant.0, &id.0]).await?)?;
+        let statement = tx
+            .prepare_cached("delete from tenantry.credentials where tenant_id = $1 and user_id = $2")
+            .await?;
+        tx.execute(&statement, &[&actor.tenant.0, &id.0]).await?;
+        revoke(&tx, actor.tenant, id).await?;
+        end_sessions(&tx, actor.tenant, id).await?;
+        void_mails(&tx, actor.tenant, id).await?;
+        audit::record(&tx, actor.tenant, Some(actor.user), "user.deleted", id.0, json!({})).await?;
+        commit(&app, tx, &user, State::Deleted).await
+    })
+    .await
+}
+
+/// Carries a changed row to its end: floor, job, COMMIT, write-through, in this order (docs/cache.md).
+///
+/// Before COMMIT the floor bars every older fill, so a reader that is late cannot bring the old row back; the job,
+/// which commits with the change, does what a writer that dies after COMMIT leaves undone.
+pub(crate) async fn commit(app: &App, tx: Transaction<'_>, user: &User, state: State) -> Result<()> {
+    let entry = user.entry(state)?;
+    let write = app.cache.begin_write(&key(user.tenant_id, user.id), user.version).await;
+    let job = InvalidateUser { users: vec![Stale { id: user.id.0, version: user.version }] };
+    let delay = if write.confirmed() { SECOND_LOOK } else { Duration::ZERO };
+    let enqueued =
+        tenantry_queue::enqueue_with(&tx, user.tenant_id.0, &job, Options { delay, ..Options::default() })
+            .await;
+    if let Err(error) = enqueued {
+        // Nothing was committed, whether ROLLBACK arrives or the connection is lost.
+        let _ = tx.rollback().await;
+        write.rolled_back().await;
+        return Err(error.into());
+    }
+    match tx.commit().await {
+        Ok(()) => {
+            write.committed(entry).await;
+            Ok(())
+        }
+        Err(error) if db::rolled_back(&error) => {
+            write.rolled_back().await;
+            Err(error.into())
+        }
+        Err(error) => {
+            // The connection was lost in COMMIT: only the row knows.
+            let actual = super::select(app, user.tenant_id, user.id).await.ok().map(|row| match row {
+                tenantry_cache::Loaded::Row(entry) => entry.version,
+                tenantry_cache::Loaded::Absent => 0,
+            });
+            write.unknown(actual).await;
+            Err(error.into())
+        }
+    }
+}
+
+/// Makes Redis forget what is older than these versions: what the job does for a writer that died.
+///
+/// # Errors
+/// [`tenantry_cache::Unreachable`] while Redis is away.
+pub async fn invalidate(
+    app: &App,
+    tenant: TenantId,
+    users: &[Stale],
+) -> std::result::Result<(), tenantry_cache::Unreachable> {
+    for stale in users {
+        app.cache.invalidate(&key(tenant, UserId(stale.id)), stale.version).await?;
+    }
+    Ok(())
+}
+
+impl User {
+    fn administers(&self) -> bool {
+        self.role >= Role::Admin && self.is_active
+    }
+}
+
+/// Locks the row of a user whom `actor` may change.
+async fn lock(tx: &Transaction<'_>, actor: Actor, id: UserId, if_match: Option<Version>) -> Result<User> {
+    let statement = tx
+        .prepare_cached(&format!(
+            "select {COLUMNS} from tenantry.users where tenant_id = $1 and id = $2 and deleted_at is null for no key update"
+        ))
+        .await?;
+    let row = tx.query_opt(&statement, &[&actor.tenant.0, &id.0]).await?.ok_or(Error::NoUser)?;
+    let user = User::try_from(&row)?;
+    if user.role > actor.role {
+        return Err(Error::Forbidden);
+    }
+    if if_match.is_some_and(|version| version != user.version) {
+        return Err(Error::VersionChanged);
+    }
+    Ok(user)
+}
+
+/// Refuses when `user` is the only active administrator of the tenant; the seats' lock is held.
+async fn another_admin(tx: &Transaction<'_>, user: &User) -> Result<()> {
+    let statement = tx
+        .prepare_cached(
+            "select exists (
+               select from tenantry.users
+               where tenant_id = $1 and id <> $2 and role in ('admin', 'super_admin') and is_active and deleted_at is null
+             )",
+        )
+        .await?;
+    let another: bool = tx.query_one(&statement, &[&user.tenant_id.0, &user.id.0]).await?.try_get(0)?;
+    if another { Ok(()) } else { Err(Error::LastAdmin) }
+}
+
+/// Tells every node that tokens issued before this change are void.
+async fn revoke(tx: &Transaction<'_>, tenant: TenantId, id: UserId) -> Result<()> {
+    let statement = tx
+        .prepare_cached(
+            "insert into tenantry.revocations (tenant_id, subject, subject_id, min_version)
+             select tenant_id, 'user', id, auth_version from tenantry.users where tenant_id = $1 and id = $2",
+        )
+        .await?;
+    tx.execute(&statement, &[&tenant.0, &id.0]).await?;
+    Ok(())
+}
+
+async fn end_sessions(tx: &Transaction<'_>, tenant: TenantId, id: UserId) -> Result<()> {
+    let statement = tx
+        .prepare_cached(
+            "update tenantry.sessions set revoked_at = now()
+             where tenant_id = $1 and user_id = $2 and revoked_at is null",
+        )
+        .await?;
+    tx.execute(&statement, &[&tenant.0, &id.0]).await?;
+    Ok(())
+}
+
+/// Links that were sent to an address that is no longer the user's stop working.
+async fn void_mails(tx: &Transaction<'_>, tenant: TenantId, id: UserId) -> Result<()> {
+    let statement = tx
+        .prepare_cached(
+            "delete from tenantry.email_tokens where tenant_id = $1 and user_id = $2 and used_at is null",
+        )
+        .await?;
+    tx.execute(&statement, &[&tenant.0, &id.0]).await?;
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! Users of a tenant: the row, its look-up and its changes.
+
+mod change;
+mod list;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use poem_openapi::{Enum, Object};
+use serde::{Deserialize, Serialize};
+use tenantry_cache::{Entry, Key, Level, Loaded, ReadError, State, Version};
+use tokio_postgres::Row;
+
+pub use change::{Change, NewUser, create, delete, invalidate, update};
+pub(crate) use change::{commit, insert};
+pub use list::{Filter, Order, Page, SortBy, list};
+
+use crate::{App, Error, Result, TenantId, UserId, fields::Email};
+
+/// What a user may do. Each role may do what those before it may.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, Enum)]
+#[serde(rename_all = "snake_case")]
+#[oai(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads the tenant's users and changes their own record.
+    User,
+    /// Manages the tenant and its users.
+    Admin,
+    /// Manages all tenants. Exists in the tenant `system` only and is never granted over HTTP.
+    SuperAdmin,
+}
+
+impl Role {
+    /// As stored and as written in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Admin => "admin",
+            Self::SuperAdmin => "super_admin",
+        }
+    }
+
+    /// The role of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::User, Self::Admin, Self::SuperAdmin].into_iter().find(|role| role.as_str() == name)
+    }
+}
+
+/// A user. Row, cache entry and answer are this one shape; credentials are elsewhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub struct User {
+    /// Names the user within the tenant.
+    pub id: UserId,
+    /// The tenant the user belongs to.
+    pub tenant_id: TenantId,
+    /// The address in its stored form: trimmed and in lower case. Unique within the tenant.
+    pub email: Email,
+    /// The user's full name.
+    pub name: String,
+    /// What the user may do.
+    pub role: Role,
+    /// Whether the user may sign in.
+    pub is_active: bool,
+    /// Whether the user has shown to receive mail at the address.
+    pub email_verified: bool,
+    /// When the user last signed in, to the hour; null: never.
+    #[oai(nullable)]
+    pub last_login_at: Option<DateTime<Utc>>,
+    /// When the user was made.
+    pub created_at: DateTime<Utc>,
+    /// When the user was last changed.
+    pub updated_at: DateTime<Utc>,
+    /// Goes up with each change; the `ETag` of a look-up.
+    pub version: i64,
+}
+
+/// The columns of a [`User`], in every statement that reads one.
+pub(crate) const COLUMNS: &str = "id, tenant_id, email, name, role, is_active, email_verified, last_login_at, \
+                                  created_at, updated_at, version";
+
+impl TryFrom<&Row> for User {
+    type Error = Error;
+
+    fn try_from(row: &Row) -> Result<Self> {
+        Ok(Self {
+            id: UserId(row.try_get("id")?),
+            tenant_id: TenantId(row.try_get("tenant_id")?),
+            email: row.try_get::<_, String>("email")?.into(),
+            name: row.try_get("name")?,
+            role: Role::named(row.try_get("role")?).ok_or(Error::Internal("a stored role has no name"))?,
+            is_active: row.try_get("is_active")?,
+            email_verified: row.try_get("email_verified")?,
+            last_login_at: row.try_get("last_login_at")?,
+            created_at: row.try_get("created_at")?,
+            updated_at: row.try_get("updated_at")?,
+            version: row.try_get("version")?,
+        })
+    }
+}
+
+impl User {
+    /// What the cache holds: the public JSON, serialised once.
+    fn entry(&self, state: State) -> Result<Entry> {
+        let body = serde_json::to_vec(self).map_err(|_| Error::Internal("a user could not be serialised"))?;
+        Ok(Entry { version: self.version, state, body: Bytes::from(body) })
+    }
+}
+
+/// A user as looked up: the JSON as it was serialised when the row was read.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The entry, which is live.
+    pub entry: Arc<Entry>,
+    /// Where it came from.
+    pub level: Level,
+}
+
+/// Looks up a user of `tenant`. `min` is the oldest version that will do.
+///
+/// # Errors
+/// [`Error::NoUser`], also for users of other tenants and deleted ones; [`Error::VersionNotReached`].
+pub async fn get(app: &App, tenant: TenantId, id: UserId, min: Option<Version>) -> Result<Found> {
+    let (key, reader) = (key(tenant, id), app.clone());
+    let read = app.cache.read_through(&key, min, move || async move { select(&reader, tenant, id).await });
+    let read = read.await.map_err(|error| match error {
+        ReadError::Load(error) => Error::clone(&error),
+        ReadError::VersionNotReached => Error::VersionNotReached,
+        ReadError::Gone => Error::Internal("a look-up panicked"),
+    })?;
+    match read.entry {
+        Some(entry) if entry.state == State::Live => Ok(Found { entry, level: read.level }),
+        _ => Err(Error::NoUser),
+    }
+}
+
+/// The entry of the cache that is this user.
+pub(crate) fn key(tenant: TenantId, id: UserId) -> Key {
+    Key::new("u", tenant.0, id.0)
+}
+
+/// Reads the row that the cache misses: one statement, one round trip, walled to the tenant.
+async fn select(app: &App, tenant: TenantId, id: UserId) -> Result<Loaded> {
+    let client = app.db.client().await?;
+    let statement = client
+        .prepare_cached(&format!(
+            "select {COLUMNS}, deleted_at is not null as deleted from tenantry.user_by_id($1, $2)"
+        ))
+        .await?;
+    let Some(row) = client.query_opt(&statement, &[&tenant.0, &id.0]).await? else {
+        return Ok(Loaded::Absent);
+    };
+    let state = if row.try_get("deleted")? { State::Deleted } else { State::Live };
+    Ok(Loaded::Row(User::try_from(&row)?.entry(state)?))
+}

@@ -1,0 +1,187 @@
+//! `/auth`.
+
+use poem::{Response, handler, web::Data};
+use poem_openapi::{ApiResponse, Object, OpenApi, param::Header};
+use serde::Serialize;
+use tenantry_accounts::{
+    fields::{Email, Secret},
+    sessions::{self, Origin, SignedIn},
+    users::User,
+    verification,
+};
+
+use super::{
+    Tag,
+    body::{Body, body, wrong},
+    envelope::{Answer, Created, Envelope},
+    tenants::{SignUp, SignedUp, sign_up},
+};
+use crate::{error::ApiError, layers::Client, state::State};
+
+pub(crate) struct Auth;
+
+body! {
+    /// Who signs in.
+    pub(crate) struct Login {
+        /// The user's address.
+        email: Email,
+        /// The user's password.
+        password: Secret,
+        /// The tenant's id or slug; may come as `X-Tenant-ID` instead.
+        tenant: Option<Reference>,
+    }
+}
+
+body! {
+    /// A token from a mail.
+    pub(crate) struct VerifyEmail {
+        /// What the link in the mail carries.
+        token: Secret,
+    }
+}
+
+/// A tenant's id or slug.
+#[derive(Debug)]
+pub(crate) struct Reference(String);
+
+impl super::body::Field for Reference {
+    fn parse(
+        value: Option<serde_json::Value>,
+        at: &str,
+        errors: &mut Vec<crate::error::FieldError>,
+    ) -> Option<Self> {
+        match value {
+            Some(serde_json::Value::String(text))
+                if (1..=100).contains(&text.len()) && !text.contains('\0') =>
+            {
+                Some(Self(text))
+            }
+            _ => {
+                errors.push(wrong(at, "wrong_type", "Must be a tenant's id or slug"));
+                None
+            }
+        }
+    }
+}
+
+impl poem_openapi::types::Type for Reference {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> std::borrow::Cow<'static, str> {
+        "string".into()
+    }
+
+    fn schema_ref() -> poem_openapi::registry::MetaSchemaRef {
+        use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
+        let schema = MetaSchema { min_length: Some(1), max_length: Some(100), ..MetaSchema::new("string") };
+        MetaSchemaRef::Inline(Box::new(schema))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+/// A session that has begun.
+#[derive(Serialize, Object)]
+pub(crate) struct Session {
+    /// The access token: send it as `Authorization: Bearer`.
+    token: String,
+    /// Always `Bearer`.
+    token_type: String,
+    /// How long the access token works, in seconds.
+    expires_in: u64,
+    /// Renews the access token. Keep it where scripts of others cannot read it.
+    refresh_token: String,
+    user: User,
+}
+
+#[derive(ApiResponse)]
+enum SessionBegun {
+    /// Signed in.
+    #[oai(status = 200)]
+    Begun(
+        Envelope<Session>,
+        /// Tokens are kept by nobody on the way.
+        #[oai(header = "Cache-Control")]
+        String,
+    ),
+}
+
+#[OpenApi(prefix_path = "/auth", tag = "Tag::Authentication")]
+impl Auth {
+    /// Sign up
+    ///
+    /// Makes a tenant and its first administrator, who may sign in at once. The verification mail is sent when this
+    /// succeeds, and only then.
+    #[oai(path = "/register", method = "post", operation_id = "register")]
+    async fn register(&self, state: Data<&State>, body: Body<SignUp>) -> Result<Created<SignedUp>, ApiError> {
+        sign_up(&state, body.0).await
+    }
+
+    /// Sign in
+    ///
+    /// Wrong tenant, wrong address, wrong password, a suspended tenant and an inactive user get the same answer.
+    #[oai(path = "/login", method = "post", operation_id = "login")]
+    async fn login(
+        &self,
+        state: Data<&State>,
+        client: Data<&Client>,
+        /// The tenant's id or slug, unless `tenant` is in the body.
+        #[oai(name = "X-Tenant-ID")]
+        tenant_id: Header<Option<String>>,
+        body: Body<Login>,
+    ) -> Result<SessionBegun, ApiError> {
+        let Login { email, password, tenant } = body.0;
+        let tenant = tenant.map(|tenant| tenant.0).or(tenant_id.0);
+        let tenant = tenant.filter(|tenant| !tenant.is_empty() && tenant.len() <= 100).ok_or_else(|| {
+            let message = "Say which tenant, by id or slug, here or as X-Tenant-ID";
+            ApiError::invalid(vec![wrong("/tenant", "missing", message)])
+        })?;
+        let origin = Origin { user_agent: client.user_agent.clone(), address: client.address };
+        let session = sessions::login(&state.app, &tenant, &email, password, origin).await?;
+        Ok(SessionBegun::Begun(Envelope::of(&answer(&state, session)?), "no-store".into()))
+    }
+
+    /// Verify an address
+    ///
+    /// Takes the token of a verification mail; it works once.
+    #[oai(path = "/verify-email", method = "post", operation_id = "verifyEmail")]
+    async fn verify_email(
+        &self,
+        state: Data<&State>,
+        body: Body<VerifyEmail>,
+    ) -> Result<Answer<User>, ApiError> {
+        let user = verification::redeem(&state.app, &body.0.token).await?;
+        Ok(Answer::Ok(Envelope::of(&user)))
+    }
+}
+
+fn answer(state: &State, session: SignedIn) -> Result<Session, ApiError> {
+    let token = state.tokens.issue(&session).map_err(|error| {
+        tracing::error!("an access token could not be signed: {error}");
+        ApiError::internal()
+    })?;
+    Ok(Session {
+        token,
+        token_type: "Bearer".into(),
+        expires_in: state.tokens.ttl().as_secs(),
+        refresh_token: session.refresh_token.text,
+        user: session.user,
+    })
+}
+
+/// The public keys, for those who verify access tokens themselves (RFC 7517).
+#[handler]
+pub(super) fn jwks(state: Data<&State>) -> Response {
+    Response::builder()
+        .content_type("application/json")
+        .header("Cache-Control", "public, max-age=60")
+        .body(state.tokens.jwks().to_string())
+}

@@ -1,0 +1,240 @@
+//! Request bodies. A field is parsed into a type that is valid because it exists; every wrong field is told at once,
+//! and the rules in the OpenAPI document are those of the types.
+//!
+//! poem-openapi's own JSON payload stops at the first wrong field and names it without its place.
+
+use poem::{FromRequest, Request, RequestBody, Result};
+use poem_openapi::{
+    impl_apirequest_for_payload,
+    payload::{ParsePayload, Payload},
+    registry::{MetaSchemaRef, Registry},
+    types::Type,
+};
+use serde_json::{Map, Value};
+use tenantry_accounts::fields::{Email, FromText, Name, NewPassword, Problem, Secret, Slug};
+
+use crate::{
+    error::{ApiError, Code, FieldError},
+    layers,
+};
+
+/// A JSON body that is valid.
+pub(crate) struct Body<T>(pub(crate) T);
+
+/// A value in a body.
+pub(crate) trait Field: Sized {
+    /// Parses what stands at `at`; what is wrong goes to `errors`.
+    fn parse(value: Option<Value>, at: &str, errors: &mut Vec<FieldError>) -> Option<Self>;
+}
+
+impl<T: Type> Payload for Body<T> {
+    const CONTENT_TYPE: &'static str = "application/json";
+
+    fn check_content_type(content_type: &str) -> bool {
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        essence.eq_ignore_ascii_case("application/json")
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+impl<T: Type + Field> ParsePayload for Body<T> {
+    const IS_REQUIRED: bool = true;
+
+    async fn from_request(request: &Request, body: &mut RequestBody) -> Result<Self> {
+        let bytes = Vec::<u8>::from_request(request, body).await?;
+        if layers::is_too_large(&bytes) {
+            return Err(ApiError::new(Code::PayloadTooLarge, "The body is too large").into());
+        }
+        let value: Value = serde_json::from_slice(&bytes).map_err(|error| {
+            let message =
+                format!("The body is not valid JSON, see line {} column {}", error.line(), error.column());
+            ApiError::new(Code::Malformed, message)
+        })?;
+        let mut errors = vec![];
+        match T::parse(Some(value), "", &mut errors) {
+            Some(value) if errors.is_empty() => Ok(Self(value)),
+            _ => Err(ApiError::invalid(errors).into()),
+        }
+    }
+}
+
+impl_apirequest_for_payload!(Body<T>, T: Type + Field);
+
+pub(crate) fn wrong(at: &str, code: &str, message: &str) -> FieldError {
+    FieldError { field: at.into(), code: code.into(), message: message.into() }
+}
+
+/// The fields of an object that is being parsed.
+pub(crate) struct Fields<'a> {
+    object: Map<String, Value>,
+    at: &'a str,
+}
+
+impl<'a> Fields<'a> {
+    pub(crate) fn of(value: Option<Value>, at: &'a str, errors: &mut Vec<FieldError>) -> Option<Self> {
+        match value {
+            Some(Value::Object(object)) => return Some(Self { object, at }),
+            None => errors.push(wrong(at, "missing", "This field is required")),
+            Some(_) => errors.push(wrong(at, "wrong_type", "Must be an object")),
+        }
+        None
+    }
+
+    pub(crate) fn take<T: Field>(&mut self, name: &str, errors: &mut Vec<FieldError>) -> Option<T> {
+        T::parse(self.object.remove(name), &format!("{}/{name}", self.at), errors)
+    }
+
+    /// What is left is unknown.
+    pub(crate) fn end(self, errors: &mut Vec<FieldError>) {
+        for name in self.object.keys().take(20) {
+            // The name comes from the client: enough of it to be found, escaped as RFC 6901 says.
+            let name: String = name.chars().take(64).collect();
+            let pointer = format!("{}/{}", self.at, name.replace('~', "~0").replace('/', "~1"));
+            errors.push(wrong(&pointer, "unknown_field", "There is no such field"));
+        }
+    }
+}
+
+/// Declares a request body: the struct, its schema and how it is parsed.
+macro_rules! body {
+    ($(#[doc = $doc:literal])* $visibility:vis struct $name:ident { $($(#[doc = $about:literal])* $field:ident: $type:ty,)* }) => {
+        $(#[doc = $doc])*
+        #[derive(Debug)]
+        $visibility struct $name { $(pub(crate) $field: $type,)* }
+
+        impl $crate::api::body::Field for $name {
+            fn parse(
+                value: Option<serde_json::Value>,
+                at: &str,
+                errors: &mut Vec<$crate::error::FieldError>,
+            ) -> Option<Self> {
+                let mut fields = $crate::api::body::Fields::of(value, at, errors)?;
+                $(let $field = fields.take::<$type>(stringify!($field), errors);)*
+                fields.end(errors);
+                Some(Self { $($field: $field?,)* })
+            }
+        }
+
+        impl poem_openapi::types::Type for $name {
+            const IS_REQUIRED: bool = true;
+            type RawValueType = Self;
+            type RawElementValueType = Self;
+
+            fn name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn schema_ref() -> poem_openapi::registry::MetaSchemaRef {
+                poem_openapi::registry::MetaSchemaRef::Reference(stringify!($name).into())
+            }
+
+            fn register(registry: &mut poem_openapi::registry::Registry) {
+                registry.create_schema::<Self, _>(stringify!($name).into(), |registry| {
+                    $(<$type as poem_openapi::types::Type>::register(registry);)*
+                    let described = |schema: poem_openapi::registry::MetaSchemaRef, about: &'static str| {
+                        schema.merge(poem_openapi::registry::MetaSchema {
+                            description: Some(about).filter(|about| !about.is_empty()),
+                            ..poem_openapi::registry::MetaSchema::ANY
+                        })
+                    };
+                    let mut schema = poem_openapi::registry::MetaSchema::new("object");
+                    schema.description = Some(concat!($($doc),*).trim());
+                    $(
+                        if <$type as poem_openapi::types::Type>::IS_REQUIRED {
+                            schema.required.push(stringify!($field));
+                        }
+                        let field = described(<$type as poem_openapi::types::Type>::schema_ref(), concat!("", $($about),*).trim());
+                        schema.properties.push((stringify!($field), field));
+                    )*
+                    schema
+                });
+            }
+
+            fn as_raw_value(&self) -> Option<&Self> {
+                Some(self)
+            }
+
+            fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+                Box::new(std::iter::once(self))
+            }
+        }
+    };
+}
+pub(crate) use body;
+
+/// A field that is text in JSON.
+fn text<T>(
+    value: Option<Value>,
+    at: &str,
+    errors: &mut Vec<FieldError>,
+    parse: impl FnOnce(&str) -> Result<T, Vec<Problem>>,
+) -> Option<T> {
+    match value {
+        Some(Value::String(text)) => {
+            return parse(&text)
+                .map_err(|problems| {
+                    errors.extend(problems.iter().map(|problem| wrong(at, problem.code, problem.message)));
+                })
+                .ok();
+        }
+        None => errors.push(wrong(at, "missing", "This field is required")),
+        Some(_) => errors.push(wrong(at, "wrong_type", "Must be a string")),
+    }
+    None
+}
+
+macro_rules! text_fields {
+    ($($type:ty),*) => {$(
+        impl Field for $type {
+            fn parse(value: Option<Value>, at: &str, errors: &mut Vec<FieldError>) -> Option<Self> {
+                text(value, at, errors, <$type as FromText>::from_text)
+            }
+        }
+    )*};
+}
+text_fields!(Email, Name, NewPassword, Secret, Slug);
+
+/// A value out of a closed list.
+macro_rules! named_fields {
+    ($($type:ty: $message:literal),*) => {$(
+        impl Field for $type {
+            fn parse(value: Option<Value>, at: &str, errors: &mut Vec<FieldError>) -> Option<Self> {
+                text(value, at, errors, |text| {
+                    <$type>::named(text).ok_or_else(|| vec![Problem { code: "not_allowed", message: $message }])
+                })
+            }
+        }
+    )*};
+}
+named_fields!(
+    tenantry_accounts::users::Role: "Must be one of user, admin, super_admin",
+    tenantry_accounts::tenants::Plan: "Must be one of basic, pro, enterprise"
+);
+
+impl Field for bool {
+    fn parse(value: Option<Value>, at: &str, errors: &mut Vec<FieldError>) -> Option<Self> {
+        match value {
+            Some(Value::Bool(value)) => return Some(value),
+            None => errors.push(wrong(at, "missing", "This field is required")),
+            Some(_) => errors.push(wrong(at, "wrong_type", "Must be true or false")),
+        }
+        None
+    }
+}
+
+/// A field that may be left out; null is not the same as left out, and wrong unless the type takes it.
+impl<T: Field> Field for Option<T> {
+    fn parse(value: Option<Value>, at: &str, errors: &mut Vec<FieldError>) -> Option<Self> {
+        match value {
+            None => Some(None),
+            Some(value) => T::parse(Some(value), at, errors).map(Some),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The envelope around every success. Data that is serialised already is copied into it as it is: a cached user is
+//! serialised once, when its row is read.
+
+use std::marker::PhantomData;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use chrono::{SecondsFormat, Utc};
+use poem::{IntoResponse, Response};
+use poem_openapi::{
+    ApiResponse, Object,
+    payload::Payload,
+    registry::{MetaSchema, MetaSchemaRef, Registry},
+    types::Type,
+};
+use serde::Serialize;
+
+/// `{"success":true,"data":T,"message":"Success","timestamp":...}`
+#[derive(Debug)]
+pub(crate) struct Envelope<T> {
+    body: Bytes,
+    data: PhantomData<T>,
+}
+
+/// Where a page stands among all.
+#[derive(Debug, Clone, Serialize, Object)]
+pub(crate) struct Pagination {
+    /// The page's number, from 1.
+    pub(crate) page: i64,
+    /// How many a page holds at most.
+    pub(crate) limit: i64,
+    /// How many there are in all.
+    pub(crate) total: i64,
+    /// How many pages there are.
+    pub(crate) pages: i64,
+}
+
+impl<T> Envelope<T> {
+    /// Around bytes that are the JSON of a `T`.
+    pub(crate) fn around(data: &[u8]) -> Self {
+        Self::write(data, None)
+    }
+
+    fn write(data: &[u8], pagination: Option<&[u8]>) -> Self {
+        let mut body = BytesMut::with_capacity(data.len() + 192);
+        body.put_slice(br#"{"success":true,"data":"#);
+        body.put_slice(data);
+        if let Some(pagination) = pagination {
+            body.put_slice(br#","pagination":"#);
+            body.put_slice(pagination);
+        }
+        body.put_slice(br#","message":"Success","timestamp":""#);
+        body.put_slice(Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true).as_bytes());
+        body.put_slice(br#""}"#);
+        Self { body: body.freeze(), data: PhantomData }
+    }
+}
+
+impl<T: Serialize> Envelope<T> {
+    /// Around a value.
+    pub(crate) fn of(data: &T) -> Self {
+        Self::around(&json(data))
+    }
+}
+
+impl<T: Serialize> Envelope<Vec<T>> {
+    /// Around a page of a list.
+    pub(crate) fn page(data: &[T], pagination: &Pagination) -> Self {
+        Self::write(&json(data), Some(&json(pagination)))
+    }
+}
+
+fn json(value: &(impl Serialize + ?Sized)) -> Vec<u8> {
+    // Our own types have string keys and finite numbers only; there is nothing in them that JSON cannot say.
+    serde_json::to_vec(value).unwrap_or_else(|_| b"null".to_vec())
+}
+
+impl<T: Send> IntoResponse for Envelope<T> {
+    fn into_response(self) -> Response {
+        Response::builder().content_type("application/json").body(self.body)
+    }
+}
+
+/// The schema is named after what it holds: `UserResponse`, `UserListResponse`.
+impl<T: Type> Payload for Envelope<T> {
+    const CONTENT_TYPE: &'static str = "application/json";
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Reference(schema_name::<T>())
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+        Pagination::register(registry);
+        registry.create_schema::<Self, _>(schema_name::<T>(), |_| {
+            let mut schema = MetaSchema::new("object");
+            let text = |example: &str| {
+                let mut schema = MetaSchema::new("string");
+                schema.example = Some(example.into());
+                MetaSchemaRef::Inline(Box::new(schema))
+            };
+            schema.required = vec!["success", "data", "message", "timestamp"];
+            schema.properties = vec![
+                ("success", bool::schema_ref()),
+                ("data", T::schema_ref()),
+                ("message", text("Success")),
+                ("timestamp", chrono::DateTime::<Utc>::schema_ref()),
+            ];
+            if T::schema_ref().is_array() {
+                schema.required.push("pagination");
+                schema.properties.push(("pagination", Pagination::schema_ref()));
+            }
+            schema
+        });
+    }
+}
+
+fn schema_name<T: Type>() -> String {
+    let reference = |schema: &MetaSchemaRef| match schema {
+        MetaSchemaRef::Reference(name) => name.clone(),
+        MetaSchemaRef::Inline(_) => T::name().into_owned(),
+    };
+    match T::schema_ref() {
+        MetaSchemaRef::Inline(schema) if schema.ty == "array" => {
+            format!("{}ListResponse", schema.items.as_deref().map(reference).unwrap_or_default())
+        }
+        schema => format!("{}Response", reference(&schema)),
+    }
+}
+
+/// 200 with data and nothing else to say.
+#[derive(ApiResponse)]
+pub(crate) enum Answer<T: Type> {
+    /// Success
+    #[oai(status = 200)]
+    Ok(Envelope<T>),
+}
+
+/// 201 with what was made.
+#[derive(ApiResponse)]
+pub(crate) enum Created<T: Type> {
+    /// Created
+    #[oai(status = 201)]
+    Created(
+        Envelope<T>,
+        /// The version that was made.
+        #[oai(header = "ETag")]
+        String,
+        /// Where it is to be found.
+        #[oai(header = "Location")]
+        String,
+    ),
+}
+
+/// 204.
+#[derive(ApiResponse)]
+pub(crate) enum Deleted {
+    /// Deleted
+    #[oai(status = 204)]
+    Deleted,
+}
+
+/// The `ETag` of a version.
+pub(crate) fn etag(version: i64) -> String {
+    format!("\"{version}\"")
+}
+
+/// The version an `If-Match` or `If-None-Match` names: its number; `W/` and a suffix that names a content coding do
+/// not matter. `*` is any version.
+pub(crate) fn version_of(etag: &str) -> Option<Condition> {
+    let etag = etag.trim();
+    if etag == "*" {
+        return Some(Condition::Any);
+    }
+    let tag = etag.strip_prefix("W/").unwrap_or(etag).strip_prefix('"')?.strip_suffix('"')?;
+    let digits = tag.split('-').next()?;
+    digits.parse().ok().filter(|version| *version >= 0).map(Condition::Version)
+}
+
+/// What a conditional request asks for.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(crate) enum Condition {
+    /// Any version that exists.
+    Any,
+    /// This one.
+    Version(i64),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weak_or_suffixed_etag_names_the_same_version() {
+        for tag in ["\"7\"", "W/\"7\"", "\"7-gzip\"", " \"7\" "] {
+            assert_eq!(version_of(tag), Some(Condition::Version(7)), "{tag}");
+        }
+        assert_eq!(version_of("*"), Some(Condition::Any));
+        for tag in ["7", "\"x\"", "\"-7\"", ""] {
+            assert_eq!(version_of(tag), None, "{tag}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The routes, by noun.
+
+mod auth;
+pub(crate) mod body;
+mod docs;
+mod envelope;
+mod health;
+mod pages;
+mod params;
+mod tenants;
+mod users;
+
+use poem::{Endpoint, EndpointExt, IntoEndpoint, Response, Route, get};
+use poem_openapi::{OpenApiService, Tags};
+
+use crate::{openapi, state::State};
+
+/// Groups of operations.
+#[derive(Tags)]
+enum Tag {
+    /// Signing up, signing in, showing that an address is one's own.
+    Authentication,
+    /// The users of a tenant.
+    Users,
+    /// Tenants: the customers of the service.
+    Tenants,
+}
+
+/// All operations under `/api/v1`.
+pub(crate) type Api = (auth::Auth, users::Users, tenants::Tenants);
+
+pub(crate) fn service() -> OpenApiService<Api, ()> {
+    OpenApiService::new(
+        (auth::Auth, users::Users, tenants::Tenants),
+        "SaaS Platform API",
+        env!("CARGO_PKG_VERSION"),
+    )
+    .description("Multi-tenant SaaS application backend")
+    .server("/api/v1")
+}
+
+/// Every path of the API's listener.
+pub(crate) fn routes(state: &State) -> impl Endpoint<Output = Response> + use<> {
+    let document = openapi::json();
+    let mut routes = Route::new()
+        .nest("/api/v1", service())
+        .at("/.well-known/jwks.json", get(auth::jwks))
+        .at("/health", get(health::alive))
+        .at("/health/ready", get(health::ready))
+        .at("/openapi.json", get(docs::document(document)))
+        .at("/verify-email", get(pages::verify_email).post(pages::post_verify_email));
+    if state.config.docs {
+        routes = docs::mount(routes);
+    }
+    routes.into_endpoint().map_to_response()
+}

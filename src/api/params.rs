@@ -1,0 +1,223 @@
+//! Parameters that are not refused one by one: a handler takes all of them and says every wrong one at once.
+
+use std::borrow::Cow;
+
+use poem_openapi::{
+    registry::{MetaSchema, MetaSchemaRef, Registry},
+    types::{ParseFromParameter, ParseResult, Type},
+};
+use tenantry_accounts::users::{Order, Role, SortBy};
+
+use super::{
+    body::wrong,
+    envelope::{Condition, version_of},
+};
+use crate::error::{ApiError, Code, FieldError};
+
+/// A parameter that may be left out, and may be wrong.
+pub(crate) struct Param<T>(Option<Result<T, (&'static str, &'static str)>>);
+
+/// What a parameter's text means.
+pub(crate) trait Value: Sized + Send + Sync {
+    /// Parses `text`, or says what is wrong: a code and a message.
+    fn parse(text: &str) -> Result<Self, (&'static str, &'static str)>;
+    fn schema() -> MetaSchemaRef;
+    fn register(_: &mut Registry) {}
+}
+
+impl<T: Value> Param<T> {
+    /// The value; what is wrong goes to `errors` under `name`.
+    pub(crate) fn take(self, name: &str, errors: &mut Vec<FieldError>) -> Option<T> {
+        match self.0? {
+            Ok(value) => Some(value),
+            Err((code, message)) => {
+                errors.push(wrong(name, code, message));
+                None
+            }
+        }
+    }
+
+    /// The value of a header, where a wrong form is 400: it is the client's program that is wrong, not a person's input.
+    pub(crate) fn header(self) -> Result<Option<T>, ApiError> {
+        self.0.transpose().map_err(|(_, message)| ApiError::new(Code::Malformed, message))
+    }
+}
+
+impl<T: Value> Type for Param<T> {
+    const IS_REQUIRED: bool = false;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "parameter".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl<T: Value> ParseFromParameter for Param<T> {
+    fn parse_from_parameter(text: &str) -> ParseResult<Self> {
+        Ok(Self(Some(T::parse(text))))
+    }
+
+    fn parse_from_parameters<I: IntoIterator<Item = A>, A: AsRef<str>>(texts: I) -> ParseResult<Self> {
+        Ok(Self(texts.into_iter().next().map(|text| T::parse(text.as_ref()))))
+    }
+}
+
+fn integer(minimum: i64, maximum: Option<i64>, default: Option<i64>) -> MetaSchemaRef {
+    MetaSchemaRef::Inline(Box::new(MetaSchema {
+        minimum: Some(minimum as f64),
+        maximum: maximum.map(|maximum| maximum as f64),
+        default: default.map(Into::into),
+        ..MetaSchema::new_with_format("integer", "int64")
+    }))
+}
+
+fn text(schema: MetaSchema) -> MetaSchemaRef {
+    MetaSchemaRef::Inline(Box::new(MetaSchema { ty: "string", ..schema }))
+}
+
+/// The number of a page, from 1. What lies deeper than this is reached by a narrower filter.
+pub(crate) struct PageNumber(pub(crate) i64);
+
+const LAST_PAGE: i64 = 10_000;
+
+impl Value for PageNumber {
+    fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
+        match text.parse() {
+            Ok(page) if (1..=LAST_PAGE).contains(&page) => Ok(Self(page)),
+            _ => Err((
+                "out_of_range",
+                "Must be a number from 1 to 10000; narrow the list down with search or filters",
+            )),
+        }
+    }
+
+    fn schema() -> MetaSchemaRef {
+        integer(1, Some(LAST_PAGE), Some(1))
+    }
+}
+
+/// How many a page holds.
+pub(crate) struct Limit(pub(crate) i64);
+
+impl Value for Limit {
+    fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
+        match text.parse() {
+            Ok(limit) if (1..=100).contains(&limit) => Ok(Self(limit)),
+            _ => Err(("out_of_range", "Must be a number from 1 to 100")),
+        }
+    }
+
+    fn schema() -> MetaSchemaRef {
+        integer(1, Some(100), Some(10))
+    }
+}
+
+/// Part of a name or an address.
+pub(crate) struct Search(pub(crate) String);
+
+impl Value for Search {
+    fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
+        match text.trim().chars().count() {
+            2..=100 if !text.contains('\0') => Ok(Self(text.trim().into())),
+            2..=100 => Err(("invalid_characters", "Must not contain control characters")),
+            _ => Err(("wrong_length", "Must be 2 to 100 characters long")),
+        }
+    }
+
+    fn schema() -> MetaSchemaRef {
+        text(MetaSchema { min_length: Some(2), max_length: Some(100), ..MetaSchema::ANY })
+    }
+}
+
+impl Value for bool {
+    fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
+        text.parse().map_err(|_| ("wrong_type", "Must be true or false"))
+    }
+
+    fn schema() -> MetaSchemaRef {
+        bool::schema_ref()
+    }
+}
+
+/// Values out of closed lists.
+macro_rules! closed {
+    ($($type:ty: [$($name:literal => $value:expr),*] $message:literal),*) => {$(
+        impl Value for $type {
+            fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
+                match text {
+                    $($name => Ok($value),)*
+                    _ => Err(("not_allowed", $message)),
+                }
+            }
+
+            fn schema() -> MetaSchemaRef {
+                <$type as Type>::schema_ref()
+            }
+
+            fn register(registry: &mut Registry) {
+                <$type as Type>::register(registry);
+            }
+        }
+    )*};
+}
+closed!(
+    Role: ["user" => Role::User, "admin" => Role::Admin, "super_admin" => Role::SuperAdmin]
+        "Must be one of user, admin, super_admin",
+    SortBy: ["created_at" => SortBy::CreatedAt, "email" => SortBy::Email, "name" => SortBy::Name, "last_login_at" => SortBy::LastLoginAt]
+        "Must be one of created_at, email, name, last_login_at",
+    Order: ["asc" => Order::Asc, "desc" => Order::Desc] "Must be asc or desc"
+);
+
+/// `X-Min-Version`.
+pub(crate) struct MinVersion(pub(crate) i64);
+
+impl Value for MinVersion {
+    fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
+        match text.parse() {
+            Ok(version) if version >= 0 => Ok(Self(version)),
+            _ => Err(("malformed", "X-Min-Version must be the number of a version")),
+        }
+    }
+
+    fn schema() -> MetaSchemaRef {
+        integer(0, None, None)
+    }
+}
+
+impl Value for Condition {
+    fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
+        version_of(text)
+            .ok_or(("malformed", "If-Match and If-None-Match must be an ETag such as \"7\", or *"))
+    }
+
+    fn schema() -> MetaSchemaRef {
+        text(MetaSchema { example: Some("\"7\"".into()), ..MetaSchema::ANY })
+    }
+}
+
+impl Param<Condition> {
+    /// The version `If-Match` asks for; `*` asks for none in particular.
+    pub(crate) fn if_match(self) -> Result<Option<i64>, ApiError> {
+        Ok(self.header()?.and_then(|condition| match condition {
+            Condition::Any => None,
+            Condition::Version(version) => Some(version),
+        }))
+    }
+}

@@ -1,0 +1,294 @@
+//! `/users`.
+
+use poem_openapi::{
+    ApiResponse, OpenApi,
+    param::{Header, Path, Query},
+    types::ToHeader,
+};
+use tenantry_accounts::{
+    UserId,
+    fields::{Email, Name, NewPassword},
+    users::{self, Filter, Order, Role, SortBy, User},
+};
+use tenantry_cache::Level;
+
+use super::{
+    Tag,
+    body::{Body, body},
+    envelope::{Condition, Created, Deleted, Envelope, Pagination, etag},
+    params::{Limit, MinVersion, PageNumber, Param, Search},
+};
+use crate::{caller::Caller, error::ApiError, state::State};
+use poem::web::Data;
+
+pub(crate) struct Users;
+
+body! {
+    /// A user to be made.
+    pub(crate) struct CreateUser {
+        /// Unique within the tenant. The verification mail goes there.
+        email: Email,
+        /// The user's full name.
+        name: Name,
+        /// Without a password the user cannot sign in yet.
+        password: Option<NewPassword>,
+        /// At most your own role; `user` when left out.
+        role: Option<Role>,
+    }
+}
+
+body! {
+    /// What shall be different. What is left out stays.
+    pub(crate) struct UpdateUser {
+        /// A new address has to be verified again.
+        email: Option<Email>,
+        /// A new name.
+        name: Option<Name>,
+        /// For administrators; at most your own role.
+        role: Option<Role>,
+        /// For administrators. Inactive users cannot sign in, and their sessions end.
+        is_active: Option<bool>,
+    }
+}
+
+/// Who answered a look-up.
+struct XCache(Level);
+
+impl ToHeader for XCache {
+    fn to_header(&self) -> Option<poem::http::HeaderValue> {
+        Some(poem::http::HeaderValue::from_static(match self.0 {
+            Level::Local => "local",
+            Level::Redis => "redis",
+            Level::Postgres => "miss",
+        }))
+    }
+}
+
+impl poem_openapi::types::Type for XCache {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> std::borrow::Cow<'static, str> {
+        "string".into()
+    }
+
+    fn schema_ref() -> poem_openapi::registry::MetaSchemaRef {
+        use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
+        let levels = ["local", "redis", "miss"].map(Into::into).to_vec();
+        MetaSchemaRef::Inline(Box::new(MetaSchema { enum_items: levels, ..MetaSchema::new("string") }))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+#[derive(ApiResponse)]
+enum UserFound {
+    /// The user.
+    #[oai(status = 200)]
+    Found(
+        Envelope<User>,
+        /// The user's version.
+        #[oai(header = "ETag")]
+        String,
+        /// Who answered: this process, Redis, or (miss) the database.
+        #[oai(header = "X-Cache")]
+        XCache,
+    ),
+    /// The version in `If-None-Match` is still the current one.
+    #[oai(status = 304)]
+    NotModified(
+        /// The user's version.
+        #[oai(header = "ETag")]
+        String,
+        /// Who answered: this process, Redis, or (miss) the database.
+        #[oai(header = "X-Cache")]
+        XCache,
+    ),
+}
+
+#[derive(ApiResponse)]
+enum UserChanged {
+    /// The user as it is now.
+    #[oai(status = 200)]
+    Changed(
+        Envelope<User>,
+        /// The version that was made; send it as `X-Min-Version` to read your own write elsewhere.
+        #[oai(header = "ETag")]
+        String,
+    ),
+}
+
+#[derive(ApiResponse)]
+enum UserPage {
+    /// A page of users.
+    #[oai(status = 200)]
+    Page(Envelope<Vec<User>>),
+}
+
+#[OpenApi(prefix_path = "/users", tag = "Tag::Users")]
+impl Users {
+    /// Create a user
+    ///
+    /// For administrators. The verification mail is sent when this succeeds, and only then.
+    #[oai(path = "/", method = "post", operation_id = "createUser")]
+    async fn create(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        body: Body<CreateUser>,
+    ) -> Result<Created<User>, ApiError> {
+        let CreateUser { email, name, password, role } = body.0;
+        let user = users::NewUser { email, name, password, role: role.unwrap_or(Role::User) };
+        let user = users::create(&state.app, *caller, user).await?;
+        let location = format!("/api/v1/users/{}", user.id);
+        Ok(Created::Created(Envelope::of(&user), etag(user.version), location))
+    }
+
+    /// List users
+    ///
+    /// Page by page, in an order without ties. Deleted users are not listed; inactive ones when asked for.
+    #[oai(path = "/", method = "get", operation_id = "listUsers")]
+    #[expect(clippy::too_many_arguments, reason = "each is a parameter of the operation")]
+    async fn list(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// Which page, from 1.
+        page: Query<Param<PageNumber>>,
+        /// How many a page holds.
+        limit: Query<Param<Limit>>,
+        /// Part of the name or the address, in any case.
+        search: Query<Param<Search>>,
+        /// Users of this role only.
+        role: Query<Param<Role>>,
+        /// Active (the default) or inactive users.
+        is_active: Query<Param<bool>>,
+        /// What to sort by; `created_at` when left out.
+        sort_by: Query<Param<SortBy>>,
+        /// Which end comes first; `desc` when left out.
+        sort_order: Query<Param<Order>>,
+    ) -> Result<UserPage, ApiError> {
+        let mut errors = vec![];
+        let page = page.0.take("page", &mut errors).map_or(1, |page| page.0);
+        let limit = limit.0.take("limit", &mut errors).map_or(10, |limit| limit.0);
+        let filter = Filter {
+            search: search.0.take("search", &mut errors).map(|search| search.0),
+            role: role.0.take("role", &mut errors),
+            is_active: Some(is_active.0.take("is_active", &mut errors).unwrap_or(true)),
+        };
+        let sort_by = sort_by.0.take("sort_by", &mut errors).unwrap_or(SortBy::CreatedAt);
+        let order = sort_order.0.take("sort_order", &mut errors).unwrap_or(Order::Desc);
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(errors));
+        }
+        let offset = (page - 1) * limit;
+        let found =
+            users::list(&state.app, caller.tenant, &filter, (sort_by, order), (offset, limit)).await?;
+        let pages = (found.total + limit - 1) / limit;
+        Ok(UserPage::Page(Envelope::page(
+            &found.users,
+            &Pagination { page, limit, total: found.total, pages },
+        )))
+    }
+
+    /// Get yourself
+    #[oai(path = "/me", method = "get", operation_id = "getMe")]
+    async fn me(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// Answer 304 while this is the current version.
+        #[oai(name = "If-None-Match")]
+        if_none_match: Header<Param<Condition>>,
+        /// The oldest version that will do: what you wrote is read on any node.
+        #[oai(name = "X-Min-Version")]
+        min_version: Header<Param<MinVersion>>,
+    ) -> Result<UserFound, ApiError> {
+        find(&state, caller.tenant, caller.user, if_none_match.0, min_version.0).await
+    }
+
+    /// Get a user
+    ///
+    /// From the cache where it is fresh: at most a second behind a change made on another node, never behind one made
+    /// on this node, and never older than `X-Min-Version`.
+    #[oai(path = "/:id", method = "get", operation_id = "getUser")]
+    async fn get(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// The user's id.
+        id: Path<UserId>,
+        /// Answer 304 while this is the current version.
+        #[oai(name = "If-None-Match")]
+        if_none_match: Header<Param<Condition>>,
+        /// The oldest version that will do: what you wrote is read on any node.
+        #[oai(name = "X-Min-Version")]
+        min_version: Header<Param<MinVersion>>,
+    ) -> Result<UserFound, ApiError> {
+        find(&state, caller.tenant, id.0, if_none_match.0, min_version.0).await
+    }
+
+    /// Change a user
+    ///
+    /// Your own name and address, or, as an administrator, anyone's record.
+    #[oai(path = "/:id", method = "patch", operation_id = "updateUser")]
+    async fn update(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// The user's id.
+        id: Path<UserId>,
+        /// Refuse with 412 unless this is the current version.
+        #[oai(name = "If-Match")]
+        if_match: Header<Param<Condition>>,
+        body: Body<UpdateUser>,
+    ) -> Result<UserChanged, ApiError> {
+        let UpdateUser { email, name, role, is_active } = body.0;
+        let change = users::Change { email, name, role, is_active };
+        let user = users::update(&state.app, *caller, id.0, change, if_match.0.if_match()?).await?;
+        Ok(UserChanged::Changed(Envelope::of(&user), etag(user.version)))
+    }
+
+    /// Delete a user
+    ///
+    /// For administrators. Address and seat are free again; sessions and credentials end.
+    #[oai(path = "/:id", method = "delete", operation_id = "deleteUser")]
+    async fn delete(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// The user's id.
+        id: Path<UserId>,
+        /// Refuse with 412 unless this is the current version.
+        #[oai(name = "If-Match")]
+        if_match: Header<Param<Condition>>,
+    ) -> Result<Deleted, ApiError> {
+        users::delete(&state.app, *caller, id.0, if_match.0.if_match()?).await?;
+        Ok(Deleted::Deleted)
+    }
+}
+
+async fn find(
+    state: &State,
+    tenant: tenantry_accounts::TenantId,
+    id: UserId,
+    if_none_match: Param<Condition>,
+    min_version: Param<MinVersion>,
+) -> Result<UserFound, ApiError> {
+    let known = if_none_match.header()?;
+    let min = min_version.header()?.map(|version| version.0);
+    let found = users::get(&state.app, tenant, id, min).await?;
+    let (version, level) = (found.entry.version, XCache(found.level));
+    Ok(match known {
+        Some(Condition::Any) => UserFound::NotModified(etag(version), level),
+        Some(Condition::Version(known)) if known == version => UserFound::NotModified(etag(version), level),
+        _ => UserFound::Found(Envelope::around(&found.entry.body), etag(version), level),
+    })
+}

@@ -1,0 +1,75 @@
+//! `tenantry check`: one line per dependency and setting.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Result;
+use crate::{config::Config, error::sources, migrate, server, state::State};
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+pub(super) async fn run(config: Config) -> Result {
+    let mut wrong = 0;
+    let mut say = |name: &str, found: std::result::Result<String, String>| match found {
+        Ok(found) => println!("ok     {name:<12} {found}"),
+        Err(problem) => {
+            wrong += 1;
+            println!("WRONG  {name:<12} {problem}");
+        }
+    };
+    match config.database_url() {
+        Err(error) => say("postgres", Err(error.to_string())),
+        Ok(url) => match timeout(PATIENCE, migrate::connect(url)).await {
+            Err(_) => {
+                say("postgres", Err("no answer within 3 s: is the address of DATABASE_URL right?".into()))
+            }
+            Ok(Err(error)) => say("postgres", Err(format!("DATABASE_URL: {}", sources(&error)))),
+            Ok(Ok(client)) => {
+                let version = client.query_one("show server_version", &[]).await?;
+                say("postgres", Ok(format!("version {}", version.try_get::<_, &str>(0)?)));
+                say(
+                    "role",
+                    migrate::check_role(&client).await.map(|()| "walled by row-level security".into()),
+                );
+                let pending = migrate::pending(url).await.map_err(|error| error.to_string());
+                let pending = pending.and_then(|pending| match pending.len() {
+                    0 => Ok(format!("up to date at {}", migrate::newest())),
+                    n => Err(format!("{n} pending: run `tenantry migrate` with DATABASE_OWNER_URL")),
+                });
+                say("migrations", pending);
+            }
+        },
+    }
+    if config.database_url.is_some() {
+        match State::new(config.clone()) {
+            Err(error) => say("settings", Err(error.to_string())),
+            Ok(state) => {
+                say("keys", Ok(format!("{}", config.jwt_keys_dir.display())));
+                let redis = match state.app.cache.has_redis() {
+                    false => Ok("not configured: each process caches on its own".into()),
+                    true => match timeout(PATIENCE, state.app.cache.ping()).await {
+                        Ok(Ok(())) => Ok("answers".to_owned()),
+                        Ok(Err(error)) => Err(format!(
+                            "REDIS_URL: {}; the service works without, but slower",
+                            sources(&error)
+                        )),
+                        Err(_) => {
+                            Err("REDIS_URL: no answer within 3 s; the service works without, but slower"
+                                .into())
+                        }
+                    },
+                };
+                say("redis", redis);
+                match server::handlers(&state) {
+                    Err(error) => say("mail", Err(error.to_string())),
+                    Ok(handlers) => match timeout(PATIENCE, handlers.mailer.check()).await {
+                        Ok(found) => say("mail", found),
+                        Err(_) => say("mail", Err("SMTP_URL: no answer within 3 s".into())),
+                    },
+                }
+            }
+        }
+    }
+    if wrong > 0 { Err(format!("{wrong} wrong, see above").into()) } else { Ok(()) }
+}

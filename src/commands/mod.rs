@@ -1,0 +1,159 @@
+//! The command line.
+
+mod check;
+mod dev;
+mod seed;
+mod token;
+
+use std::{error::Error, io::IsTerminal};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    config::{Config, LogFormat},
+    migrate, openapi,
+    server::{self, Roles},
+    state::State,
+};
+
+/// The accounts backend that a SaaS team would otherwise write itself.
+///
+/// Every setting is a flag, an environment variable and a line of .env. Start with `tenantry dev`.
+#[derive(Parser, Debug)]
+#[command(version, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    config: Config,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Everything in one process, with a private PostgreSQL and Redis where none are given
+    Dev(dev::Dev),
+    /// API and workers in one process
+    All,
+    /// API only
+    Api,
+    /// Workers only
+    Worker,
+    /// Apply migrations, as the owner of the schema
+    Migrate {
+        /// Only say what is pending; exit code 1 if anything is
+        #[arg(long)]
+        check: bool,
+    },
+    /// Print the OpenAPI document
+    Openapi {
+        /// Its form
+        #[arg(long, value_enum, default_value_t = Format::Json)]
+        format: Format,
+    },
+    /// Make tenants and users for load tests and demonstrations
+    Seed(seed::Seed),
+    /// Print an access token of a user, without a password
+    Token(token::Token),
+    /// Say of each dependency and setting whether it will do, and what to do if not
+    Check,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Json,
+    Yaml,
+}
+
+pub(crate) type Result = std::result::Result<(), Box<dyn Error>>;
+
+impl Cli {
+    /// Runs the command to its end.
+    ///
+    /// # Errors
+    /// In words for the one who typed it.
+    pub async fn run(self) -> Result {
+        log(&self.config, matches!(self.command, Command::Dev(_)))?;
+        let config = self.config;
+        match self.command {
+            Command::Dev(dev) => dev.run(config).await,
+            Command::All => serve(config, Roles::All).await,
+            Command::Api => serve(config, Roles::Api).await,
+            Command::Worker => serve(config, Roles::Worker).await,
+            Command::Migrate { check } => migrate(&config, check).await,
+            Command::Openapi { format } => {
+                print!(
+                    "{}",
+                    match format {
+                        Format::Json => openapi::json(),
+                        Format::Yaml => openapi::yaml(),
+                    }
+                );
+                Ok(())
+            }
+            Command::Seed(seed) => seed.run(config).await,
+            Command::Token(token) => token.run(config).await,
+            Command::Check => check::run(config).await,
+        }
+    }
+}
+
+/// Logs go to standard error, so that what a command prints can be piped.
+fn log(config: &Config, dev: bool) -> Result {
+    let filter = EnvFilter::try_new(&config.rust_log).map_err(|_| {
+        format!("RUST_LOG: {:?} is no filter; try info or warn,tenantry=debug", config.rust_log)
+    })?;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if dev || config.log_format == LogFormat::Pretty {
+        logs.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
+    } else {
+        logs.json().flatten_event(true).with_current_span(true).with_span_list(false).init();
+    }
+    Ok(())
+}
+
+async fn serve(config: Config, roles: Roles) -> Result {
+    server::metrics();
+    let state = State::new(config)?;
+    server::check_database(&state).await?;
+    let stop = stopping()?;
+    server::run(state, roles, stop, |_| {}).await?;
+    Ok(())
+}
+
+async fn migrate(config: &Config, check: bool) -> Result {
+    if check {
+        let pending = migrate::pending(config.owner_url()?).await?;
+        for migration in &pending {
+            println!("pending: {migration}");
+        }
+        if !pending.is_empty() {
+            return Err(format!("{} pending; apply with `tenantry migrate`", pending.len()).into());
+        }
+        println!("nothing is pending");
+        return Ok(());
+    }
+    let applied = migrate::run(config.owner_url()?, config.database_url()?).await?;
+    for migration in &applied {
+        println!("applied: {migration}");
+    }
+    println!("{} applied, the database is up to date", applied.len());
+    Ok(())
+}
+
+/// Is cancelled by SIGTERM or Ctrl-C. A second Ctrl-C ends the process at once.
+pub(crate) fn stopping() -> std::io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {} _ = interrupt.recv() => {} }
+        tracing::info!("stopping: what has begun is finished first; Ctrl-C again stops at once");
+        stopped.cancel();
+        interrupt.recv().await;
+        std::process::exit(130);
+    });
+    Ok(stop)
+}

@@ -1,0 +1,254 @@
+//! Every setting once: flag, variable, default and help are this struct.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+
+use crate::limits::Rate;
+
+/// Where keys are kept when nobody says otherwise.
+pub(crate) const DEFAULT_KEYS_DIR: &str = ".tenantry/keys";
+
+/// Settings of the service. A bad value stops the start and names the variable.
+#[derive(Args, Debug, Clone)]
+pub struct Config {
+    /// PostgreSQL, as the application: neither a superuser nor the owner of the tables
+    #[arg(long, env = "DATABASE_URL", global = true, hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<String>,
+
+    /// PostgreSQL as the owner of the schema, for `migrate`; default: DATABASE_URL
+    #[arg(long, env = "DATABASE_OWNER_URL", global = true, hide_env_values = true, value_name = "URL")]
+    pub database_owner_url: Option<String>,
+
+    /// PostgreSQL not through a pooler, for workers; default: DATABASE_URL
+    #[arg(long, env = "DATABASE_DIRECT_URL", global = true, hide_env_values = true, value_name = "URL")]
+    pub database_direct_url: Option<String>,
+
+    /// Connections to PostgreSQL of a process, at most
+    #[arg(long, env = "DATABASE_POOL", global = true, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(2..))]
+    pub database_pool: u16,
+
+    /// Redis. Without it each process caches on its own
+    #[arg(long, env = "REDIS_URL", global = true, hide_env_values = true, value_name = "URL")]
+    pub redis_url: Option<String>,
+
+    /// Where the API listens
+    #[arg(long, env = "LISTEN", global = true, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    pub listen: SocketAddr,
+
+    /// Where metrics listen; none: not at all
+    #[arg(long, env = "METRICS_LISTEN", global = true, value_name = "ADDR")]
+    pub metrics_listen: Option<SocketAddr>,
+
+    /// How clients reach this service; default: http://LISTEN
+    #[arg(long, env = "PUBLIC_URL", global = true, value_name = "URL")]
+    pub public_url: Option<WebUrl>,
+
+    /// Where links in mails lead; default: the pages of PUBLIC_URL
+    #[arg(long, env = "APP_URL", global = true, value_name = "URL")]
+    pub app_url: Option<WebUrl>,
+
+    /// Origins that browsers may call from, separated by commas
+    #[arg(long, env = "ALLOWED_ORIGINS", global = true, value_delimiter = ',', value_name = "ORIGINS")]
+    pub allowed_origins: Vec<Origin>,
+
+    /// Addresses or networks of proxies whose X-Forwarded-For counts, separated by commas
+    #[arg(long, env = "TRUSTED_PROXIES", global = true, value_delimiter = ',', value_parser = network, value_name = "NETS")]
+    pub trusted_proxies: Vec<IpNet>,
+
+    /// Folder of the Ed25519 keys (PEM) that sign access tokens; made with a first key when it is empty
+    #[arg(long, env = "JWT_KEYS_DIR", global = true, default_value = DEFAULT_KEYS_DIR, value_name = "DIR")]
+    pub jwt_keys_dir: PathBuf,
+
+    /// How long an access token lives
+    #[arg(long, env = "ACCESS_TOKEN_TTL", global = true, default_value = "10m", value_parser = period, value_name = "TIME")]
+    pub access_token_ttl: Duration,
+
+    /// How long a session lives, at most
+    #[arg(long, env = "REFRESH_TOKEN_TTL", global = true, default_value = "30d", value_parser = period, value_name = "TIME")]
+    pub refresh_token_ttl: Duration,
+
+    /// Whether only people with a verified address may sign in
+    #[arg(long, env = "REQUIRE_VERIFIED_EMAIL", global = true, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub require_verified_email: bool,
+
+    /// Mail server: smtp://[user:password@]host[:port][?tls=required] or smtps://...; for workers
+    #[arg(long, env = "SMTP_URL", global = true, hide_env_values = true, value_name = "URL")]
+    pub smtp_url: Option<String>,
+
+    /// Where mail is caught instead of being sent; `dev` sets it when SMTP_URL is not set.
+    #[arg(skip)]
+    pub mail_dir: Option<PathBuf>,
+
+    /// Sender of all mail
+    #[arg(
+        long,
+        env = "MAIL_FROM",
+        global = true,
+        default_value = "Tenantry <no-reply@localhost.localdomain>",
+        value_name = "MAILBOX"
+    )]
+    pub mail_from: String,
+
+    /// How long Redis keeps a user
+    #[arg(long, env = "CACHE_TTL", global = true, default_value = "900s", value_parser = period, value_name = "TIME")]
+    pub cache_ttl: Duration,
+
+    /// How long a process keeps a user without asking: the most another process may be behind
+    #[arg(long, env = "CACHE_LOCAL_TTL", global = true, default_value = "1s", value_parser = period, value_name = "TIME")]
+    pub cache_local_ttl: Duration,
+
+    /// How many users a process keeps
+    #[arg(long, env = "CACHE_LOCAL_ENTRIES", global = true, default_value_t = 100_000, value_name = "N", value_parser = at_least_one)]
+    pub cache_local_entries: usize,
+
+    /// Requests without a valid credential that one client address may make, as N/PERIOD, or off
+    #[arg(long, env = "RATE_LIMIT_IP", global = true, default_value = "1000/15m", value_name = "RATE")]
+    pub rate_limit_ip: Rate,
+
+    /// Seats by plan; a plan that is not named has no limit
+    #[arg(long, env = "PLAN_SEATS", global = true, default_value = "basic=10,pro=100", value_name = "PLANS")]
+    pub plan_seats: PlanSeats,
+
+    /// Whether Swagger UI is served at /docs
+    #[arg(long, env = "DOCS", global = true, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub docs: bool,
+
+    /// Form of the log lines
+    #[arg(long, env = "LOG_FORMAT", global = true, value_enum, default_value_t = LogFormat::Json, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+
+    /// What is logged, e.g. info or warn,tenantry=debug
+    #[arg(long, env = "RUST_LOG", global = true, default_value = "info", value_name = "FILTER")]
+    pub rust_log: String,
+
+    /// Jobs a worker process runs at once
+    #[arg(long, env = "WORKER_CONCURRENCY", global = true, default_value_t = 16, value_name = "N", value_parser = at_least_one)]
+    pub worker_concurrency: usize,
+
+    /// How long a stopping process finishes what it has begun
+    #[arg(long, env = "SHUTDOWN_GRACE", global = true, default_value = "25s", value_parser = period, value_name = "TIME")]
+    pub shutdown_grace: Duration,
+}
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line, for machines.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+/// What is wrong with the settings as a whole, in words for the operator.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+impl Config {
+    /// The application's database.
+    ///
+    /// # Errors
+    /// When DATABASE_URL is not set.
+    pub fn database_url(&self) -> Result<&str, ConfigError> {
+        self.database_url.as_deref().ok_or_else(|| {
+            ConfigError("DATABASE_URL is not set. `tenantry dev` brings its own PostgreSQL; every other command needs one".into())
+        })
+    }
+
+    /// The database as `migrate` needs it.
+    ///
+    /// # Errors
+    /// When neither DATABASE_OWNER_URL nor DATABASE_URL is set.
+    pub fn owner_url(&self) -> Result<&str, ConfigError> {
+        self.database_owner_url.as_deref().map_or_else(|| self.database_url(), Ok)
+    }
+
+    /// The database as workers need it.
+    ///
+    /// # Errors
+    /// When neither DATABASE_DIRECT_URL nor DATABASE_URL is set.
+    pub fn direct_url(&self) -> Result<&str, ConfigError> {
+        self.database_direct_url.as_deref().map_or_else(|| self.database_url(), Ok)
+    }
+
+    /// How clients reach this service.
+    pub fn public_url(&self) -> String {
+        self.public_url.as_ref().map_or_else(|| format!("http://{}", self.listen), |url| url.0.clone())
+    }
+}
+
+/// An http or https URL without a trailing slash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebUrl(pub String);
+
+impl FromStr for WebUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let url: poem::http::Uri = text.parse().map_err(|_| "not a URL".to_owned())?;
+        match (url.scheme_str(), url.authority(), url.query()) {
+            (Some("http" | "https"), Some(_), None) => Ok(Self(text.trim_end_matches('/').into())),
+            _ => Err("must look like https://example.org".into()),
+        }
+    }
+}
+
+/// A web origin: scheme, host and port, nothing else. `*` is refused: answers carry credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin(pub String);
+
+impl FromStr for Origin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let WebUrl(url) = text.parse().map_err(|_| "must look like https://app.example.org".to_owned())?;
+        match url.parse::<poem::http::Uri>() {
+            Ok(uri) if uri.path() == "/" && url.matches('/').count() == 2 => Ok(Self(url)),
+            _ => Err("must be scheme, host and port only, such as https://app.example.org".into()),
+        }
+    }
+}
+
+/// Seats by plan, as `basic=10,pro=100`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlanSeats(pub tenantry_accounts::tenants::Seats);
+
+impl FromStr for PlanSeats {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut seats = tenantry_accounts::tenants::Seats { basic: None, pro: None, enterprise: None };
+        for part in text.split(',').filter(|part| !part.trim().is_empty()) {
+            let (plan, n) = part.split_once('=').ok_or("must look like basic=10,pro=100")?;
+            let n: i32 = n.trim().parse().ok().filter(|n| *n > 0).ok_or("seats must be a number above 0")?;
+            match plan.trim() {
+                "basic" => seats.basic = Some(n),
+                "pro" => seats.pro = Some(n),
+                "enterprise" => seats.enterprise = Some(n),
+                _ => return Err("plans are basic, pro and enterprise".into()),
+            }
+        }
+        Ok(Self(seats))
+    }
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
+    address.or_else(|_| text.parse()).map_err(|_| "must be an address or a network such as 10.0.0.0/8".into())
+}
+
+fn period(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(period) if period.is_zero() => Err("must be longer than nothing".into()),
+        Ok(period) => Ok(period),
+        Err(_) => Err("must be a time such as 500ms, 30s, 10m or 30d".into()),
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "must be a number above 0".into())
+}

@@ -1,0 +1,332 @@
+//! The only file that knows status codes: what went wrong, as a client sees it.
+
+use std::borrow::Cow;
+
+use poem::{Response, http::StatusCode};
+use poem_openapi::{
+    ApiResponse, Enum, Object,
+    error::{ContentTypeError, ParseParamError, ParsePathError, ParseRequestPayloadError},
+    registry::{MetaResponses, Registry},
+};
+use serde::Serialize;
+use tenantry_accounts as accounts;
+
+/// What went wrong, for programs. The list is closed: a new code is a change of the API.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Enum)]
+#[serde(rename_all = "snake_case")]
+#[oai(rename_all = "snake_case", rename = "ErrorCode")]
+pub(crate) enum Code {
+    /// 400: the request is not JSON, or a header has the wrong form.
+    Malformed,
+    /// 401: no valid access token came with the request.
+    Unauthenticated,
+    /// 401: e-mail, password or tenant are wrong; which one is not told.
+    InvalidCredentials,
+    /// 403: the caller may not do this.
+    Forbidden,
+    /// 403: the address must be verified before signing in.
+    EmailNotVerified,
+    /// 404: there is no such path.
+    NotFound,
+    /// 404: there is no such user in the caller's tenant.
+    UserNotFound,
+    /// 404: there is no such tenant.
+    TenantNotFound,
+    /// 405: the path does not know this method.
+    MethodNotAllowed,
+    /// 409: a user of the tenant has this address.
+    EmailTaken,
+    /// 409: another tenant has this slug.
+    SlugTaken,
+    /// 409: every seat of the plan is used.
+    NoSeatLeft,
+    /// 409: the tenant would be left without an administrator.
+    LastAdmin,
+    /// 412: `If-Match` names another version than the current one.
+    VersionMismatch,
+    /// 412: `X-Min-Version` names a version that does not exist yet.
+    VersionNotReached,
+    /// 413: the body is larger than this path takes.
+    PayloadTooLarge,
+    /// 415: the body is not `application/json`.
+    UnsupportedMediaType,
+    /// 422: fields are wrong; `errors` names each.
+    ValidationFailed,
+    /// 422: the token is unknown, used, expired or void.
+    InvalidToken,
+    /// 429: too many requests; `Retry-After` says when the next is taken.
+    RateLimited,
+    /// 500: a fault of the service, logged under the request id.
+    Internal,
+    /// 503: something the request needs is away or busy; `Retry-After` says when to try again.
+    Unavailable,
+}
+
+impl Code {
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::Unauthenticated | Self::InvalidCredentials => StatusCode::UNAUTHORIZED,
+            Self::Forbidden | Self::EmailNotVerified => StatusCode::FORBIDDEN,
+            Self::NotFound | Self::UserNotFound | Self::TenantNotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::EmailTaken | Self::SlugTaken | Self::NoSeatLeft | Self::LastAdmin => StatusCode::CONFLICT,
+            Self::VersionMismatch | Self::VersionNotReached => StatusCode::PRECONDITION_FAILED,
+            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::ValidationFailed | Self::InvalidToken => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// One wrong field; never its value.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Object)]
+pub(crate) struct FieldError {
+    /// Where: a JSON pointer (RFC 6901) into the body, or the name of a parameter.
+    pub field: String,
+    /// What is wrong, for programs.
+    pub code: String,
+    /// What is wrong, for people.
+    pub message: String,
+}
+
+/// An error on its way to the client.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct ApiError {
+    pub(crate) code: Code,
+    message: Cow<'static, str>,
+    errors: Vec<FieldError>,
+    retry_after: Option<u64>,
+}
+
+impl ApiError {
+    pub(crate) fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, message: message.into(), errors: vec![], retry_after: None }
+    }
+
+    pub(crate) fn unauthenticated() -> Self {
+        Self::new(Code::Unauthenticated, "A valid access token is needed: sign in at POST /api/v1/auth/login")
+    }
+
+    pub(crate) fn invalid(errors: Vec<FieldError>) -> Self {
+        Self { errors, ..Self::new(Code::ValidationFailed, "Validation failed") }
+    }
+
+    pub(crate) fn too_many(retry_after: u64) -> Self {
+        let message = "Too many requests from this IP, please try again later";
+        Self { retry_after: Some(retry_after), ..Self::new(Code::RateLimited, message) }
+    }
+
+    pub(crate) fn unavailable(message: &'static str, retry_after: u64) -> Self {
+        Self { retry_after: Some(retry_after), ..Self::new(Code::Unavailable, message) }
+    }
+
+    pub(crate) fn internal() -> Self {
+        Self::new(Code::Internal, "Something went wrong on our side; the request id helps us find it")
+    }
+}
+
+impl From<accounts::Error> for ApiError {
+    fn from(error: accounts::Error) -> Self {
+        use accounts::Error as E;
+        match error {
+            E::NoUser => Self::new(Code::UserNotFound, "User not found"),
+            E::NoTenant => Self::new(Code::TenantNotFound, "Tenant not found"),
+            E::EmailTaken => Self::new(Code::EmailTaken, "User with this email already exists"),
+            E::SlugTaken => Self::new(Code::SlugTaken, "Tenant with this slug already exists"),
+            E::NoSeat => {
+                Self::new(Code::NoSeatLeft, "Every seat of the plan is used; delete users or change the plan")
+            }
+            E::LastAdmin => Self::new(Code::LastAdmin, "A tenant keeps at least one active administrator"),
+            E::Forbidden => Self::new(Code::Forbidden, "Your role does not allow this"),
+            E::WrongCredentials => Self::new(Code::InvalidCredentials, "Wrong tenant, email or password"),
+            E::NotVerified => {
+                Self::new(Code::EmailNotVerified, "Verify your email address before signing in")
+            }
+            E::InvalidToken => {
+                Self::new(Code::InvalidToken, "This token is not valid any more; ask for a new one")
+            }
+            E::VersionChanged => {
+                Self::new(Code::VersionMismatch, "The record has changed; read it and try again")
+            }
+            E::VersionNotReached => Self::new(Code::VersionNotReached, "This version does not exist yet"),
+            E::Busy => Self::unavailable("Too many sign-ins at the moment, please try again", 1),
+            E::Unavailable(_) => {
+                tracing::warn!("no database connection: {}", sources(&error));
+                Self::unavailable("The database is not available at the moment, please try again", 1)
+            }
+            E::Database(ref source) if unavailable(source) => {
+                tracing::warn!("a statement was cut off: {}", sources(&error));
+                Self::unavailable("The database is not available at the moment, please try again", 1)
+            }
+            E::Database(_) | E::Internal(_) => {
+                tracing::error!("{}", sources(&error));
+                Self::internal()
+            }
+        }
+    }
+}
+
+/// Whether the statement failed because the server went away or gave up, not because the statement is wrong.
+fn unavailable(error: &tokio_postgres::Error) -> bool {
+    use tokio_postgres::error::SqlState;
+    match error.code() {
+        None => {
+            error.is_closed()
+                || std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>())
+        }
+        Some(code) => {
+            *code == SqlState::QUERY_CANCELED
+                || *code == SqlState::T_R_DEADLOCK_DETECTED
+                || ["08", "53", "57P"].iter().any(|class| code.code().starts_with(class))
+        }
+    }
+}
+
+/// An error with what it came from, on one line.
+pub(crate) fn sources(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        source = error.source();
+    }
+    line
+}
+
+/// What the framework says, in our words. Its own texts may quote the request, so none is passed on.
+impl From<poem::Error> for ApiError {
+    fn from(error: poem::Error) -> Self {
+        if let Some(ours) = error.downcast_ref::<ApiError>() {
+            return ours.clone();
+        }
+        let field = |field: &str, message: &str| {
+            Self::invalid(vec![FieldError {
+                field: field.into(),
+                code: "invalid".into(),
+                message: message.into(),
+            }])
+        };
+        if let Some(error) = error.downcast_ref::<ParsePathError>() {
+            return field(error.name, "Has the wrong form");
+        }
+        if let Some(error) = error.downcast_ref::<ParseParamError>() {
+            return field(error.name, "Has the wrong form or is missing");
+        }
+        if error.is::<ParseRequestPayloadError>() {
+            return Self::new(Code::Malformed, "The body could not be read as JSON");
+        }
+        if error.is::<ContentTypeError>() {
+            return Self::new(Code::UnsupportedMediaType, "Send the body as Content-Type: application/json");
+        }
+        match error.status() {
+            StatusCode::NOT_FOUND => Self::new(Code::NotFound, "There is no such path"),
+            StatusCode::METHOD_NOT_ALLOWED => {
+                Self::new(Code::MethodNotAllowed, "This path does not know this method")
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => Self::new(Code::PayloadTooLarge, "The body is too large"),
+            status if status.is_client_error() => Self::new(Code::Malformed, "The request could not be read"),
+            _ => {
+                tracing::error!("{}", sources(&error));
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl poem::error::ResponseError for ApiError {
+    fn status(&self) -> StatusCode {
+        self.code.status()
+    }
+}
+
+/// Errors stand at every operation of the document, put there in one place (openapi.rs).
+impl ApiResponse for ApiError {
+    fn meta() -> MetaResponses {
+        MetaResponses { responses: vec![] }
+    }
+
+    fn register(_: &mut Registry) {}
+}
+
+/// The envelope of every 4xx and 5xx.
+#[derive(Debug, Serialize, Object)]
+#[oai(rename = "ErrorResponse")]
+pub(crate) struct Failure {
+    /// Always false.
+    success: bool,
+    error: ErrorBody,
+    /// When the answer was made.
+    timestamp: chrono::DateTime<chrono::Utc>,
+}
+
+#[derive(Debug, Serialize, Object)]
+#[oai(rename = "Error")]
+struct ErrorBody {
+    code: Code,
+    /// For people; may change.
+    message: String,
+    /// The HTTP status.
+    status_code: u16,
+    /// Names the request in our logs; the `X-Request-Id` of the answer.
+    request_id: String,
+    /// Every wrong field at once; empty unless the code is `validation_failed`.
+    errors: Vec<FieldError>,
+}
+
+/// The same as RFC 9457 has it, for clients that prefer `application/problem+json`.
+#[derive(Serialize)]
+struct ProblemDetails<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'a str,
+    status: u16,
+    code: Code,
+    request_id: &'a str,
+    errors: &'a [FieldError],
+}
+
+impl ApiError {
+    /// The answer, in the form the client prefers.
+    pub(crate) fn into_response(self, request_id: &str, problem_details: bool) -> Response {
+        let status = self.code.status();
+        let (content_type, body) = if problem_details {
+            let problem = ProblemDetails {
+                kind: "about:blank",
+                title: &self.message,
+                status: status.as_u16(),
+                code: self.code,
+                request_id,
+                errors: &self.errors,
+            };
+            ("application/problem+json", serde_json::to_vec(&problem))
+        } else {
+            let failure = Failure {
+                success: false,
+                error: ErrorBody {
+                    code: self.code,
+                    message: self.message.into_owned(),
+                    status_code: status.as_u16(),
+                    request_id: request_id.into(),
+                    errors: self.errors,
+                },
+                timestamp: chrono::Utc::now(),
+            };
+            ("application/json", serde_json::to_vec(&failure))
+        };
+        let mut response =
+            Response::builder().status(status).content_type(content_type).header("Cache-Control", "no-store");
+        if let Some(seconds) = self.retry_after {
+            response = response.header("Retry-After", seconds);
+        }
+        if self.code == Code::Unauthenticated {
+            response = response.header("WWW-Authenticate", "Bearer");
+        }
+        response.body(body.unwrap_or_default())
+    }
+}

@@ -1,0 +1,225 @@
+//! What happens around every request: its id, its log line, its metrics, its headers, its limit, its errors.
+
+use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+
+use futures_util::FutureExt;
+use poem::{
+    Endpoint, PathPattern, Request, Response,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    web::RemoteAddr,
+};
+use tracing::Instrument;
+
+use crate::{
+    caller::{self, Credential},
+    error::ApiError,
+    state::State,
+};
+
+/// Bodies of ordinary requests; what needs more says so itself.
+const BODY_LIMIT: usize = 64 * 1024;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const PROCESS_TIME: HeaderName = HeaderName::from_static("x-process-time");
+
+/// Who is at the other end, as the limits and the list of sessions see it.
+#[derive(Clone)]
+pub(crate) struct Client {
+    /// Past the trusted proxies; none on a socket that has no addresses.
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) user_agent: String,
+}
+
+/// Serves one request with `routes`, from its first line to its last header. Never fails.
+pub(crate) async fn around<E: Endpoint<Output = Response>>(
+    state: State,
+    routes: Arc<E>,
+    mut request: Request,
+) -> Response {
+    let start = Instant::now();
+    let id = request_id(&request);
+    let method = request.method().clone();
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let problem_details = prefers_problem_details(&request);
+    let client = Client { address: address(&state, &request), user_agent: user_agent(&request) };
+    let api = request.uri().path().starts_with("/api/");
+    let preflight =
+        method == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+
+    let claims = caller::bearer(&request).and_then(|token| state.tokens.verify(token));
+    let user = claims.as_ref().map(|claims| claims.sub);
+    let mut allowance = None;
+    let admitted = match client.address {
+        Some(client) if api && !preflight && claims.is_none() => {
+            let (left, admitted) = state.limits.count(client);
+            allowance = left;
+            admitted
+        }
+        _ => Ok(()),
+    };
+    request.set_data(Credential(claims));
+    request.set_data(client);
+    request.set_data(state.clone());
+
+    let span = tracing::info_span!("request", request.id = %id.to_str().unwrap_or_default());
+    let answer = async {
+        admitted?;
+        if preflight {
+            return Ok(Response::builder().status(StatusCode::NO_CONTENT).finish());
+        }
+        limit_body(&mut request)?;
+        routes.call(request).await
+    };
+    let answer =
+        AssertUnwindSafe(answer.instrument(span.clone())).catch_unwind().await.unwrap_or_else(|_| {
+            tracing::error!(parent: &span, "a handler panicked");
+            Err(ApiError::internal().into())
+        });
+    let (route, mut response) = match answer {
+        Ok(response) => (response.data::<PathPattern>().map(|route| route.0.clone()), response),
+        Err(error) => {
+            let route = error.data::<PathPattern>().map(|route| route.0.clone());
+            let error = span.in_scope(|| ApiError::from(error));
+            (route, error.into_response(id.to_str().unwrap_or_default(), problem_details))
+        }
+    };
+
+    let took = start.elapsed();
+    let route = route.as_deref().unwrap_or("unknown");
+    let status = response.status();
+    metrics::counter!("tenantry_http_requests_total", "route" => route.to_owned(), "method" => known(&method), "status" => status.as_str().to_owned()).increment(1);
+    metrics::histogram!("tenantry_http_request_duration_seconds", "route" => route.to_owned())
+        .record(took.as_secs_f64());
+    // The pattern and not the path: a path may carry what nobody should read.
+    tracing::info!(
+        parent: &span,
+        http.method = known(&method), http.route = route, http.status = status.as_u16(),
+        duration.ms = took.as_secs_f64() * 1e3, user.id = user.map(tracing::field::display),
+        "{} {route} {}", known(&method), status.as_u16()
+    );
+
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    if let Ok(seconds) = HeaderValue::try_from(format!("{:.6}", took.as_secs_f64())) {
+        headers.insert(PROCESS_TIME, seconds);
+    }
+    if let Some(allowance) = allowance {
+        allowance.write(headers);
+    }
+    secure(headers);
+    cors(headers, &state, origin, preflight);
+    response
+}
+
+/// The client's own id for the request when it is harmless, else a new one.
+fn request_id(request: &Request) -> HeaderValue {
+    let harmless = |id: &&str| {
+        (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+    };
+    request
+        .header("x-request-id")
+        .filter(harmless)
+        .and_then(|id| HeaderValue::from_str(id).ok())
+        .or_else(|| HeaderValue::from_str(&uuid::Uuid::now_v7().to_string()).ok())
+        .unwrap_or(HeaderValue::from_static("none"))
+}
+
+fn user_agent(request: &Request) -> String {
+    request.header("user-agent").unwrap_or_default().chars().take(200).collect()
+}
+
+fn address(state: &State, request: &Request) -> Option<IpAddr> {
+    let RemoteAddr(address) = request.remote_addr();
+    address.as_socket_addr().map(|peer| state.limits.client(peer.ip(), request.headers()))
+}
+
+/// RFC 9457 for those who ask for it.
+fn prefers_problem_details(request: &Request) -> bool {
+    request.header("accept").is_some_and(|accept| accept.contains("application/problem+json"))
+}
+
+/// Refuses a body that says it is too large, and cuts off one that does not say. (poem's SizeLimit answers 411 to a
+/// GET.)
+fn limit_body(request: &mut Request) -> poem::Result<()> {
+    let declared = request.header("content-length").and_then(|length| length.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > BODY_LIMIT as u64) {
+        return Err(poem::error::SizedLimitError::PayloadTooLarge.into());
+    }
+    let body = request.take_body();
+    if !body.is_empty() {
+        use tokio::io::AsyncReadExt;
+        // One byte more than allowed may be read, so that a body of just the limit is told from a longer one.
+        request.set_body(poem::Body::from_async_read(body.into_async_read().take(BODY_LIMIT as u64 + 1)));
+    }
+    Ok(())
+}
+
+/// Whether a body was cut off at the limit.
+pub(crate) fn is_too_large(body: &[u8]) -> bool {
+    body.len() > BODY_LIMIT
+}
+
+/// A method as a metric's label: the known ones, so that clients cannot make labels up.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// Helmet's set, with a policy for an API: its answers are data and load nothing. Pages bring their own policy.
+fn secure(headers: &mut HeaderMap) {
+    const SECURITY: [(HeaderName, HeaderValue); 10] = [
+        (
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
+        ),
+        (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
+        (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
+        (HeaderName::from_static("origin-agent-cluster"), HeaderValue::from_static("?1")),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::X_DNS_PREFETCH_CONTROL, HeaderValue::from_static("off")),
+        (HeaderName::from_static("x-download-options"), HeaderValue::from_static("noopen")),
+        (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+        (HeaderName::from_static("x-permitted-cross-domain-policies"), HeaderValue::from_static("none")),
+    ];
+    for (name, value) in SECURITY {
+        headers.entry(name).or_insert(value);
+    }
+    // Data of signed-in people is nobody's to keep but the client's own, which may ask with If-None-Match.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
+}
+
+/// Lets the listed origins call with credentials. Others get the answer without the permission, and their browser
+/// keeps it from them.
+fn cors(headers: &mut HeaderMap, state: &State, origin: Option<HeaderValue>, preflight: bool) {
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    let Some(origin) = origin else { return };
+    if !state.config.allowed_origins.iter().any(|allowed| allowed.0.as_bytes() == origin.as_bytes()) {
+        return;
+    }
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+    if preflight {
+        const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE, OPTIONS");
+        const ALLOWED: HeaderValue = HeaderValue::from_static(
+            "Content-Type, Authorization, X-Tenant-ID, X-Request-Id, X-Min-Version, If-Match, If-None-Match, \
+             Idempotency-Key, Traceparent",
+        );
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    } else {
+        const EXPOSED: HeaderValue = HeaderValue::from_static(
+            "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id, X-Process-Time, X-Cache",
+        );
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    }
+}

@@ -1,0 +1,15 @@
+//! Tenantry: the front door. HTTP in, HTTP out, and the command line; what it serves is in `tenantry_accounts`.
+
+mod access_token;
+mod api;
+mod caller;
+pub mod commands;
+pub mod config;
+pub mod dev;
+mod error;
+mod layers;
+mod limits;
+pub mod migrate;
+pub mod openapi;
+pub mod server;
+pub mod state;

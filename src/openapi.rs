@@ -1,0 +1,149 @@
+//! The OpenAPI document. What poem-openapi cannot say is put right here, in one place: error answers, security of
+//! public operations, closed request bodies.
+
+use poem_openapi::types::Type;
+use serde_json::{Map, Value, json};
+
+use crate::{api, error::Failure};
+
+/// The document, as `tenantry openapi` prints it and `openapi/openapi.json` holds it.
+pub fn json() -> String {
+    // A map of strings and numbers always serialises.
+    serde_json::to_string_pretty(&document()).unwrap_or_default() + "\n"
+}
+
+/// The same in YAML.
+pub fn yaml() -> String {
+    serde_yaml_ng::to_string(&document()).unwrap_or_default()
+}
+
+/// The errors that operations share: status, what it means, when an operation has it.
+const ERRORS: [(&str, &str, fn(&Operation<'_>) -> bool); 11] = [
+    ("400", "The request could not be read.", |_| true),
+    ("401", "No valid access token, or wrong credentials.", |operation| {
+        operation.secured || operation.is("login")
+    }),
+    ("403", "The caller may not do this.", |operation| operation.secured || operation.is("login")),
+    ("404", "No such record in the caller's tenant.", |operation| operation.secured),
+    ("409", "In conflict with what exists.", |operation| operation.has_body || operation.is("deleteUser")),
+    ("412", "The version is another one than asked for.", |operation| operation.secured),
+    ("413", "The body is too large.", |operation| operation.has_body),
+    ("415", "The body is not JSON.", |operation| operation.has_body),
+    ("422", "Fields or parameters are wrong; `errors` names each.", |operation| {
+        operation.has_body || operation.secured
+    }),
+    ("429", "Too many requests; `Retry-After` says when the next is taken.", |_| true),
+    ("503", "Something needed is away or busy; `Retry-After` says when to try again.", |_| true),
+];
+
+struct Operation<'a> {
+    id: &'a str,
+    secured: bool,
+    has_body: bool,
+}
+
+impl Operation<'_> {
+    fn is(&self, id: &str) -> bool {
+        self.id == id
+    }
+}
+
+fn document() -> Value {
+    let mut document: Value = serde_json::from_str(&api::service().spec()).unwrap_or_default();
+    document["info"]["license"] =
+        json!({"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"});
+    for path in document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+        for operation in path.as_object_mut().into_iter().flat_map(Map::values_mut) {
+            complete(operation);
+        }
+    }
+    merge_errors(&mut document);
+    close_bodies(&mut document);
+    trim_slashes(&mut document);
+    document
+}
+
+fn complete(operation: &mut Value) {
+    let about = Operation {
+        id: &operation["operationId"].as_str().unwrap_or_default().to_owned(),
+        secured: operation.get("security").is_some(),
+        has_body: operation.get("requestBody").is_some(),
+    };
+    for (status, _, applies) in ERRORS {
+        if applies(&about) {
+            operation["responses"][status] = json!({"$ref": format!("#/components/responses/Error{status}")});
+        }
+    }
+    if !about.secured {
+        operation["security"] = json!([]);
+    }
+}
+
+fn merge_errors(document: &mut Value) {
+    let mut registry = poem_openapi::registry::Registry::new();
+    Failure::register(&mut registry);
+    let schemas = serde_json::to_value(&registry.schemas).unwrap_or_default();
+    for (name, schema) in schemas.as_object().into_iter().flatten() {
+        document["components"]["schemas"][name] = schema.clone();
+    }
+    let reference = json!({"$ref": "#/components/schemas/ErrorResponse"});
+    for (status, description, _) in ERRORS {
+        let mut response = json!({
+            "description": description,
+            "content": {"application/json": {"schema": reference}},
+        });
+        if matches!(status, "429" | "503") {
+            response["headers"] = json!({"Retry-After": {
+                "description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}
+            }});
+        }
+        document["components"]["responses"][format!("Error{status}")] = response;
+    }
+}
+
+/// Unknown fields are refused, and the document says so.
+fn close_bodies(document: &mut Value) {
+    let mut pending: Vec<String> = vec![];
+    let mut references = |value: &Value| collect_references(value, &mut pending);
+    for path in document["paths"].as_object().into_iter().flat_map(Map::values) {
+        for operation in path.as_object().into_iter().flat_map(Map::values) {
+            references(&operation["requestBody"]);
+        }
+    }
+    let mut closed = std::collections::BTreeSet::new();
+    while let Some(name) = pending.pop() {
+        let schema = &mut document["components"]["schemas"][&name];
+        if schema["type"] == "object" && closed.insert(name) {
+            schema["additionalProperties"] = json!(false);
+            let schema = schema.clone();
+            collect_references(&schema, &mut pending);
+        }
+    }
+}
+
+fn collect_references(value: &Value, names: &mut Vec<String>) {
+    match value {
+        Value::Object(object) => {
+            if let Some(name) =
+                object.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next())
+            {
+                names.push(name.to_owned());
+            }
+            object.values().for_each(|value| collect_references(value, names));
+        }
+        Value::Array(values) => values.iter().for_each(|value| collect_references(value, names)),
+        _ => {}
+    }
+}
+
+/// `/users/` is written `/users`, as clients call it.
+fn trim_slashes(document: &mut Value) {
+    let Some(paths) = document["paths"].as_object_mut() else { return };
+    *paths = std::mem::take(paths)
+        .into_iter()
+        .map(|(path, operations)| match path.strip_suffix('/') {
+            Some(trimmed) if !trimmed.is_empty() => (trimmed.to_owned(), operations),
+            _ => (path, operations),
+        })
+        .collect();
+}

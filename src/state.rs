@@ -1,0 +1,122 @@
+//! What a process works with, made once from the settings.
+
+use std::{sync::Arc, time::Duration};
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use tenantry_accounts::{App, Settings, db::Db, passwords::Hasher};
+use tenantry_cache::Cache;
+use tokio_postgres::NoTls;
+
+use crate::{
+    access_token::{AccessTokens, KeyError},
+    config::{Config, ConfigError},
+    limits::Limits,
+};
+
+/// Tag of the payloads in the cache; a new one when the shape of a user changes, so that old entries are misses.
+const CACHE_SCHEMA: &str = "user-1";
+/// How long the link in a verification mail works.
+const VERIFICATION_TTL: Duration = Duration::from_secs(24 * 3600);
+/// How long a request waits for a database connection before it is told to come again.
+const POOL_WAIT: Duration = Duration::from_secs(1);
+
+/// What a process works with. Cheap to clone.
+#[derive(Clone)]
+pub struct State {
+    /// The house.
+    pub app: App,
+    pub(crate) tokens: Arc<AccessTokens>,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) config: Arc<Config>,
+}
+
+/// Why a process cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is wrong or missing.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is no key to sign tokens with.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A database URL cannot be read.
+    #[error("DATABASE_URL cannot be read: {0}; it looks like postgres://user:password@host/database")]
+    DatabaseUrl(#[source] tokio_postgres::Error),
+    /// The Redis URL cannot be read.
+    #[error("REDIS_URL cannot be read: {0}; it looks like redis://host:6379")]
+    RedisUrl(#[source] tenantry_cache::SetupError),
+    /// The hasher did not come up.
+    #[error(transparent)]
+    Accounts(#[from] tenantry_accounts::Error),
+}
+
+impl State {
+    /// Makes pools, cache, hasher and keys. Connects to nothing yet. Needs a runtime.
+    ///
+    /// # Errors
+    /// When a setting is wrong; the message names it.
+    pub fn new(config: Config) -> Result<Self, StartError> {
+        let redis_url = config.redis_url.clone().filter(|url| !url.is_empty());
+        if redis_url.is_none() {
+            tracing::warn!("REDIS_URL is not set: this process caches and limits on its own");
+        }
+        let cache = Cache::new(tenantry_cache::Settings {
+            redis_url,
+            ttl: config.cache_ttl,
+            local_ttl: config.cache_local_ttl,
+            local_entries: config.cache_local_entries,
+            schema: CACHE_SCHEMA,
+            ..tenantry_cache::Settings::default()
+        })
+        .map_err(StartError::RedisUrl)?;
+        let settings = Settings {
+            seats: config.plan_seats.0,
+            session_ttl: config.refresh_token_ttl,
+            verification_ttl: VERIFICATION_TTL,
+            require_verified_email: config.require_verified_email,
+        };
+        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let app = App {
+            db: Db::new(pool(config.database_url()?, config.database_pool)?),
+            cache,
+            passwords: Arc::new(Hasher::new(workers)?),
+            settings: Arc::new(settings),
+        };
+        let tokens = AccessTokens::open(&config.jwt_keys_dir, config.public_url(), config.access_token_ttl)?;
+        let limits = Limits::new(config.rate_limit_ip, config.trusted_proxies.clone());
+        Ok(Self { app, tokens: Arc::new(tokens), limits: Arc::new(limits), config: Arc::new(config) })
+    }
+
+    /// Keeps house while `work` runs: keys are read again each minute, idle clients are forgotten.
+    pub(crate) async fn keep_house(&self) {
+        let mut minute = tokio::time::interval(Duration::from_secs(60));
+        minute.tick().await;
+        loop {
+            minute.tick().await;
+            self.tokens.reload();
+            self.limits.forget();
+            let pool = self.app.db.pool().status();
+            metrics::gauge!("tenantry_pool_connections", "state" => "idle").set(pool.available as f64);
+            metrics::gauge!("tenantry_pool_connections", "state" => "open").set(pool.size as f64);
+        }
+    }
+}
+
+/// A pool on `url` of at most `size` connections.
+pub(crate) fn pool(url: &str, size: u16) -> Result<Pool, StartError> {
+    let mut config: tokio_postgres::Config = url.parse().map_err(StartError::DatabaseUrl)?;
+    if config.get_application_name().is_none() {
+        config.application_name("tenantry");
+    }
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(Duration::from_secs(2));
+    }
+    // A connection is not asked whether it lives before each use: a statement that fails tells that as well.
+    let manager =
+        Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    let timeouts =
+        Timeouts { wait: Some(POOL_WAIT), create: Some(Duration::from_secs(2)), recycle: Some(POOL_WAIT) };
+    let pool =
+        Pool::builder(manager).max_size(size.into()).runtime(Runtime::Tokio1).timeouts(timeouts).build();
+    pool.map_err(|error| StartError::Config(ConfigError(error.to_string())))
+}

@@ -1,0 +1,136 @@
+//! The way out for mail: SMTP, or a folder where a developer reads it.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use lettre::{
+    AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
+    message::{Mailbox, MultiPart},
+    transport::smtp::PoolConfig,
+};
+use tenantry_queue::{JobId, Outcome};
+
+/// How long one mail may take to hand over.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How many connections to the mail server stay open.
+const CONNECTIONS: u32 = 8;
+
+/// Hands mail over. Cheap to clone.
+#[derive(Clone)]
+pub struct Mailer {
+    from: Mailbox,
+    way: Way,
+}
+
+#[derive(Clone)]
+enum Way {
+    Smtp(AsyncSmtpTransport<Tokio1Executor>),
+    Folder(Arc<PathBuf>),
+}
+
+/// A setting for mail that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MailError {
+    /// SMTP_URL.
+    #[error("SMTP_URL cannot be read: it looks like smtp://user:password@host:587?tls=required")]
+    Url,
+    /// MAIL_FROM.
+    #[error("MAIL_FROM cannot be read: it looks like Example <no-reply@example.org>")]
+    From,
+    /// The folder that catches mail.
+    #[error("the folder for caught mail cannot be made: {0}")]
+    Folder(#[source] std::io::Error),
+}
+
+pub(crate) struct Mail<'a> {
+    pub(crate) to: &'a str,
+    pub(crate) subject: &'a str,
+    pub(crate) text: String,
+    pub(crate) html: String,
+}
+
+impl Mailer {
+    /// Sends by the server at `url`.
+    ///
+    /// # Errors
+    /// When `url` or `from` cannot be read.
+    pub fn smtp(url: &str, from: &str) -> Result<Self, MailError> {
+        let transport = AsyncSmtpTransport::<Tokio1Executor>::from_url(url).map_err(|_| MailError::Url)?;
+        let pool = PoolConfig::new().max_size(CONNECTIONS);
+        let transport = transport.pool_config(pool).timeout(Some(PATIENCE)).build();
+        Ok(Self { from: sender(from)?, way: Way::Smtp(transport) })
+    }
+
+    /// Catches mail in `folder`, one `.eml` file each.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or `from` cannot be read.
+    pub fn folder(folder: PathBuf, from: &str) -> Result<Self, MailError> {
+        std::fs::create_dir_all(&folder).map_err(MailError::Folder)?;
+        Ok(Self { from: sender(from)?, way: Way::Folder(Arc::new(folder)) })
+    }
+
+    /// Whether the mail server answers; for `tenantry check`.
+    ///
+    /// # Errors
+    /// What is wrong, in words for the operator.
+    pub async fn check(&self) -> Result<String, String> {
+        match &self.way {
+            Way::Folder(folder) => Ok(format!("caught in {}", folder.display())),
+            Way::Smtp(transport) => match transport.test_connection().await {
+                Ok(true) => Ok("the server answers".into()),
+                Ok(false) => Err("SMTP_URL: the server does not accept mail".into()),
+                Err(error) => Err(format!("SMTP_URL: {error}")),
+            },
+        }
+    }
+
+    /// Hands one mail of `job` over.
+    ///
+    /// The Message-ID is the job's: a mail that goes out twice, because a worker died after the server took it and
+    /// before the job was done, can be told from two mails.
+    pub(crate) async fn send(&self, job: JobId, mail: Mail<'_>) -> Outcome {
+        let Ok(to) = mail.to.parse().map(|address| Mailbox::new(None, address)) else {
+            return Outcome::Dead("mail cannot be sent to this address".into());
+        };
+        let message = Message::builder()
+            .from(self.from.clone())
+            .to(to)
+            .subject(mail.subject)
+            .message_id(Some(format!("<{job}@{}>", self.from.email.domain())))
+            .multipart(MultiPart::alternative_plain_html(mail.text, mail.html));
+        let Ok(message) = message else { return Outcome::Dead("the mail could not be built".into()) };
+        match &self.way {
+            Way::Smtp(transport) => match transport.send(message).await {
+                Ok(_) => Outcome::Done,
+                // The server's words may repeat the address: its code is enough.
+                Err(error) if error.is_permanent() => {
+                    Outcome::Dead(format!("the mail server refused for good: {}", code(&error)))
+                }
+                Err(error) => Outcome::Retry(format!("the mail server did not take it: {}", code(&error))),
+            },
+            Way::Folder(folder) => match write(folder, job, message.formatted()).await {
+                Ok(()) => Outcome::Done,
+                Err(error) => Outcome::Retry(format!("the mail could not be written: {error}")),
+            },
+        }
+    }
+}
+
+fn sender(from: &str) -> Result<Mailbox, MailError> {
+    from.parse().map_err(|_| MailError::From)
+}
+
+fn code(error: &lettre::transport::smtp::Error) -> String {
+    match error.status() {
+        Some(code) => code.to_string(),
+        None if error.is_timeout() => "time-out".into(),
+        None => "no connection".into(),
+    }
+}
+
+/// Whole or not at all: whoever watches the folder never reads half a mail.
+async fn write(folder: &std::path::Path, job: JobId, bytes: Vec<u8>) -> std::io::Result<()> {
+    let draft = folder.join(format!(".{job}"));
+    tokio::fs::write(&draft, bytes).await?;
+    tokio::fs::rename(draft, folder.join(format!("{job}.eml"))).await
+}
