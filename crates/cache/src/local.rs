@@ -121,6 +121,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_is_below_the_floor_is_not_held() {
+        let local = local();
+        local.floors.begin(KEY, 1, 2);
+        local.insert(&KEY, entry(1), Instant::now());
+        assert_eq!(local.entries.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_insert_that_races_with_a_write_is_never_shown() {
         let local = local();
         let read_at = Instant::now();

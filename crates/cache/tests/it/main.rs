@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod flights;
 #[cfg(test)]
+mod proxy;
+#[cfg(test)]
 mod reads;
 #[cfg(test)]
 mod stage;

@@ -94,8 +94,7 @@ async fn a_value_lives_in_redis_no_longer_than_its_ttl_and_not_much_less() {
     let row = Truth::new(1);
     row.read(&here).await.unwrap();
 
-    let mut connection = redis.connection().await;
-    let left: u64 = cmd("PTTL").arg(row.redis_key()).query_async(&mut connection).await.unwrap();
+    let left = row.left(&redis).await;
     assert!((700_000..=900_000).contains(&left), "{left} ms");
 }
 

@@ -1,6 +1,7 @@
 //! What the tests play with: a Redis of their own, nodes, and a row.
 
 use std::{
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use deadpool_redis::redis::{Client, aio::MultiplexedConnection};
+use deadpool_redis::redis::{Client, aio::MultiplexedConnection, cmd};
 use futures_util::future::{BoxFuture, FutureExt};
 use tempfile::TempDir;
 use tenantry_cache::{Cache, Entry, Key, Level, Loaded, Read, ReadError, Settings, State, Version};
@@ -51,7 +52,11 @@ impl RedisServer {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis+unix://{}", self.folder.path().join("redis.sock").display())
+        format!("redis+unix://{}", self.socket().display())
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("redis.sock")
     }
 
     pub(crate) fn settings(&self) -> Settings {
@@ -187,10 +192,15 @@ impl Truth {
         format!("u:0:{}:{}", self.tenant, self.id)
     }
 
+    /// How many milliseconds the row has left in Redis.
+    pub(crate) async fn left(&self, redis: &RedisServer) -> i64 {
+        let mut connection = redis.connection().await;
+        cmd("PTTL").arg(self.redis_key()).query_async(&mut connection).await.unwrap()
+    }
+
     pub(crate) async fn field(&self, redis: &RedisServer, name: &str) -> Option<String> {
         let mut connection = redis.connection().await;
-        let mut call = deadpool_redis::redis::cmd("HGET");
-        call.arg(self.redis_key()).arg(name).query_async(&mut connection).await.unwrap()
+        cmd("HGET").arg(self.redis_key()).arg(name).query_async(&mut connection).await.unwrap()
     }
 }
 

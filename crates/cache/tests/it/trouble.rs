@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 use tenantry_cache::{Cache, Level, Settings};
 use tokio::time::{sleep, timeout};
 
+use crate::proxy::Proxy;
 use crate::stage::{RedisServer, Truth, node};
 
 /// The budget of a request is 50 ms; ten times that is the slack for a busy machine.
@@ -146,4 +147,14 @@ async fn a_bypass_ends_when_the_forgotten_floors_would_have() {
     tokio::time::advance(Settings::default().floor).await;
     assert_eq!(rows[0].seen(&alone).await, (2, Level::Postgres));
     assert_eq!(rows[0].seen(&alone).await, (2, Level::Local));
+}
+
+#[tokio::test]
+async fn a_connection_whose_peer_has_gone_silent_is_given_up_for_a_new_one() {
+    let redis = RedisServer::start().await;
+    let proxy = Proxy::before(&redis);
+    let here = node(Settings { redis_url: Some(proxy.url()), ..hurried(&redis) }).await;
+    proxy.close();
+    assert!(here.ping().await.is_err());
+    reconnected(&here).await;
 }

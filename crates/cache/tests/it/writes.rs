@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use deadpool_redis::redis::cmd;
-use tenantry_cache::{Level, Settings};
+use tenantry_cache::{Cache, Level, Settings};
 
 use crate::stage::{Gate, RedisServer, Truth, entry, node};
 
@@ -263,4 +263,92 @@ async fn the_worker_frees_the_readers_of_a_writer_that_died() {
     there.invalidate(&row.key, 2).await.unwrap();
     assert_eq!(row.seen(&there).await, (2, Level::Postgres));
     assert_eq!(row.seen(&there).await, (2, Level::Redis));
+}
+
+#[tokio::test]
+async fn a_floor_does_not_replace_a_newer_one() {
+    let redis = RedisServer::start().await;
+    let (here, there) = (redis.node().await, redis.node().await);
+    let row = Truth::new(1);
+    let write = here.begin_write(&row.key, 3).await;
+
+    there.invalidate(&row.key, 2).await.unwrap();
+
+    assert_eq!(row.field(&redis, "f").await.as_deref(), Some("3"));
+    row.set(3);
+    write.committed(entry(3)).await;
+    assert_eq!(row.seen(&there).await, (3, Level::Redis), "the writer's token is untouched");
+}
+
+#[tokio::test]
+async fn a_floor_lives_as_long_as_a_floor_and_a_lease_does_not_shorten_it() {
+    let redis = RedisServer::start().await;
+    let writer = node(Settings { lease: Duration::ZERO, ..redis.settings() }).await;
+    let reader = redis.node().await;
+    let (row, gate) = (Truth::new(1), Gate::new());
+    row.read(&reader).await.unwrap();
+
+    let write = writer.begin_write(&row.key, 2).await;
+    let floor = row.left(&redis).await;
+    assert!((20_000..=30_000).contains(&floor), "{floor} ms");
+
+    let reading = redis.bare_node().await;
+    let reading = reading.read_through(&row.key, None, row.slow_load(&gate));
+    let meanwhile = async {
+        gate.sent().await;
+        let leased = row.left(&redis).await;
+        assert!((20_000..=30_000).contains(&leased), "{leased} ms");
+        gate.open();
+    };
+    let _ = tokio::join!(reading, meanwhile);
+    write.rolled_back().await;
+}
+
+#[tokio::test]
+async fn an_entry_that_is_only_a_lease_goes_with_it() {
+    let redis = RedisServer::start().await;
+    let here = redis.node().await;
+    let (row, gate) = (Truth::new(1), Gate::new());
+
+    let reading = here.read_through(&row.key, None, row.slow_load(&gate));
+    let meanwhile = async {
+        gate.sent().await;
+        let left = row.left(&redis).await;
+        assert!((1..=3_000).contains(&left), "{left} ms");
+        gate.open();
+    };
+    let _ = tokio::join!(reading, meanwhile);
+}
+
+#[tokio::test]
+async fn a_write_that_nobody_ended_is_forgotten_in_time() {
+    tokio::time::pause();
+    let alone = node(Settings::default()).await;
+    let row = Truth::new(1);
+    drop(alone.begin_write(&row.key, 2).await); // rolled back, in truth
+
+    row.read(&alone).await.unwrap();
+    assert_eq!(row.seen(&alone).await, (1, Level::Postgres));
+    tokio::time::advance(Settings::default().floor).await;
+    row.read(&alone).await.unwrap();
+    assert_eq!(row.seen(&alone).await, (1, Level::Local));
+}
+
+#[tokio::test]
+async fn what_redis_was_not_told_the_node_remembers_until_redis_has_forgotten_it() {
+    tokio::time::pause();
+    let away = Some("redis+unix:///nowhere/redis.sock".into());
+    let settings = Settings { redis_url: away, ..Settings::default() };
+    let longest = settings.ttl + settings.lease;
+    let here = Cache::new(settings).unwrap();
+    let row = Truth::new(1);
+    assert!(!row.write(&here, 2).await);
+
+    row.set(1); // plays an old value from elsewhere
+    tokio::time::advance(longest - Duration::from_secs(2)).await;
+    row.read(&here).await.unwrap();
+    assert_eq!(row.seen(&here).await, (1, Level::Postgres), "not held: below the floor");
+    tokio::time::advance(Duration::from_secs(3)).await;
+    row.read(&here).await.unwrap();
+    assert_eq!(row.seen(&here).await, (1, Level::Local));
 }
