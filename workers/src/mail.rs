@@ -4,7 +4,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use lettre::{
     AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
-    message::{Mailbox, MultiPart},
+    message::{
+        Body, Mailbox, MultiPart, SinglePart,
+        header::{ContentTransferEncoding, ContentType},
+    },
     transport::smtp::PoolConfig,
 };
 use tenantry_queue::{JobId, Outcome};
@@ -97,7 +100,11 @@ impl Mailer {
             .to(to)
             .subject(mail.subject)
             .message_id(Some(format!("<{job}@{}>", self.from.email.domain())))
-            .multipart(MultiPart::alternative_plain_html(mail.text, mail.html));
+            .multipart(
+                MultiPart::alternative()
+                    .singlepart(part(ContentType::TEXT_PLAIN, mail.text))
+                    .singlepart(part(ContentType::TEXT_HTML, mail.html)),
+            );
         let Ok(message) = message else { return Outcome::Dead("the mail could not be built".into()) };
         match &self.way {
             Way::Smtp(transport) => match transport.send(message).await {
@@ -114,6 +121,19 @@ impl Mailer {
             },
         }
     }
+}
+
+/// Plain ASCII goes as it is (RFC 5322: lines of at most 998 bytes), so that a link in a caught mail can be copied;
+/// lettre would break it at 76. Everything else goes in the encoding it needs.
+fn part(content_type: ContentType, text: String) -> SinglePart {
+    let text = text.replace('\n', "\r\n");
+    let plain = text.is_ascii() && !text.contains('\0') && text.lines().all(|line| line.len() <= 998);
+    let body = if plain {
+        Body::dangerous_pre_encoded(text.into_bytes(), ContentTransferEncoding::SevenBit)
+    } else {
+        Body::new(text)
+    };
+    SinglePart::builder().header(content_type).body(body)
 }
 
 fn sender(from: &str) -> Result<Mailbox, MailError> {

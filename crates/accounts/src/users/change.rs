@@ -264,14 +264,21 @@ pub(crate) async fn commit(app: &App, tx: Transaction<'_>, user: &User, state: S
         }
         Err(error) => {
             // The connection was lost in COMMIT: only the row knows.
-            let actual = super::select(app, user.tenant_id, user.id).await.ok().map(|row| match row {
-                tenantry_cache::Loaded::Row(entry) => entry.version,
-                tenantry_cache::Loaded::Absent => 0,
-            });
-            write.unknown(actual).await;
+            write.unknown(settled_version(app, user).await.ok()).await;
             Err(error.into())
         }
     }
+}
+
+/// The version of a row once whoever holds it has ended: without the lock a COMMIT that is still under way would be
+/// missed. 0 when there is no row.
+async fn settled_version(app: &App, user: &User) -> Result<Version> {
+    let mut client = app.db.client().await?;
+    let tx = db::as_tenant(&mut client, user.tenant_id).await?;
+    let sql = "select version from tenantry.users where tenant_id = $1 and id = $2 for share";
+    let row = tx.query_opt(sql, &[&user.tenant_id.0, &user.id.0]).await?;
+    tx.commit().await?;
+    Ok(row.map_or(Ok(0), |row| row.try_get("version"))?)
 }
 
 /// Makes Redis forget what is older than these versions: what the job does for a writer that died.

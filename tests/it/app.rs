@@ -1,0 +1,219 @@
+//! A running API of a test's own: its own process state, its own tenant, on servers that all tests share.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use clap::Parser;
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tenantry::{config::Config, server, state::State};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+pub(crate) const PASSWORD: &str = "Correct-Horse-1";
+
+/// One node of the API, and a tenant with an administrator who is signed in.
+pub(crate) struct TestApp {
+    pub(crate) http: reqwest::Client,
+    pub(crate) url: String,
+    pub(crate) state: State,
+    pub(crate) tenant: Uuid,
+    pub(crate) slug: String,
+    pub(crate) admin: Value,
+    pub(crate) token: String,
+    folder: PathBuf,
+    arguments: Vec<String>,
+    _served: DropGuard,
+    _temporary: Option<TempDir>,
+}
+
+#[derive(Parser)]
+struct Settings {
+    #[command(flatten)]
+    config: Config,
+}
+
+/// A variable that `make test` sets.
+pub(crate) fn from_stack(variable: &str) -> String {
+    env::var(variable).unwrap_or_else(|_| {
+        panic!("{variable} is not set: run `make test`, or cargo run --example stack -- cargo nextest run")
+    })
+}
+
+pub(crate) fn config(arguments: &[String]) -> Config {
+    Settings::try_parse_from(std::iter::once(&"test".to_owned()).chain(arguments)).expect("settings").config
+}
+
+impl TestApp {
+    pub(crate) async fn spawn() -> Self {
+        Self::spawn_with(&[]).await
+    }
+
+    /// With settings that differ, as flags.
+    pub(crate) async fn spawn_with(arguments: &[&str]) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().to_owned();
+        let mut all: Vec<String> = vec![
+            format!("--database-url={}", from_stack("TEST_DATABASE_URL")),
+            "--listen=127.0.0.1:0".into(),
+            "--public-url=http://tenantry.test".into(),
+            "--database-pool=8".into(),
+            "--docs=true".into(),
+            format!("--jwt-keys-dir={}", folder.join("keys").display()),
+        ];
+        if !arguments.iter().any(|argument| argument.starts_with("--redis-url")) {
+            all.push(format!("--redis-url={}", from_stack("TEST_REDIS_URL")));
+        }
+        all.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        let mut app = Self::serve(all, folder).await;
+        app._temporary = Some(temporary);
+        app.sign_up().await;
+        app
+    }
+
+    /// A second node of the same tenant: another process as far as caches go.
+    pub(crate) async fn another_node(&self) -> Self {
+        let mut node = Self::serve(self.arguments.clone(), self.folder.clone()).await;
+        node.tenant = self.tenant;
+        node.slug.clone_from(&self.slug);
+        node.admin = self.admin.clone();
+        node.token.clone_from(&self.token);
+        node
+    }
+
+    async fn serve(arguments: Vec<String>, folder: PathBuf) -> Self {
+        let mut config = config(&arguments);
+        config.mail_dir = Some(folder.join("mail"));
+        server::metrics();
+        let state = State::new(config).unwrap();
+        let bound = server::bind(state.clone()).await.unwrap();
+        let (url, stop) = (format!("http://{}", bound.address), CancellationToken::new());
+        tokio::spawn(bound.serve(stop.clone()));
+        Self {
+            http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap(),
+            url,
+            state,
+            tenant: Uuid::nil(),
+            slug: format!("t-{}", Uuid::now_v7().simple()),
+            admin: Value::Null,
+            token: String::new(),
+            folder,
+            arguments,
+            _served: stop.drop_guard(),
+            _temporary: None,
+        }
+    }
+
+    async fn sign_up(&mut self) {
+        let body = json!({
+            "tenant": {"name": "Acme", "slug": self.slug},
+            "email": "admin@example.org", "password": PASSWORD, "name": "Ada Admin",
+        });
+        let (status, answer) = self.post("/api/v1/auth/register", &body).await;
+        assert_eq!(status, StatusCode::CREATED, "{answer}");
+        self.tenant = answer["data"]["tenant"]["id"].as_str().unwrap().parse().unwrap();
+        self.admin = answer["data"]["user"].clone();
+        self.token = self.sign_in("admin@example.org").await;
+    }
+
+    /// An access token of a user with the tests' password.
+    pub(crate) async fn sign_in(&self, email: &str) -> String {
+        let body = json!({"tenant": self.slug, "email": email, "password": PASSWORD});
+        let (status, answer) = self.post("/api/v1/auth/login", &body).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer["data"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// A user with the tests' password.
+    pub(crate) async fn create_user(&self, email: &str) -> Value {
+        let body = json!({"email": email, "name": "Some One", "password": PASSWORD});
+        let (status, answer) = self.post("/api/v1/users", &body).await;
+        assert_eq!(status, StatusCode::CREATED, "{answer}");
+        answer["data"].clone()
+    }
+
+    /// Acts as another user of the tenant from now on.
+    pub(crate) async fn act_as(&mut self, email: &str) {
+        self.token = self.sign_in(email).await;
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.url));
+        if self.token.is_empty() { request } else { request.bearer_auth(&self.token) }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (StatusCode, Value) {
+        answer(self.request(Method::GET, path)).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+        answer(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+        answer(self.request(Method::PATCH, path).json(body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> (StatusCode, Value) {
+        answer(self.request(Method::DELETE, path)).await
+    }
+
+    /// A user as looked up, with the level that answered.
+    pub(crate) async fn look_up(&self, id: &str) -> (String, Value) {
+        let response = self.request(Method::GET, &format!("/api/v1/users/{id}")).send().await.unwrap();
+        let status = response.status();
+        let level = response.headers().get("x-cache").map_or("", |level| level.to_str().unwrap()).to_owned();
+        let body: Value = response.json().await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{body}");
+        (level, body["data"].clone())
+    }
+
+    /// Runs the tenant's due jobs, here and now.
+    pub(crate) async fn run_jobs(&self) -> usize {
+        let handlers = server::handlers(&self.state).unwrap();
+        tenantry_queue::run_due(self.state.app.db.pool(), Some(self.tenant), handlers.handler())
+            .await
+            .unwrap()
+    }
+
+    /// What was mailed so far, oldest first.
+    pub(crate) fn mails(&self) -> Vec<String> {
+        mails(&self.folder.join("mail"))
+    }
+
+    /// A connection as the application logs in, without any role yet.
+    pub(crate) async fn database(&self) -> deadpool_postgres::Client {
+        self.state.app.db.client().await.unwrap()
+    }
+}
+
+pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.unwrap();
+    let status = response.status();
+    let body = response.text().await.unwrap();
+    (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
+}
+
+pub(crate) fn mails(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return vec![] };
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    // Named after their jobs, whose ids sort by age.
+    files.sort();
+    files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect()
+}
+
+/// The token that a mail's link carries.
+pub(crate) fn token_in(mail: &str) -> String {
+    let (_, link) = mail.split_once("/verify-email?token=").expect("a link");
+    link.chars().take_while(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).collect()
+}
+
+/// The codes of a validation error, by field.
+pub(crate) fn wrong_fields(body: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let errors = body["error"]["errors"].as_array().unwrap();
+    errors.iter().map(|error| (text(&error["field"]), text(&error["code"]))).collect()
+}

@@ -1,0 +1,179 @@
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tenantry::dev::{Home, redis};
+
+use crate::app::{TestApp, answer};
+
+fn id(user: &Value) -> &str {
+    user["id"].as_str().unwrap()
+}
+
+/// Waits for a fact that is bound to become true, for ten times as long as it should take.
+async fn eventually<F: Future<Output = bool>>(usually: Duration, fact: impl Fn() -> F) {
+    let start = Instant::now();
+    while !fact().await {
+        assert!(start.elapsed() < usually * 10, "not within {:?}", usually * 10);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_look_up_is_answered_by_the_nearest_level() {
+    let app = TestApp::spawn().await;
+    // A row that no node of ours has written through: as it is after Redis has lost it.
+    let user = app.create_user("level@example.org").await;
+    forget(&app, id(&user)).await;
+    let node = app.another_node().await;
+
+    let levels = [
+        app.look_up(id(&user)).await.0,
+        app.look_up(id(&user)).await.0,
+        node.look_up(id(&user)).await.0,
+        node.look_up(id(&user)).await.0,
+    ];
+
+    assert_eq!(levels, ["miss", "local", "redis", "local"]);
+}
+
+#[tokio::test]
+async fn a_hit_is_the_same_bytes_as_a_miss() {
+    let app = TestApp::spawn().await;
+    let user = app.create_user("bytes@example.org").await;
+    let data = || async {
+        let response =
+            app.request(Method::GET, &format!("/api/v1/users/{}", id(&user))).send().await.unwrap();
+        let body = response.text().await.unwrap();
+        let end = body.find(",\"message\"").unwrap();
+        body[..end].to_owned()
+    };
+    forget(&app, id(&user)).await;
+    let miss = data().await;
+    assert_eq!(data().await, miss);
+    assert!(!miss.contains("argon2"));
+}
+
+#[tokio::test]
+async fn a_change_is_read_at_once_here_and_with_its_version_everywhere() {
+    let app = TestApp::spawn().await;
+    let node = app.another_node().await;
+    let user = app.create_user("fresh@example.org").await;
+    let path = format!("/api/v1/users/{}", id(&user));
+    for n in 2..8 {
+        // Both nodes hold the old version in their own memory.
+        app.look_up(id(&user)).await;
+        node.look_up(id(&user)).await;
+        let name = format!("Name {n}");
+        let changed = app.request(Method::PATCH, &path).json(&json!({"name": name})).send().await.unwrap();
+        let version = changed.headers()["etag"].to_str().unwrap().trim_matches('"').to_owned();
+        assert_eq!(version, n.to_string());
+
+        assert_eq!(app.look_up(id(&user)).await.1["name"], name, "the same node");
+        let (status, body) = answer(node.request(Method::GET, &path).header("X-Min-Version", version)).await;
+        assert_eq!((status, &body["data"]["name"]), (StatusCode::OK, &json!(name)), "another node");
+    }
+}
+
+#[tokio::test]
+async fn another_node_follows_within_its_memory() {
+    let app = TestApp::spawn().await;
+    let node = app.another_node().await;
+    let user = app.create_user("later@example.org").await;
+    node.look_up(id(&user)).await;
+    app.patch(&format!("/api/v1/users/{}", id(&user)), &json!({"name": "Changed"})).await;
+
+    eventually(Duration::from_secs(1), || async { node.look_up(id(&user)).await.1["name"] == "Changed" })
+        .await;
+}
+
+#[tokio::test]
+async fn a_version_that_does_not_exist_yet_is_not_made_up() {
+    let app = TestApp::spawn().await;
+    let path = format!("/api/v1/users/{}", id(&app.admin));
+    let ask =
+        |version: &'static str| answer(app.request(Method::GET, &path).header("X-Min-Version", version));
+
+    let (status, body) = ask("99").await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (StatusCode::PRECONDITION_FAILED, &json!("version_not_reached"))
+    );
+    for malformed in ["one", "-1", "1.5", "99999999999999999999"] {
+        assert_eq!(ask(malformed).await.0, StatusCode::BAD_REQUEST, "{malformed}");
+    }
+}
+
+#[tokio::test]
+async fn a_created_user_is_found_at_once_and_a_deleted_one_is_not() {
+    let app = TestApp::spawn().await;
+    let node = app.another_node().await;
+    let user = app.create_user("short@example.org").await;
+    let path = format!("/api/v1/users/{}", id(&user));
+    assert_eq!(node.get(&path).await.0, StatusCode::OK);
+    app.delete(&path).await;
+    assert_eq!(app.get(&path).await.0, StatusCode::NOT_FOUND);
+    eventually(Duration::from_secs(1), || async { node.get(&path).await.0 == StatusCode::NOT_FOUND }).await;
+}
+
+#[tokio::test]
+async fn without_redis_everything_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::open(folder.path()).await.unwrap();
+    let server = redis::start(&home).await.unwrap();
+    let redis_url = format!("--redis-url={}", redis::url(&home));
+    let app = TestApp::spawn_with(&[&redis_url]).await;
+    let node = app.another_node().await;
+    let user = app.create_user("alone@example.org").await;
+    let path = format!("/api/v1/users/{}", id(&user));
+    node.look_up(id(&user)).await;
+
+    server.stop().await;
+
+    for n in 0..5 {
+        let name = format!("Name {n}");
+        let (status, changed) = app.patch(&path, &json!({"name": name})).await;
+        assert_eq!(status, StatusCode::OK, "{changed}");
+        assert_eq!(app.look_up(id(&user)).await.1["name"], name);
+        let version = changed["data"]["version"].to_string();
+        let (status, body) = answer(node.request(Method::GET, &path).header("X-Min-Version", version)).await;
+        assert_eq!((status, &body["data"]["name"]), (StatusCode::OK, &json!(name)));
+    }
+    eventually(Duration::from_secs(1), || async { node.look_up(id(&user)).await.1["name"] == "Name 4" })
+        .await;
+    app.create_user("born-without@example.org").await;
+    let (status, ready) = app.get("/health/ready").await;
+    assert_eq!((status, &ready["parts"]["redis"]), (StatusCode::OK, &json!("not reachable")));
+
+    // Back and empty: used again by itself, and what was missed meanwhile is made good by the jobs.
+    let server = redis::start(&home).await.unwrap();
+    eventually(Duration::from_secs(3), || async {
+        app.get("/health/ready").await.1["parts"]["redis"] == "ok"
+    })
+    .await;
+    app.run_jobs().await;
+    assert_eq!(node.look_up(id(&user)).await.1["name"], "Name 4");
+    let third = app.another_node().await;
+    let fourth = app.another_node().await;
+    eventually(Duration::from_secs(3), || async {
+        third.look_up(id(&user)).await;
+        fourth.look_up(id(&user)).await.0 == "redis"
+    })
+    .await;
+    server.stop().await;
+}
+
+/// Drops a user from Redis and from the node's memory, without a change.
+async fn forget(app: &TestApp, user: &str) {
+    // Longer than the node's memory lasts.
+    tokio::time::sleep(Duration::from_millis(1_050)).await;
+    let client = deadpool_redis::redis::Client::open(crate::app::from_stack("TEST_REDIS_URL")).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let keys: Vec<String> = deadpool_redis::redis::cmd("KEYS")
+        .arg(format!("u:*:{}:{user}", app.tenant))
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(keys.len(), 1, "written through");
+    let _: () = deadpool_redis::redis::cmd("DEL").arg(keys).query_async(&mut connection).await.unwrap();
+}

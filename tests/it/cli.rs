@@ -1,0 +1,146 @@
+//! The command line: what it prints and what it refuses.
+
+use std::process::{Command, Output};
+
+use crate::app::from_stack;
+
+fn tenantry(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    // Nothing of the caller's environment or .env leaks in.
+    let folder = tempfile::tempdir().unwrap();
+    Command::new(env!("CARGO_BIN_EXE_tenantry"))
+        .args(arguments)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .current_dir(folder.path())
+        .output()
+        .unwrap()
+}
+
+fn refusal(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+    let output = tenantry(arguments, variables);
+    assert!(!output.status.success(), "{arguments:?} was accepted");
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_bad_setting_is_named() {
+    let url = ("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
+    for (variable, value) in [
+        ("LISTEN", "nowhere"),
+        ("CACHE_TTL", "soon"),
+        ("CACHE_LOCAL_ENTRIES", "0"),
+        ("RATE_LIMIT_IP", "many"),
+        ("PLAN_SEATS", "gold=3"),
+        ("TRUSTED_PROXIES", "proxy.local"),
+        ("ALLOWED_ORIGINS", "*"),
+        ("APP_URL", "example.org"),
+        ("REQUIRE_VERIFIED_EMAIL", "perhaps"),
+        ("ACCESS_TOKEN_TTL", "0s"),
+        ("LOG_FORMAT", "xml"),
+        ("WORKER_CONCURRENCY", "-1"),
+    ] {
+        let flag = format!("--{}", variable.to_lowercase().replace('_', "-"));
+        let message = refusal(&["api"], &[url, (variable, value)]);
+        assert!(message.contains(&flag) || message.contains(variable), "{variable}: {message}");
+    }
+    assert!(refusal(&["api"], &[url, ("RUST_LOG", "tenantry=loud")]).contains("RUST_LOG"));
+    assert!(refusal(&["api"], &[url, ("REDIS_URL", "http://x")]).contains("REDIS_URL"));
+    assert!(refusal(&["api"], &[("DATABASE_URL", "mysql:/x")]).contains("DATABASE_URL"));
+}
+
+#[test]
+fn no_database_is_said_clearly() {
+    assert!(refusal(&["api"], &[]).contains("DATABASE_URL is not set"));
+    let message = refusal(&["api"], &[("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")]);
+    assert!(message.contains("PostgreSQL cannot be reached"), "{message}");
+}
+
+#[test]
+fn a_role_that_no_wall_holds_is_refused() {
+    let owner = from_stack("TEST_DATABASE_OWNER_URL");
+    let message = refusal(&["api"], &[("DATABASE_URL", &owner)]);
+    assert!(
+        message.contains("owns the tables") && message.contains("row-level") | message.contains("walled"),
+        "{message}"
+    );
+    let superuser = owner.replace("tenantry_owner@", "postgres@");
+    let message = refusal(&["api"], &[("DATABASE_URL", &superuser)]);
+    assert!(message.contains("is a superuser"), "{message}");
+    let message = refusal(&["migrate"], &[("DATABASE_URL", &owner)]);
+    assert!(message.contains("the same role"), "{message}");
+}
+
+#[test]
+fn check_says_what_is_well_and_what_is_not() {
+    let (url, redis) = (from_stack("TEST_DATABASE_URL"), from_stack("TEST_REDIS_URL"));
+    let output = tenantry(
+        &["check"],
+        &[("DATABASE_URL", &url), ("REDIS_URL", &redis), ("SMTP_URL", "smtp://127.0.0.1:1")],
+    );
+    let lines = String::from_utf8(output.stdout).unwrap();
+    assert!(!output.status.success(), "the mail server is away");
+    for well in ["ok     postgres", "ok     role", "ok     migrations", "ok     redis", "WRONG  mail"] {
+        assert!(lines.contains(well), "{well}: {lines}");
+    }
+}
+
+#[test]
+fn migrations_are_applied_once() {
+    let (url, owner) = (from_stack("TEST_DATABASE_URL"), from_stack("TEST_DATABASE_OWNER_URL"));
+    let variables = [("DATABASE_URL", url.as_str()), ("DATABASE_OWNER_URL", owner.as_str())];
+    let output = tenantry(&["migrate"], &variables);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "0 applied, the database is up to date\n");
+    assert_eq!(
+        String::from_utf8(tenantry(&["migrate", "--check"], &variables).stdout).unwrap(),
+        "nothing is pending\n"
+    );
+}
+
+#[test]
+fn the_document_needs_no_server() {
+    let json = tenantry(&["openapi"], &[]).stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let yaml = String::from_utf8(tenantry(&["openapi", "--format", "yaml"], &[]).stdout).unwrap();
+    assert!(yaml.contains("operationId: getUser"));
+    assert_eq!(json["info"]["title"], "SaaS Platform API");
+}
+
+#[test]
+fn seeded_users_can_sign_in() {
+    let (url, redis) = (from_stack("TEST_DATABASE_URL"), from_stack("TEST_REDIS_URL"));
+    let variables = [("DATABASE_URL", url.as_str()), ("REDIS_URL", redis.as_str())];
+    let output = tenantry(&["seed", "--tenants", "2", "--users", "25001"], &variables);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    let slug = said.split_whitespace().find(|word| word.starts_with("seed-")).unwrap();
+    for email in ["admin@example.org", "user12500@example.org"] {
+        let output = tenantry(&["token", "--tenant", slug, "--email", email], &variables);
+        assert!(output.status.success(), "{email}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(String::from_utf8(output.stdout).unwrap().matches('.').count(), 2);
+    }
+    let nobody = refusal(&["token", "--tenant", slug, "--email", "user12501@example.org"], &variables);
+    assert!(nobody.contains("no active user"), "{nobody}");
+    assert!(refusal(&["seed", "--tenants", "2", "--users", "1"], &variables).contains("--users"));
+}
+
+/// Help, variables and the example file are one list.
+#[test]
+fn the_example_file_names_every_setting() {
+    let help = String::from_utf8(tenantry(&["--help"], &[]).stdout).unwrap();
+    let variables: Vec<_> = help
+        .split("[env: ")
+        .skip(1)
+        .map(|rest| rest.split(['=', ']', '\n']).next().unwrap().trim().to_owned())
+        .collect();
+    assert!(variables.len() > 20, "{variables:?}");
+    let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/.env.example")).unwrap();
+    let named: Vec<_> = example
+        .lines()
+        .filter_map(|line| line.trim_start_matches(['#', ' ']).split_once('='))
+        .map(|(name, _)| name.to_owned())
+        .filter(|name| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+        .collect();
+    assert_eq!(named, variables);
+}
