@@ -1,7 +1,7 @@
 # The two commands are `make dev` and `make test`; both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint audit openapi clean
+.PHONY: help dev test lint audit openapi load clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-9s%s\n", $$1, $$2 }'
@@ -23,6 +23,9 @@ audit: ## known vulnerabilities in the dependencies (needs the network and cargo
 openapi: ## writes openapi/openapi.json anew
 	cargo run --quiet -- openapi >openapi/openapi.json.new
 	mv openapi/openapi.json.new openapi/openapi.json
+
+load: ## a cached look-up beside a bare server (release build; needs wrk)
+	loadtests/lookup.sh
 
 clean: ## removes what was built, and the private servers' data
 	cargo clean

@@ -161,7 +161,7 @@ fn canonical(address: IpAddr) -> IpAddr {
 /// One bucket for an IPv4 address, and one for a /64, which is what one subscriber gets of IPv6.
 fn bucket(client: IpAddr) -> u128 {
     match client {
-        IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped().to_bits()),
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
         IpAddr::V6(v6) => v6.to_bits() & (u128::MAX << 64) | 1,
     }
 }

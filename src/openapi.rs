@@ -17,8 +17,11 @@ pub fn yaml() -> String {
     serde_yaml_ng::to_string(&document()).unwrap_or_default()
 }
 
+/// Whether an operation has an error.
+type Applies = fn(&Operation) -> bool;
+
 /// The errors that operations share: status, what it means, when an operation has it.
-const ERRORS: [(&str, &str, fn(&Operation<'_>) -> bool); 11] = [
+const ERRORS: [(&str, &str, Applies); 11] = [
     ("400", "The request could not be read.", |_| true),
     ("401", "No valid access token, or wrong credentials.", |operation| {
         operation.secured || operation.is("login")
@@ -36,13 +39,13 @@ const ERRORS: [(&str, &str, fn(&Operation<'_>) -> bool); 11] = [
     ("503", "Something needed is away or busy; `Retry-After` says when to try again.", |_| true),
 ];
 
-struct Operation<'a> {
-    id: &'a str,
+struct Operation {
+    id: String,
     secured: bool,
     has_body: bool,
 }
 
-impl Operation<'_> {
+impl Operation {
     fn is(&self, id: &str) -> bool {
         self.id == id
     }
@@ -65,7 +68,7 @@ fn document() -> Value {
 
 fn complete(operation: &mut Value) {
     let about = Operation {
-        id: &operation["operationId"].as_str().unwrap_or_default().to_owned(),
+        id: operation["operationId"].as_str().unwrap_or_default().into(),
         secured: operation.get("security").is_some(),
         has_body: operation.get("requestBody").is_some(),
     };
