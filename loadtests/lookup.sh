@@ -12,7 +12,7 @@ done
 seconds=${SECONDS_EACH:-10} connections=${CONNECTIONS:-64}
 work=$(mktemp -d) pids=()
 stop() {
-    for pid in "${pids[@]}"; do kill -INT "$pid" 2>/dev/null && wait "$pid" || true; done
+    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null && wait "$pid" || true; done
     rm -rf "$work"
 }
 trap stop EXIT

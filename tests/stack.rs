@@ -4,8 +4,9 @@
 //! cargo run --example stack -- cargo nextest run --workspace
 //! ```
 //!
-//! The command finds them in `TEST_DATABASE_URL` (the application's login), `TEST_DATABASE_OWNER_URL` and
-//! `TEST_REDIS_URL`; its exit code is ours.
+//! The command finds them in `TEST_DATABASE_URL` (the application's login), `TEST_DATABASE_OWNER_URL`,
+//! `TEST_DATABASE_SUPERUSER_URL` and `TEST_REDIS_URL`; its exit code is ours. Tests that need a database of their own
+//! copy `tenantry_template`.
 
 use std::{
     env,
@@ -72,17 +73,40 @@ async fn with_redis(home: &Home, signals: &mut Signals) -> Result<ExitStatus> {
 
 async fn migrate_and_run(home: &Home, signals: &mut Signals) -> Result<ExitStatus> {
     let (owner_url, app_url) = (postgres::owner_url(home), postgres::app_url(home));
+    let superuser_url = postgres::superuser_url(home);
     migrate::run(&owner_url, &app_url).await?;
+    make_template(&superuser_url).await?;
     let mut arguments = env::args_os().skip(1);
     let program = arguments.next().ok_or("usage: stack COMMAND [ARGUMENT]...")?;
     let child = Command::new(&program)
         .args(arguments)
         .env("TEST_DATABASE_URL", app_url)
         .env("TEST_DATABASE_OWNER_URL", owner_url)
+        .env("TEST_DATABASE_SUPERUSER_URL", superuser_url)
         .env("TEST_REDIS_URL", redis::url(home))
         .spawn()
         .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
     Ok(signals.wait(child).await?)
+}
+
+/// A migrated database that nobody works in, since one that somebody is connected to cannot be copied.
+async fn make_template(superuser_url: &str) -> Result<()> {
+    let mut config: tokio_postgres::Config = superuser_url.parse()?;
+    let (client, connection) = config.dbname("postgres").connect(tokio_postgres::NoTls).await?;
+    let connection = tokio::spawn(connection);
+    // The migrations' own connection is closing.
+    let copy = "create database tenantry_template template tenantry";
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while let Err(error) = client.batch_execute(copy).await {
+        if error.code() != Some(&tokio_postgres::error::SqlState::OBJECT_IN_USE)
+            || std::time::Instant::now() > deadline
+        {
+            return Err(error.into());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(client);
+    Ok(connection.await??)
 }
 
 struct Signals {

@@ -1,24 +1,15 @@
-use std::{
-    fs,
-    io::Write,
-    os::unix::{fs::chown, process::CommandExt},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+//! A database of a test's own, on the PostgreSQL that `make test` starts for all tests.
+
+use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod};
 use futures_util::{FutureExt, future::BoxFuture};
 use tenantry_jobs::Job;
 use tenantry_queue::{JobId, Leased, Outcome, enqueue};
-use tokio::sync::{Mutex, OnceCell};
 use tokio_postgres::{Client, Config, NoTls, Row};
 use uuid::Uuid;
 
-const BINARIES: &str = "/usr/lib/postgresql/15/bin";
-
-/// A fresh, migrated database with one tenant, on the server that all tests of this binary share.
+/// A fresh, migrated database with one tenant. Workers of other tests do not see its jobs.
 pub(crate) struct Database {
     pub(crate) name: String,
     /// The application's login: it owns nothing and becomes a role inside each transaction.
@@ -30,17 +21,15 @@ pub(crate) struct Database {
 
 impl Database {
     pub(crate) async fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        static COPYING: Mutex<()> = Mutex::const_new(());
-        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let server = server().await;
-        {
-            let _one_at_a_time = COPYING.lock().await;
-            let maintenance = connect(server, "postgres", "postgres").await;
-            maintenance.batch_execute(&format!("create database {name} template migrated")).await.unwrap();
-        }
-        let admin = connect(server, &name, "postgres").await;
-        let database = Self { pool: pool(server, &name), admin, name, tenant: Uuid::nil() };
+        let name = format!("queue_{}", Uuid::now_v7().simple());
+        let maintenance = connect("postgres").await;
+        // A template that nobody is connected to; the wrapper around the tests has made it.
+        maintenance
+            .batch_execute(&format!("create database {name} template tenantry_template"))
+            .await
+            .unwrap();
+        let admin = connect(&name).await;
+        let database = Self { pool: pool(&name), admin, name, tenant: Uuid::nil() };
         Self { tenant: database.add_tenant().await, ..database }
     }
 
@@ -122,121 +111,26 @@ pub(crate) fn always(
     move |_| std::future::ready(outcome.clone()).boxed()
 }
 
-pub(crate) fn pool(server: &Path, database: &str) -> Pool {
+/// Connections of the application's login to a database.
+pub(crate) fn pool(database: &str) -> Pool {
     let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    Pool::builder(Manager::from_config(login(server, database, "app"), NoTls, config))
+    Pool::builder(Manager::from_config(login("TEST_DATABASE_URL", database), NoTls, config))
         .max_size(8)
         .build()
         .unwrap()
 }
 
-async fn connect(server: &Path, database: &str, user: &str) -> Client {
-    let (client, connection) = login(server, database, user).connect(NoTls).await.unwrap();
+async fn connect(database: &str) -> Client {
+    let (client, connection) = login("TEST_DATABASE_SUPERUSER_URL", database).connect(NoTls).await.unwrap();
     tokio::spawn(connection);
     client
 }
 
-fn login(server: &Path, database: &str, user: &str) -> Config {
-    let mut config = Config::new();
-    config.host_path(server).dbname(database).user(user);
+fn login(variable: &str, database: &str) -> Config {
+    let Ok(url) = std::env::var(variable) else {
+        panic!("{variable} is not set: run `make test`, or cargo run --example stack -- cargo nextest run")
+    };
+    let mut config: Config = url.parse().unwrap();
+    config.dbname(database);
     config
-}
-
-/// The socket directory of the server that all tests share.
-pub(crate) async fn server() -> &'static Path {
-    static SERVER: OnceCell<PathBuf> = OnceCell::const_new();
-    SERVER
-        .get_or_init(|| async {
-            let directory = tokio::task::spawn_blocking(start).await.unwrap();
-            migrate(&directory).await;
-            directory
-        })
-        .await
-}
-
-/// Starts a server that ends with this process, however that ends: a shell waits for the end of its input, which we
-/// hold open, stops the server and removes its directory. As root the server is run by the user postgres.
-fn start() -> PathBuf {
-    let directory = tempfile::Builder::new().prefix("tenantry-queue-").tempdir().unwrap().keep();
-    let mut shell = Command::new("sh");
-    if fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own)).unwrap() == 0 {
-        let (uid, gid) = user("postgres");
-        chown(&directory, Some(uid), Some(gid)).unwrap();
-        shell.uid(uid).gid(gid);
-    }
-    let script = r#"
-        "$1/initdb" -D "$2/data" -U postgres -A trust --no-sync > "$2/log" 2>&1 || exit 1
-        "$1/postgres" -D "$2/data" -k "$2" -c listen_addresses= -c fsync=off -c max_connections=300 >> "$2/log" 2>&1 &
-        server=$!
-        read end
-        kill -INT $server
-        wait $server
-        rm -rf "$2"
-    "#;
-    let child = shell
-        .args(["-c", script, "sh", BINARIES])
-        .arg(&directory)
-        .current_dir(&directory)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .unwrap();
-    std::mem::forget(child);
-    directory
-}
-
-fn user(name: &str) -> (u32, u32) {
-    let users = fs::read_to_string("/etc/passwd").unwrap();
-    let line = users.lines().find(|line| line.starts_with(&format!("{name}:"))).unwrap();
-    let mut fields = line.split(':').skip(2).map(|field| field.parse().unwrap());
-    (fields.next().unwrap(), fields.next().unwrap())
-}
-
-/// Makes the database that all others are copies of.
-async fn migrate(server: &Path) {
-    let admin = started(server).await;
-    admin.batch_execute("create database migrated").await.unwrap();
-    let admin = connect(server, "migrated", "postgres").await;
-    admin.batch_execute("create schema tenantry; set search_path = tenantry").await.unwrap();
-    for migration in migrations() {
-        admin.batch_execute(&fs::read_to_string(migration).unwrap()).await.unwrap();
-    }
-    let login = "create role app login noinherit; grant tenantry_app, tenantry_system to app;
-      grant usage on schema tenantry to app";
-    admin.batch_execute(login).await.unwrap();
-    // A database with a connection cannot be copied.
-    drop(admin);
-    let admin = connect(server, "postgres", "postgres").await;
-    let busy = "select 1 from pg_stat_activity where datname = 'migrated'";
-    while admin.query_opt(busy, &[]).await.unwrap().is_some() {
-        tokio::task::yield_now().await;
-    }
-}
-
-async fn started(server: &Path) -> Client {
-    for _ in 0..3000 {
-        if let Ok((client, connection)) = login(server, "postgres", "postgres").connect(NoTls).await {
-            tokio::spawn(connection);
-            return client;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    std::io::stderr().write_all(&fs::read(server.join("log")).unwrap_or_default()).unwrap();
-    panic!("no server of the tests in {}", server.display());
-}
-
-/// In the order of their numbers.
-fn migrations() -> Vec<PathBuf> {
-    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations");
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|file| number(file).is_some());
-    files.sort_by_key(|file| number(file));
-    files
-}
-
-fn number(file: &Path) -> Option<u32> {
-    file.file_name()?.to_str()?.strip_suffix(".sql")?.strip_prefix('V')?.split_once("__")?.0.parse().ok()
 }

@@ -1,6 +1,7 @@
 //! The worker as it runs in production.
 
 use std::{
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{
         Arc,
@@ -9,27 +10,20 @@ use std::{
     time::Duration,
 };
 
-use deadpool_postgres::Pool;
 use futures_util::{FutureExt, future::BoxFuture};
 use tenantry_jobs::{InvalidateUser, Kind, VerifyEmail};
-use tenantry_queue::{Leased, Outcome, RunError, Settings, complete, run};
+use tenantry_queue::{Leased, Outcome, RunError, Settings, run};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::database::{Database, always, enter, pool};
+use crate::{
+    database::{Database, always},
+    handlers::{ledger_entry, settings},
+};
 
 fn verify() -> VerifyEmail {
     VerifyEmail { user_id: Uuid::now_v7() }
-}
-
-fn settings() -> Settings {
-    Settings {
-        lease: Duration::from_secs(2),
-        heartbeat: Duration::from_millis(100),
-        poll: Duration::from_millis(10),
-        ..Settings::default()
-    }
 }
 
 fn start<H>(
@@ -124,7 +118,7 @@ async fn a_heartbeat_keeps_a_long_job() {
 async fn the_job_of_a_worker_that_was_killed_runs_elsewhere() {
     let database = Database::new().await;
     let id = database.enqueue(&verify()).await;
-    let mut child = other_process(&database, "workers::child_that_hangs_on_its_job").await;
+    let mut child = other_process(&database, "hang");
     database.until(id, "state = 'running'").await;
     let killed: String = database.row(id).await.get("leased_by");
     child.kill().unwrap();
@@ -152,7 +146,7 @@ async fn kill_9_loses_no_job_and_no_job_has_two_effects() {
     database.admin.execute(sql, &[&database.tenant, &i32::try_from(JOBS).unwrap()]).await.unwrap();
 
     for kills in 1..=2 {
-        let mut child = other_process(&database, "workers::child_that_writes_the_ledger").await;
+        let mut child = other_process(&database, "ledger");
         count(&database, "select count(*) from tenantry.ledger", kills * 100).await;
         child.kill().unwrap();
         child.wait().unwrap();
@@ -174,56 +168,12 @@ async fn count(database: &Database, sql: &str, enough: i64) {
     }
 }
 
-/// A handler whose effect is a row, in the transaction that completes the job.
-fn ledger_entry(
-    pool: Pool,
-) -> impl Fn(Leased) -> BoxFuture<'static, Outcome> + Clone + Send + Sync + 'static {
-    move |job: Leased| -> BoxFuture<'static, Outcome> {
-        let pool = pool.clone();
-        async move {
-            let mut client = pool.get().await.unwrap();
-            let tx = client.transaction().await.unwrap();
-            enter(&tx, job.tenant).await;
-            tx.execute("insert into tenantry.ledger (job) values ($1)", &[&job.id.0]).await.unwrap();
-            if complete(&tx, &job).await.is_ok() {
-                tx.commit().await.unwrap();
-            }
-            Outcome::Done
-        }
-        .boxed()
-    }
-}
-
-/// This test binary again, running one of the children below.
-async fn other_process(database: &Database, child: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", child, "--ignored", "--nocapture"])
-        .env("QUEUE_TEST_SERVER", crate::database::server().await)
-        .env("QUEUE_TEST_DATABASE", &database.name)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-fn pool_of_the_parent() -> Option<Pool> {
-    let server = std::env::var_os("QUEUE_TEST_SERVER")?;
-    Some(pool(server.as_ref(), &std::env::var("QUEUE_TEST_DATABASE").ok()?))
-}
-
-#[tokio::test]
-#[ignore = "the other process of the_job_of_a_worker_that_was_killed_runs_elsewhere"]
-async fn child_that_hangs_on_its_job() {
-    let Some(pool) = pool_of_the_parent() else { return };
-    let handler = |_: Leased| -> BoxFuture<'static, Outcome> { std::future::pending().boxed() };
-    run(pool, settings(), Kind::ALL, handler, CancellationToken::new()).await.unwrap();
-}
-
-#[tokio::test]
-#[ignore = "the other process of kill_9_loses_no_job_and_no_job_has_two_effects"]
-async fn child_that_writes_the_ledger() {
-    let Some(pool) = pool_of_the_parent() else { return };
-    let handler = ledger_entry(pool.clone());
-    run(pool, settings(), Kind::ALL, handler, CancellationToken::new()).await.unwrap();
+/// A worker in a process of its own (examples/queue-worker.rs), which can be killed.
+fn other_process(database: &Database, handler: &str) -> Child {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.parent().and_then(Path::parent).unwrap().join("examples/queue-worker");
+    let child = Command::new(&program).args([handler, &database.name]).stdout(Stdio::null()).spawn();
+    child.unwrap_or_else(|error| panic!("{}: {error}: run cargo build --examples", program.display()))
 }
 
 #[tokio::test]
