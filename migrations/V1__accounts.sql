@@ -198,6 +198,17 @@ create function tenant_id_of(reference text) returns uuid language plpgsql stabl
   return (select t.id from tenantry.tenants t where t.slug = reference and t.deleted_at is null);
 end $$;
 
+-- Whether the user whose token says auth_version `seen_version` may still act: active, and not changed since in what the
+-- token says. Sees past the wall, because a super administrator is of another tenant, and tells only yes or no.
+create function actor_stands(tenant uuid, actor uuid, seen_version bigint) returns boolean
+language sql stable security definer set search_path = tenantry, pg_temp as $$
+  select exists (
+    select from users u join tenants t on t.id = u.tenant_id
+    where u.tenant_id = tenant and u.id = actor and u.auth_version = seen_version and u.is_active and u.deleted_at is null
+      and t.is_active and t.deleted_at is null
+  )
+$$;
+
 -- What a login needs, by the tenant's id or slug and the normalised address. Tenants that are suspended and users
 -- that are inactive or deleted are not found.
 create function login_by_email(tenant text, address text)
@@ -211,6 +222,9 @@ begin
     from tenantry.users u join tenantry.credentials c on c.tenant_id = u.tenant_id and c.user_id = u.id
     where u.tenant_id = found and u.email = address and u.is_active and u.deleted_at is null;
 end $$;
+
+revoke all on function actor_stands(uuid, uuid, bigint) from public;
+grant execute on function actor_stands(uuid, uuid, bigint) to tenantry_app;
 
 -- Only migrations may put tables behind the wall.
 revoke all on procedure wall(regclass, name) from public;

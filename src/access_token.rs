@@ -53,7 +53,7 @@ pub(crate) struct Claims {
 impl Claims {
     /// Who asks, in the tenant of the token.
     pub(crate) fn actor(&self) -> Actor {
-        Actor { tenant: self.tid, user: self.sub, role: self.role }
+        Actor { tenant: self.tid, home: self.tid, user: self.sub, version: self.uv, role: self.role }
     }
 }
 
@@ -71,6 +71,11 @@ pub enum KeyError {
     /// A file does not hold what it should.
     #[error("JWT_KEYS_DIR: {0} is not an Ed25519 private key in PEM (PKCS #8)")]
     NotAKey(PathBuf),
+    /// The folder is empty.
+    #[error(
+        "JWT_KEYS_DIR: {0} holds no key; the first `tenantry api` makes one, or point it at the folder of the running service"
+    )]
+    None(PathBuf),
     /// No randomness.
     #[error("the system gave no randomness for a key")]
     NoRandomness,
@@ -92,18 +97,12 @@ struct Keys {
 }
 
 impl AccessTokens {
-    /// Reads the keys of `folder`, and makes the first one when there is none.
+    /// Reads the keys of `folder`, which has some.
     ///
     /// # Errors
-    /// When the folder cannot be read or a file of it is no key.
+    /// When the folder cannot be read, has no key, or a file of it is no key.
     pub(crate) fn open(folder: &Path, issuer: String, ttl: Duration) -> Result<Self, KeyError> {
-        let keys = match read(folder)? {
-            Some(keys) => keys,
-            None => {
-                make_first(folder)?;
-                read(folder)?.ok_or(KeyError::NoRandomness)?
-            }
-        };
+        let keys = read(folder)?.ok_or_else(|| KeyError::None(folder.into()))?;
         let (keys, verified) = (RwLock::new(Arc::new(keys)), quick_cache::sync::Cache::new(REMEMBERED));
         Ok(Self { folder: folder.into(), issuer, ttl, keys, verified })
     }
@@ -194,8 +193,9 @@ fn read(folder: &Path) -> Result<Option<Keys>, KeyError> {
         Ok(entries) => {
             for entry in entries {
                 let path = entry.map_err(failed(folder))?.path();
-                if path.extension().is_some_and(|extension| extension == "pem") {
-                    let changed = path.metadata().and_then(|data| data.modified()).map_err(failed(&path))?;
+                let data = path.metadata().map_err(failed(&path))?;
+                if data.is_file() && path.extension().is_some_and(|extension| extension == "pem") {
+                    let changed = data.modified().map_err(failed(&path))?;
                     files.push((changed, path));
                 }
             }
@@ -222,8 +222,11 @@ fn read(folder: &Path) -> Result<Option<Keys>, KeyError> {
     Ok(signing.map(|signing| Keys { signing, verifying, jwks: json!({"keys": public}) }))
 }
 
-/// Makes the first key. It appears whole or not at all, and of two processes that start at once one makes it.
-fn make_first(folder: &Path) -> Result<(), KeyError> {
+/// Makes the first key if there is none. It appears whole or not at all, and of two processes that start at once one makes it.
+pub(crate) fn make_first(folder: &Path) -> Result<(), KeyError> {
+    if read(folder)?.is_some() {
+        return Ok(());
+    }
     let failed = |source| KeyError::File { path: folder.into(), source };
     std::fs::create_dir_all(folder).map_err(failed)?;
     let mut seed = [0; 32];

@@ -75,11 +75,9 @@ impl<'a> ApiExtractor<'a> for Caller {
 
 /// The tenant the request is for: that of the token. `X-Tenant-ID` leads elsewhere for super administrators only.
 async fn tenant(request: &Request, claims: &Claims) -> poem::Result<TenantId> {
-    let Some(wanted) = request.headers().get("x-tenant-id") else { return Ok(claims.tid) };
-    let wanted = wanted.to_str().unwrap_or_default();
-    if wanted == claims.slug || wanted.parse() == Ok(claims.tid) {
-        return Ok(claims.tid);
-    }
+    let lines = request.headers().get_all("x-tenant-id").iter().map(|line| line.to_str().unwrap_or_default());
+    let mut elsewhere = lines.filter(|wanted| *wanted != claims.slug && wanted.parse() != Ok(claims.tid));
+    let Some(wanted) = elsewhere.next() else { return Ok(claims.tid) };
     if claims.role != Role::SuperAdmin {
         return Err(
             ApiError::new(Code::Forbidden, "X-Tenant-ID names another tenant than the access token").into()

@@ -62,11 +62,11 @@ pub struct Config {
     pub jwt_keys_dir: PathBuf,
 
     /// How long an access token lives
-    #[arg(long, env = "ACCESS_TOKEN_TTL", global = true, default_value = "10m", value_parser = period, value_name = "TIME")]
+    #[arg(long, env = "ACCESS_TOKEN_TTL", global = true, default_value = "10m", value_parser = lifetime, value_name = "TIME")]
     pub access_token_ttl: Duration,
 
     /// How long a session lives, at most
-    #[arg(long, env = "REFRESH_TOKEN_TTL", global = true, default_value = "30d", value_parser = period, value_name = "TIME")]
+    #[arg(long, env = "REFRESH_TOKEN_TTL", global = true, default_value = "30d", value_parser = lifetime, value_name = "TIME")]
     pub refresh_token_ttl: Duration,
 
     /// Whether only people with a verified address may sign in
@@ -174,8 +174,20 @@ impl Config {
     }
 
     /// How clients reach this service.
-    pub fn public_url(&self) -> String {
-        self.public_url.as_ref().map_or_else(|| format!("http://{}", self.listen), |url| url.0.clone())
+    ///
+    /// # Errors
+    /// When PUBLIC_URL is not set and LISTEN does not tell.
+    pub fn public_url(&self) -> Result<String, ConfigError> {
+        match &self.public_url {
+            Some(url) => Ok(url.0.clone()),
+            None if self.listen.port() == 0 || self.listen.ip().is_unspecified() => {
+                Err(ConfigError(format!(
+                    "PUBLIC_URL is not set, and LISTEN={} is no address that a link could lead to",
+                    self.listen
+                )))
+            }
+            None => Ok(format!("http://{}", self.listen)),
+        }
     }
 }
 
@@ -203,7 +215,12 @@ impl FromStr for Origin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let text = text.trim();
+        let text = text.trim().to_ascii_lowercase();
+        // Browsers leave the scheme's own port out.
+        let text = match text.split_once("://") {
+            Some(("https", _)) => text.strip_suffix(":443").unwrap_or(&text),
+            _ => text.strip_suffix(":80").unwrap_or(&text),
+        };
         let WebUrl(url) = text.parse().map_err(|_| "must look like https://app.example.org".to_owned())?;
         match url.parse::<poem::http::Uri>() {
             Ok(uri) if uri.path() == "/" && url.matches('/').count() == 2 => Ok(Self(url)),
@@ -247,6 +264,13 @@ fn period(text: &str) -> Result<Duration, String> {
         Ok(period) => Ok(period),
         Err(_) => Err("must be a time such as 500ms, 30s, 10m or 30d".into()),
     }
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let bounds = Duration::from_secs(1)..=Duration::from_secs(3650 * 24 * 3600);
+    period(text).and_then(|time| {
+        if bounds.contains(&time) { Ok(time) } else { Err("must be between 1s and 3650d".into()) }
+    })
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -143,6 +143,7 @@ impl From<accounts::Error> for ApiError {
             }
             E::LastAdmin => Self::new(Code::LastAdmin, "A tenant keeps at least one active administrator"),
             E::Forbidden => Self::new(Code::Forbidden, "Your role does not allow this"),
+            E::Revoked => Self::new(Code::Unauthenticated, "Your access has changed; sign in again"),
             E::WrongCredentials => Self::new(Code::InvalidCredentials, "Wrong tenant, email or password"),
             E::NotVerified => {
                 Self::new(Code::EmailNotVerified, "Verify your email address before signing in")
@@ -154,7 +155,7 @@ impl From<accounts::Error> for ApiError {
                 Self::new(Code::VersionMismatch, "The record has changed; read it and try again")
             }
             E::VersionNotReached => Self::new(Code::VersionNotReached, "This version does not exist yet"),
-            E::Busy => Self::unavailable("Too many sign-ins at the moment, please try again", 1),
+            E::Busy => Self::unavailable("Too much is going on at the moment, please try again", 1),
             E::Unavailable(_) => {
                 tracing::warn!("no database connection: {}", sources(&error));
                 Self::unavailable("The database is not available at the moment, please try again", 1)
@@ -182,6 +183,8 @@ fn unavailable(error: &tokio_postgres::Error) -> bool {
         Some(code) => {
             *code == SqlState::QUERY_CANCELED
                 || *code == SqlState::T_R_DEADLOCK_DETECTED
+                // The server has become a replica: another one is or will be the primary.
+                || *code == SqlState::READ_ONLY_SQL_TRANSACTION
                 || ["08", "53", "57P"].iter().any(|class| code.code().starts_with(class))
         }
     }
@@ -212,8 +215,9 @@ impl From<poem::Error> for ApiError {
                 message: message.into(),
             }])
         };
-        if let Some(error) = error.downcast_ref::<ParsePathError>() {
-            return field(error.name, "Has the wrong form");
+        if error.is::<ParsePathError>() {
+            // poem-openapi calls every parameter of a path `param0`; ours are all `id`.
+            return field("id", "Must be a UUID");
         }
         if let Some(error) = error.downcast_ref::<ParseParamError>() {
             return field(error.name, "Has the wrong form or is missing");
@@ -324,7 +328,7 @@ impl ApiError {
         if let Some(seconds) = self.retry_after {
             response = response.header("Retry-After", seconds);
         }
-        if self.code == Code::Unauthenticated {
+        if status == StatusCode::UNAUTHORIZED {
             response = response.header("WWW-Authenticate", "Bearer");
         }
         response.body(body.unwrap_or_default())

@@ -1,6 +1,11 @@
 //! What happens around every request: its id, its log line, its metrics, its headers, its limit, its errors.
 
-use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::FutureExt;
 use poem::{
@@ -8,6 +13,7 @@ use poem::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     web::RemoteAddr,
 };
+use tokio::time::timeout;
 use tracing::Instrument;
 
 use crate::{
@@ -18,6 +24,9 @@ use crate::{
 
 /// Bodies of ordinary requests; what needs more says so itself.
 const BODY_LIMIT: usize = 64 * 1024;
+
+/// How long a request may take.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PROCESS_TIME: HeaderName = HeaderName::from_static("x-process-time");
@@ -42,7 +51,7 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
     let origin = request.headers().get(header::ORIGIN).cloned();
     let problem_details = prefers_problem_details(&request);
     let client = Client { address: address(&state, &request), user_agent: user_agent(&request) };
-    let api = request.uri().path().starts_with("/api/");
+    let counted = counts(&request);
     let preflight =
         method == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
 
@@ -50,7 +59,10 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
     let user = claims.as_ref().map(|claims| claims.sub);
     let mut allowance = None;
     let admitted = match client.address {
-        Some(client) if api && !preflight && claims.is_none() => {
+        Some(client)
+            if !preflight
+                && (counted == Counts::Always || counted == Counts::Unsigned && claims.is_none()) =>
+        {
             let (left, admitted) = state.limits.count(client);
             allowance = left;
             admitted
@@ -68,7 +80,9 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
             return Ok(Response::builder().status(StatusCode::NO_CONTENT).finish());
         }
         limit_body(&mut request)?;
-        routes.call(request).await
+        // Whatever a database or a Redis that hangs does, the client gets an answer. Changes go on to their end.
+        let late = || ApiError::unavailable("This took too long, please try again", 1);
+        timeout(DEADLINE, routes.call(request)).await.unwrap_or_else(|_| Err(late().into()))
     };
     let answer =
         AssertUnwindSafe(answer.instrument(span.clone())).catch_unwind().await.unwrap_or_else(|_| {
@@ -76,9 +90,9 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
             Err(ApiError::internal().into())
         });
     let (route, mut response) = match answer {
-        Ok(response) => (response.data::<PathPattern>().map(|route| route.0.clone()), response),
+        Ok(response) => (response.data::<PathPattern>().map(route), response),
         Err(error) => {
-            let route = error.data::<PathPattern>().map(|route| route.0.clone());
+            let route = error.data::<PathPattern>().map(route);
             let error = span.in_scope(|| ApiError::from(error));
             (route, error.into_response(id.to_str().unwrap_or_default(), problem_details))
         }
@@ -109,6 +123,31 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
     secure(headers);
     cors(headers, &state, origin, preflight);
     response
+}
+
+/// Whether a request counts against the limit by client address.
+#[derive(PartialEq, Eq)]
+enum Counts {
+    /// What nobody is signed in for: guessing passwords is not free for those who are.
+    Always,
+    /// Unless it carries a valid credential.
+    Unsigned,
+    Never,
+}
+
+fn counts(request: &Request) -> Counts {
+    let path = request.uri().path().trim_end_matches('/');
+    match path {
+        "/api/v1/auth/register" | "/api/v1/auth/login" | "/api/v1/auth/verify-email" => Counts::Always,
+        "/api/v1/tenants" | "/verify-email" if request.method() == Method::POST => Counts::Always,
+        _ if path.starts_with("/api/") => Counts::Unsigned,
+        _ => Counts::Never,
+    }
+}
+
+/// The pattern of a path as the document writes it. (poem-openapi calls every parameter `param0`; ours are all `id`.)
+fn route(pattern: &PathPattern) -> String {
+    pattern.0.replace(":param0", "{id}")
 }
 
 /// The client's own id for the request when it is harmless, else a new one.
@@ -173,9 +212,10 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-/// Helmet's set, with a policy for an API: its answers are data and load nothing. Pages bring their own policy.
+/// Helmet's set, with a policy for an API: its answers are data and load nothing. Pages bring their own policy. HSTS
+/// is for whoever terminates TLS: over plain HTTP it means nothing.
 fn secure(headers: &mut HeaderMap) {
-    const SECURITY: [(HeaderName, HeaderValue); 10] = [
+    const SECURITY: [(HeaderName, HeaderValue); 11] = [
         (
             header::CONTENT_SECURITY_POLICY,
             HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
@@ -189,6 +229,7 @@ fn secure(headers: &mut HeaderMap) {
         (HeaderName::from_static("x-download-options"), HeaderValue::from_static("noopen")),
         (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
         (HeaderName::from_static("x-permitted-cross-domain-policies"), HeaderValue::from_static("none")),
+        (header::X_XSS_PROTECTION, HeaderValue::from_static("0")),
     ];
     for (name, value) in SECURITY {
         headers.entry(name).or_insert(value);

@@ -38,7 +38,8 @@ impl FromStr for Rate {
         let (n, period) = text.split_once('/').ok_or_else(wrong)?;
         let n: NonZeroU32 = n.trim().parse().map_err(|_| wrong())?;
         let period = humantime::parse_duration(period.trim()).map_err(|_| wrong())?;
-        if period.is_zero() { Err(wrong()) } else { Ok(Self::Per(n, period)) }
+        // One at a time must take some time, or there would be no limit.
+        if (period / n.get()).is_zero() { Err(wrong()) } else { Ok(Self::Per(n, period)) }
     }
 }
 
@@ -128,9 +129,11 @@ impl Limits {
         }
         let lines: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
         for line in lines.iter().rev() {
-            for hop in line.to_str().unwrap_or_default().rsplit(',') {
+            for hop in line.as_bytes().rsplit(|byte| *byte == b',') {
                 // A hop that cannot be read ends the chain: nothing left of it was vouched for.
-                let Some(address) = hop_address(hop) else { return client };
+                let Some(address) = std::str::from_utf8(hop).ok().and_then(hop_address) else {
+                    return client;
+                };
                 client = address;
                 if !trusted(client) {
                     return client;
@@ -177,7 +180,7 @@ mod tests {
     fn client(peer: &str, forwarded: &[&str]) -> IpAddr {
         let mut headers = HeaderMap::new();
         for line in forwarded {
-            headers.append("x-forwarded-for", line.parse().unwrap());
+            headers.append("x-forwarded-for", poem::http::HeaderValue::from_bytes(line.as_bytes()).unwrap());
         }
         limits().client(peer.parse().unwrap(), &headers)
     }
@@ -192,6 +195,7 @@ mod tests {
         assert_eq!(client("10.0.0.1", &["198.51.100.1, nonsense"]), is("10.0.0.1"));
         assert_eq!(client("::ffff:10.0.0.1", &["198.51.100.1:4711"]), is("198.51.100.1"));
         assert_eq!(client("10.0.0.1", &["[2001:db8::1]:80"]), is("2001:db8::1"));
+        assert_eq!(client("10.0.0.1", &["\u{e9}, 198.51.100.1"]), is("198.51.100.1"));
         assert_eq!(client("10.0.0.1", &[]), is("10.0.0.1"));
     }
 
@@ -225,7 +229,7 @@ mod tests {
             "1000/15m".parse(),
             Ok(Rate::Per(NonZeroU32::new(1000).unwrap(), Duration::from_secs(900)))
         );
-        for wrong in ["", "0/1m", "10", "10/0s", "-1/1m", "ten/1m"] {
+        for wrong in ["", "0/1m", "10", "10/0s", "-1/1m", "ten/1m", "2000000000/1s"] {
             assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
         }
     }

@@ -16,9 +16,10 @@ use poem::{
 };
 use tokio_util::sync::CancellationToken;
 
+use tenantry_accounts::App;
 use tenantry_workers::Mailer;
 
-use crate::{api, error::sources, layers, migrate, state::State};
+use crate::{api, config::Config, error::sources, layers, migrate, state::State};
 
 /// How long a connection may stay idle.
 const IDLE: Duration = Duration::from_secs(60);
@@ -97,108 +98,108 @@ impl Bound {
     }
 }
 
-/// Refuses to start where tenants would not be walled off; a database that is away is waited for by the requests.
+/// Refuses to start on a database that is away, not migrated, or that would not wall tenants off from each other.
 ///
 /// # Errors
 /// In words for the operator.
-pub async fn check_database(state: &State) -> Result<(), ServeError> {
-    let url = state.config.database_url().map_err(|error| ServeError::Refused(error.to_string()))?;
-    match migrate::connect(url).await {
-        Ok(client) => migrate::check_role(&client).await.map_err(ServeError::Refused),
-        Err(error) if error.code().is_some() => Err(ServeError::Refused(format!(
-            "DATABASE_URL: PostgreSQL refused the connection: {}",
-            sources(&error)
-        ))),
-        Err(error) => Err(ServeError::Refused(format!(
-            "DATABASE_URL: PostgreSQL cannot be reached: {}; is it running, and is the address right?",
-            sources(&error)
-        ))),
+pub async fn check_database(config: &Config) -> Result<(), ServeError> {
+    let refused = |error: crate::config::ConfigError| ServeError::Refused(error.to_string());
+    let (url, direct) = (config.database_url().map_err(refused)?, config.direct_url().map_err(refused)?);
+    for (variable, url) in [("DATABASE_URL", url), ("DATABASE_DIRECT_URL", direct)] {
+        let refused = |problem: String| ServeError::Refused(format!("{variable}: {problem}"));
+        let client = migrate::connect(url).await.map_err(|error| {
+            refused(match error.code() {
+                Some(_) => format!("PostgreSQL refused the connection: {}", sources(&error)),
+                None => format!(
+                    "PostgreSQL cannot be reached: {}; is it running, and is the address right?",
+                    sources(&error)
+                ),
+            })
+        })?;
+        migrate::check_role(&client).await.map_err(refused)?;
+        let pending = migrate::pending(url).await.map_err(|error| refused(error.to_string()))?;
+        if !pending.is_empty() {
+            let problem = format!("{} migrations are pending: run `tenantry migrate` first", pending.len());
+            return Err(refused(problem));
+        }
+        if url == direct {
+            break;
+        }
     }
+    Ok(())
 }
 
-/// Serves the API, runs workers, or both, until `stop`; `ready` learns where the API listens.
+/// Serves the API until `stop`, and runs workers beside it where `workers` says so. `ready` learns where it listens.
 ///
 /// # Errors
 /// The first failure of a part; the other is stopped, too.
 pub async fn run(
     state: State,
-    roles: Roles,
+    workers: bool,
     stop: CancellationToken,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
-    let metrics = serve_metrics(&state, stop.clone());
     let api = async {
-        match roles {
-            Roles::Worker => pending().await,
-            _ => {
-                let bound = bind(state.clone()).await?;
-                tracing::info!("the API listens on http://{}", bound.address);
-                ready(bound.address);
-                bound.serve(stop.clone()).await
-            }
-        }
+        let bound = bind(state.clone()).await?;
+        tracing::info!("the API listens on http://{}", bound.address);
+        ready(bound.address);
+        bound.serve(stop.clone()).await
     };
-    let worker = async {
-        match roles {
-            Roles::Api => pending().await,
-            _ => Ok(tenantry_workers::run(worker(&state)?, stop.clone()).await?),
-        }
-    };
-    let both = async {
-        match roles {
-            Roles::All => tokio::try_join!(api, worker).map(|_| ()),
-            Roles::Api => api.await,
-            Roles::Worker => worker.await,
+    let parts = async {
+        match workers {
+            true => tokio::try_join!(api, work(&state.app, &state.config, &stop)).map(|_| ()),
+            false => api.await,
         }
     };
     let result = tokio::select! {
-        result = both => result,
-        result = metrics => result,
+        result = parts => result,
+        result = serve_metrics(&state.app, &state.config, &stop) => result,
         () = state.keep_house() => Ok(()),
     };
     stop.cancel();
     result
 }
 
-/// What a process does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Roles {
-    /// Serves the API.
-    Api,
-    /// Runs workers.
-    Worker,
-    /// Both.
-    All,
+/// Runs workers alone until `stop`. They sign nothing and need no keys.
+///
+/// # Errors
+/// When a setting is wrong, or the workers end by themselves.
+pub async fn run_workers(app: App, config: Config, stop: CancellationToken) -> Result<(), ServeError> {
+    tokio::select! {
+        result = work(&app, &config, &stop) => result,
+        result = serve_metrics(&app, &config, &stop) => result,
+    }
 }
 
-fn worker(state: &State) -> Result<tenantry_workers::Settings, ServeError> {
-    let refused = |error: &dyn std::fmt::Display| ServeError::Refused(error.to_string());
-    let config = &state.config;
-    let direct = config.direct_url().map_err(|error| refused(&error))?;
-    Ok(tenantry_workers::Settings {
+async fn work(app: &App, config: &Config, stop: &CancellationToken) -> Result<(), ServeError> {
+    let direct = config.direct_url().map_err(|error| ServeError::Refused(error.to_string()))?;
+    let settings = tenantry_workers::Settings {
         // Of its own: a heartbeat must not wait behind the statements of handlers.
-        pool: crate::state::pool(direct, 4).map_err(|error| refused(&error))?,
+        pool: crate::state::pool(direct, 5).map_err(|error| ServeError::Refused(error.to_string()))?,
         concurrency: config.worker_concurrency,
         drain: config.shutdown_grace,
-        handlers: handlers(state)?,
-    })
+        handlers: handlers(app, config)?,
+    };
+    Ok(tenantry_workers::run(settings, stop.clone()).await?)
 }
 
 /// What the kinds of job work with.
 ///
 /// # Errors
 /// When SMTP_URL or MAIL_FROM cannot be read.
-pub fn handlers(state: &State) -> Result<tenantry_workers::Handlers, ServeError> {
-    let config = &state.config;
+pub fn handlers(app: &App, config: &Config) -> Result<tenantry_workers::Handlers, ServeError> {
     let refused = |error: tenantry_workers::MailError| ServeError::Refused(error.to_string());
-    let app_url = config.app_url.as_ref().map_or_else(|| config.public_url(), |url| url.0.clone());
+    let app_url = match &config.app_url {
+        Some(url) => url.0.clone(),
+        None => config.public_url().map_err(|error| ServeError::Refused(error.to_string()))?,
+    };
     let mailer = match (&config.smtp_url, &config.mail_dir) {
         (Some(url), _) => Mailer::smtp(url, &config.mail_from),
         (None, Some(folder)) => Mailer::folder(folder.clone(), &config.mail_from),
         (None, None) => return Err(ServeError::Refused("SMTP_URL is not set: workers send mail; it looks like smtp://user:password@host:587?tls=required".into())),
     };
     let mailer = mailer.map_err(refused)?;
-    Ok(tenantry_workers::Handlers { app: state.app.clone(), mailer, app_url })
+    Ok(tenantry_workers::Handlers { app: app.clone(), mailer, app_url })
 }
 
 /// The process's metrics; installed once.
@@ -217,14 +218,14 @@ pub fn metrics() -> &'static PrometheusHandle {
     })
 }
 
-async fn serve_metrics(state: &State, stop: CancellationToken) -> Result<(), ServeError> {
+async fn serve_metrics(app: &App, config: &Config, stop: &CancellationToken) -> Result<(), ServeError> {
     let handle = metrics();
     let upkeep = async {
         let mut tick = tokio::time::interval(Duration::from_secs(5));
         loop {
             tick.tick().await;
             handle.run_upkeep();
-            if let Ok(ages) = tenantry_queue::oldest_waiting(state.app.db.pool()).await {
+            if let Ok(ages) = tenantry_queue::oldest_waiting(app.db.pool()).await {
                 for (kind, age) in ages {
                     metrics::gauge!("tenantry_jobs_oldest_seconds", "kind" => kind.as_str())
                         .set(age.as_secs_f64());
@@ -233,7 +234,7 @@ async fn serve_metrics(state: &State, stop: CancellationToken) -> Result<(), Ser
         }
     };
     let serve = async {
-        let Some(address) = state.config.metrics_listen else { return pending().await };
+        let Some(address) = config.metrics_listen else { return pending().await };
         let (acceptor, address) = listen(address, "METRICS_LISTEN").await?;
         tracing::info!("metrics are at http://{address}/metrics");
         let page = make_sync(move |_| {
@@ -241,7 +242,7 @@ async fn serve_metrics(state: &State, stop: CancellationToken) -> Result<(), Ser
         });
         let routes = Route::new().at("/metrics", get(page)).map_to_response();
         Server::new_with_acceptor(acceptor)
-            .run_with_graceful_shutdown(routes, stop.cancelled_owned(), None)
+            .run_with_graceful_shutdown(routes, stop.clone().cancelled_owned(), None)
             .await?;
         // Serving ends with the process; the parts that drain decide when that is.
         pending().await

@@ -8,7 +8,7 @@ use tenantry_cache::Cache;
 use tokio_postgres::NoTls;
 
 use crate::{
-    access_token::{AccessTokens, KeyError},
+    access_token::{self, AccessTokens, KeyError},
     config::{Config, ConfigError},
     limits::Limits,
 };
@@ -25,6 +25,8 @@ const POOL_WAIT: Duration = Duration::from_secs(1);
 pub struct State {
     /// The house.
     pub app: App,
+    /// Of its own: whether the database answers must not depend on how busy we are.
+    pub(crate) probe: Pool,
     pub(crate) tokens: Arc<AccessTokens>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) config: Arc<Config>,
@@ -56,35 +58,14 @@ impl State {
     /// # Errors
     /// When a setting is wrong; the message names it.
     pub fn new(config: Config) -> Result<Self, StartError> {
-        let redis_url = config.redis_url.clone().filter(|url| !url.is_empty());
-        if redis_url.is_none() {
-            tracing::warn!("REDIS_URL is not set: this process caches and limits on its own");
-        }
-        let cache = Cache::new(tenantry_cache::Settings {
-            redis_url,
-            ttl: config.cache_ttl,
-            local_ttl: config.cache_local_ttl,
-            local_entries: config.cache_local_entries,
-            schema: CACHE_SCHEMA,
-            ..tenantry_cache::Settings::default()
+        access_token::make_first(&config.jwt_keys_dir)?;
+        Ok(Self {
+            app: app(&config)?,
+            probe: pool(config.database_url()?, 1)?,
+            tokens: Arc::new(tokens(&config)?),
+            limits: Arc::new(Limits::new(config.rate_limit_ip, config.trusted_proxies.clone())),
+            config: Arc::new(config),
         })
-        .map_err(StartError::RedisUrl)?;
-        let settings = Settings {
-            seats: config.plan_seats.0,
-            session_ttl: config.refresh_token_ttl,
-            verification_ttl: VERIFICATION_TTL,
-            require_verified_email: config.require_verified_email,
-        };
-        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let app = App {
-            db: Db::new(pool(config.database_url()?, config.database_pool)?),
-            cache,
-            passwords: Arc::new(Hasher::new(workers)?),
-            settings: Arc::new(settings),
-        };
-        let tokens = AccessTokens::open(&config.jwt_keys_dir, config.public_url(), config.access_token_ttl)?;
-        let limits = Limits::new(config.rate_limit_ip, config.trusted_proxies.clone());
-        Ok(Self { app, tokens: Arc::new(tokens), limits: Arc::new(limits), config: Arc::new(config) })
     }
 
     /// Keeps house while `work` runs: keys are read again each minute, idle clients are forgotten.
@@ -102,6 +83,47 @@ impl State {
     }
 }
 
+/// The house alone, for those who serve nobody: workers and commands.
+///
+/// # Errors
+/// When a setting is wrong; the message names it.
+pub(crate) fn app(config: &Config) -> Result<App, StartError> {
+    let redis_url = config.redis_url.clone();
+    if redis_url.is_none() {
+        tracing::warn!("REDIS_URL is not set: this process caches and limits on its own");
+    }
+    let cache = Cache::new(tenantry_cache::Settings {
+        redis_url,
+        ttl: config.cache_ttl,
+        local_ttl: config.cache_local_ttl,
+        local_entries: config.cache_local_entries,
+        schema: CACHE_SCHEMA,
+        ..tenantry_cache::Settings::default()
+    })
+    .map_err(StartError::RedisUrl)?;
+    let settings = Settings {
+        seats: config.plan_seats.0,
+        session_ttl: config.refresh_token_ttl,
+        verification_ttl: VERIFICATION_TTL,
+        require_verified_email: config.require_verified_email,
+    };
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Ok(App {
+        db: Db::new(pool(config.database_url()?, config.database_pool)?),
+        cache,
+        passwords: Arc::new(Hasher::new(workers)?),
+        settings: Arc::new(settings),
+    })
+}
+
+/// The keys of a service that runs already, or of this one.
+///
+/// # Errors
+/// When there are none, or PUBLIC_URL cannot be told.
+pub(crate) fn tokens(config: &Config) -> Result<AccessTokens, StartError> {
+    Ok(AccessTokens::open(&config.jwt_keys_dir, config.public_url()?, config.access_token_ttl)?)
+}
+
 /// A pool on `url` of at most `size` connections.
 pub(crate) fn pool(url: &str, size: u16) -> Result<Pool, StartError> {
     let mut config: tokio_postgres::Config = url.parse().map_err(StartError::DatabaseUrl)?;
@@ -111,6 +133,12 @@ pub(crate) fn pool(url: &str, size: u16) -> Result<Pool, StartError> {
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(Duration::from_secs(2));
     }
+    // A server that has silently gone is noticed within seconds.
+    config
+        .keepalives_idle(Duration::from_secs(10))
+        .keepalives_interval(Duration::from_secs(3))
+        .keepalives_retries(3);
+    config.tcp_user_timeout(Duration::from_secs(10));
     // A connection is not asked whether it lives before each use: a statement that fails tells that as well.
     let manager =
         Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });

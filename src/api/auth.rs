@@ -22,13 +22,13 @@ pub(crate) struct Auth;
 
 body! {
     /// Who signs in.
-    pub(crate) struct Login {
+    pub(crate) struct Login from "x-tenant-id" as "tenant" {
         /// The user's address.
         email: Email,
         /// The user's password.
         password: Secret,
         /// The tenant's id or slug; may come as `X-Tenant-ID` instead.
-        tenant: Option<Reference>,
+        tenant: Reference,
     }
 }
 
@@ -51,6 +51,10 @@ impl super::body::Field for Reference {
         errors: &mut Vec<crate::error::FieldError>,
     ) -> Option<Self> {
         match value {
+            None => {
+                errors.push(wrong(at, "missing", "Say which tenant, by id or slug, here or as X-Tenant-ID"));
+                None
+            }
             Some(serde_json::Value::String(text))
                 if (1..=100).contains(&text.len()) && !text.contains('\0') =>
             {
@@ -65,7 +69,8 @@ impl super::body::Field for Reference {
 }
 
 impl poem_openapi::types::Type for Reference {
-    const IS_REQUIRED: bool = true;
+    // It may come as a header.
+    const IS_REQUIRED: bool = false;
     type RawValueType = Self;
     type RawElementValueType = Self;
 
@@ -135,15 +140,10 @@ impl Auth {
         client: Data<&Client>,
         /// The tenant's id or slug, unless `tenant` is in the body.
         #[oai(name = "X-Tenant-ID")]
-        tenant_id: Header<Option<String>>,
+        _tenant: Header<Option<String>>,
         body: Body<Login>,
     ) -> Result<SessionBegun, ApiError> {
-        let Login { email, password, tenant } = body.0;
-        let tenant = tenant.map(|tenant| tenant.0).or(tenant_id.0);
-        let tenant = tenant.filter(|tenant| !tenant.is_empty() && tenant.len() <= 100).ok_or_else(|| {
-            let message = "Say which tenant, by id or slug, here or as X-Tenant-ID";
-            ApiError::invalid(vec![wrong("/tenant", "missing", message)])
-        })?;
+        let Login { email, password, tenant: Reference(tenant) } = body.0;
         let origin = Origin { user_agent: client.user_agent.clone(), address: client.address };
         let session = sessions::login(&state.app, &tenant, &email, password, origin).await?;
         Ok(SessionBegun::Begun(Envelope::of(&answer(&state, session)?), "no-store".into()))

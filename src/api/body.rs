@@ -13,6 +13,7 @@ use poem_openapi::{
 use serde_json::{Map, Value};
 use tenantry_accounts::fields::{Email, FromText, Name, NewPassword, Problem, Secret, Slug};
 
+use super::json::Unique;
 use crate::{
     error::{ApiError, Code, FieldError},
     layers,
@@ -23,6 +24,9 @@ pub(crate) struct Body<T>(pub(crate) T);
 
 /// A value in a body.
 pub(crate) trait Field: Sized {
+    /// Fields of a body that may come as a header instead: (field, header).
+    const FROM_HEADERS: &[(&str, &str)] = &[];
+
     /// Parses what stands at `at`; what is wrong goes to `errors`.
     fn parse(value: Option<Value>, at: &str, errors: &mut Vec<FieldError>) -> Option<Self>;
 }
@@ -52,11 +56,20 @@ impl<T: Type + Field> ParsePayload for Body<T> {
         if layers::is_too_large(&bytes) {
             return Err(ApiError::new(Code::PayloadTooLarge, "The body is too large").into());
         }
-        let value: Value = serde_json::from_slice(&bytes).map_err(|error| {
-            let message =
-                format!("The body is not valid JSON, see line {} column {}", error.line(), error.column());
+        let Unique(mut value) = serde_json::from_slice(&bytes).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            let message = format!("The body is not JSON, or repeats a name, at line {line} column {column}");
             ApiError::new(Code::Malformed, message)
         })?;
+        if let Value::Object(object) = &mut value {
+            for (field, header) in T::FROM_HEADERS {
+                if let Some(header) = request.header(header)
+                    && !object.contains_key(*field)
+                {
+                    object.insert((*field).into(), header.into());
+                }
+            }
+        }
         let mut errors = vec![];
         match T::parse(Some(value), "", &mut errors) {
             Some(value) if errors.is_empty() => Ok(Self(value)),
@@ -104,12 +117,14 @@ impl<'a> Fields<'a> {
 
 /// Declares a request body: the struct, its schema and how it is parsed.
 macro_rules! body {
-    ($(#[doc = $doc:literal])* $visibility:vis struct $name:ident { $($(#[doc = $about:literal])* $field:ident: $type:ty,)* }) => {
+    ($(#[doc = $doc:literal])* $visibility:vis struct $name:ident $(from $header:literal as $header_field:literal)? { $($(#[doc = $about:literal])* $field:ident: $type:ty,)* }) => {
         $(#[doc = $doc])*
         #[derive(Debug)]
         $visibility struct $name { $(pub(crate) $field: $type,)* }
 
         impl $crate::api::body::Field for $name {
+            const FROM_HEADERS: &[(&str, &str)] = &[$(($header_field, $header))?];
+
             fn parse(
                 value: Option<serde_json::Value>,
                 at: &str,

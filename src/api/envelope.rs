@@ -164,25 +164,36 @@ pub(crate) fn etag(version: i64) -> String {
     format!("\"{version}\"")
 }
 
-/// The version an `If-Match` or `If-None-Match` names: its number; `W/` and a suffix that names a content coding do
-/// not matter. `*` is any version.
-pub(crate) fn version_of(etag: &str) -> Option<Condition> {
-    let etag = etag.trim();
-    if etag == "*" {
-        return Some(Condition::Any);
-    }
-    let tag = etag.strip_prefix("W/").unwrap_or(etag).strip_prefix('"')?.strip_suffix('"')?;
-    let digits = tag.split('-').next()?;
-    digits.parse().ok().filter(|version| *version >= 0).map(Condition::Version)
+/// What a conditional request asks for (RFC 9110, 13.1): any version that exists, or one of these. `W/` and a suffix
+/// that names a content coding do not matter; a tag that is none of ours is no version, and never matches.
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub(crate) enum Condition {
+    Any,
+    Versions(Vec<i64>),
 }
 
-/// What a conditional request asks for.
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
-pub(crate) enum Condition {
-    /// Any version that exists.
-    Any,
-    /// This one.
-    Version(i64),
+impl Condition {
+    pub(crate) fn parse(header: &str) -> Self {
+        if header.trim() == "*" {
+            return Self::Any;
+        }
+        Self::Versions(header.split(',').filter_map(version_of).collect())
+    }
+
+    pub(crate) fn holds(&self, version: i64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Versions(versions) => versions.contains(&version),
+        }
+    }
+}
+
+fn version_of(tag: &str) -> Option<i64> {
+    let tag = tag.trim();
+    let tag = tag.strip_prefix("W/").unwrap_or(tag).strip_prefix('"')?.strip_suffix('"')?;
+    let (digits, coding) = tag.split_once('-').unwrap_or((tag, "none"));
+    let ours = !coding.is_empty() && !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| ours)
 }
 
 #[cfg(test)]
@@ -191,12 +202,12 @@ mod tests {
 
     #[test]
     fn a_weak_or_suffixed_etag_names_the_same_version() {
-        for tag in ["\"7\"", "W/\"7\"", "\"7-gzip\"", " \"7\" "] {
-            assert_eq!(version_of(tag), Some(Condition::Version(7)), "{tag}");
+        for tag in ["\"7\"", "W/\"7\"", "\"7-gzip\"", " \"7\" ", "\"6\", \"7\"", "\"abc\",W/\"7-br\""] {
+            assert!(Condition::parse(tag).holds(7), "{tag}");
         }
-        assert_eq!(version_of("*"), Some(Condition::Any));
-        for tag in ["7", "\"x\"", "\"-7\"", ""] {
-            assert_eq!(version_of(tag), None, "{tag}");
+        assert_eq!(Condition::parse("*"), Condition::Any);
+        for tag in ["7", "\"x\"", "\"-7\"", "\"+7\"", "\"7-\"", "", "\"6\""] {
+            assert!(!Condition::parse(tag).holds(7), "{tag}");
         }
     }
 }

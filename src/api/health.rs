@@ -33,7 +33,8 @@ pub(super) async fn ready(state: Data<&State>) -> Response {
     let say =
         |part: &Result<&'static str, String>| part.clone().map_or_else(|error| json!(error), |ok| json!(ok));
     let (migrations, queue) = match ready {
-        true => tokio::join!(migrations(&state), queue(&state)),
+        // One after the other: there is one connection for this.
+        true => (migrations(&state).await, queue(&state).await),
         false => (Err("unknown".into()), Err("unknown".into())),
     };
     let ready = ready && migrations.is_ok();
@@ -79,7 +80,7 @@ async fn part<E: std::error::Error>(
 
 async fn database(state: &State) -> Result<&'static str, String> {
     let work = async {
-        state.app.db.client().await?.simple_query("select 1").await?;
+        state.probe.get().await?.simple_query("select 1").await?;
         Ok::<_, tenantry_accounts::Error>(())
     };
     part("postgres", work).await
@@ -95,7 +96,7 @@ async fn redis(state: &State) -> Result<&'static str, String> {
 async fn migrations(state: &State) -> Result<&'static str, String> {
     let mut newest = 0;
     let work = async {
-        let client = state.app.db.client().await?;
+        let client = state.probe.get().await?;
         let row = client.query_one("select max(version) from tenantry.refinery_schema_history", &[]).await?;
         newest = row.try_get::<_, Option<i32>>(0)?.unwrap_or(0);
         Ok::<_, tenantry_accounts::Error>(())
@@ -107,7 +108,7 @@ async fn migrations(state: &State) -> Result<&'static str, String> {
 async fn queue(state: &State) -> Result<&'static str, String> {
     let mut oldest = Duration::ZERO;
     let work = async {
-        let ages = tenantry_queue::oldest_waiting(state.app.db.pool()).await?;
+        let ages = tenantry_queue::oldest_waiting(&state.probe).await?;
         oldest = ages.into_values().max().unwrap_or_default();
         Ok::<_, tenantry_queue::StoreError>(())
     };

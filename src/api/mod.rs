@@ -5,6 +5,7 @@ pub(crate) mod body;
 mod docs;
 mod envelope;
 mod health;
+mod json;
 mod pages;
 mod params;
 mod tenants;

@@ -6,12 +6,9 @@ use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef, Registry},
     types::{ParseFromParameter, ParseResult, Type},
 };
-use tenantry_accounts::users::{Order, Role, SortBy};
+use tenantry_accounts::users::{IfMatch, Order, Role, SortBy};
 
-use super::{
-    body::wrong,
-    envelope::{Condition, version_of},
-};
+use super::{body::wrong, envelope::Condition};
 use crate::error::{ApiError, Code, FieldError};
 
 /// A parameter that may be left out, and may be wrong.
@@ -203,8 +200,7 @@ impl Value for MinVersion {
 
 impl Value for Condition {
     fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
-        version_of(text)
-            .ok_or(("malformed", "If-Match and If-None-Match must be an ETag such as \"7\", or *"))
+        Ok(Self::parse(text))
     }
 
     fn schema() -> MetaSchemaRef {
@@ -213,11 +209,16 @@ impl Value for Condition {
 }
 
 impl Param<Condition> {
-    /// The version `If-Match` asks for; `*` asks for none in particular.
-    pub(crate) fn if_match(self) -> Result<Option<i64>, ApiError> {
-        Ok(self.header()?.and_then(|condition| match condition {
+    /// The condition; none: there is none. Every text is one.
+    pub(crate) fn condition(self) -> Option<Condition> {
+        self.0.and_then(Result::ok)
+    }
+
+    /// The versions `If-Match` asks for; `*` asks for none in particular.
+    pub(crate) fn if_match(self) -> IfMatch {
+        match self.condition()? {
             Condition::Any => None,
-            Condition::Version(version) => Some(version),
-        }))
+            Condition::Versions(versions) => Some(versions),
+        }
     }
 }

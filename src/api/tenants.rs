@@ -130,7 +130,7 @@ impl Tenants {
     ) -> Result<TenantFound, ApiError> {
         let UpdateTenant { name, plan, is_active } = body.0;
         let change = tenants::Change { name, plan, is_active };
-        let tenant = tenants::update(&state.app, *caller, id.0, change, if_match.0.if_match()?).await?;
+        let tenant = tenants::update(&state.app, *caller, id.0, change, if_match.0.if_match()).await?;
         Ok(TenantFound::Found(Envelope::of(&tenant), etag(tenant.version)))
     }
 }

@@ -252,7 +252,7 @@ impl Users {
     ) -> Result<UserChanged, ApiError> {
         let UpdateUser { email, name, role, is_active } = body.0;
         let change = users::Change { email, name, role, is_active };
-        let user = users::update(&state.app, *caller, id.0, change, if_match.0.if_match()?).await?;
+        let user = users::update(&state.app, *caller, id.0, change, if_match.0.if_match()).await?;
         Ok(UserChanged::Changed(Envelope::of(&user), etag(user.version)))
     }
 
@@ -270,7 +270,7 @@ impl Users {
         #[oai(name = "If-Match")]
         if_match: Header<Param<Condition>>,
     ) -> Result<Deleted, ApiError> {
-        users::delete(&state.app, *caller, id.0, if_match.0.if_match()?).await?;
+        users::delete(&state.app, *caller, id.0, if_match.0.if_match()).await?;
         Ok(Deleted::Deleted)
     }
 }
@@ -282,13 +282,12 @@ async fn find(
     if_none_match: Param<Condition>,
     min_version: Param<MinVersion>,
 ) -> Result<UserFound, ApiError> {
-    let known = if_none_match.header()?;
+    let known = if_none_match.condition();
     let min = min_version.header()?.map(|version| version.0);
     let found = users::get(&state.app, tenant, id, min).await?;
     let (version, level) = (found.entry.version, XCache(found.level));
     Ok(match known {
-        Some(Condition::Any) => UserFound::NotModified(etag(version), level),
-        Some(Condition::Version(known)) if known == version => UserFound::NotModified(etag(version), level),
+        Some(known) if known.holds(version) => UserFound::NotModified(etag(version), level),
         _ => UserFound::Found(Envelope::around(&found.entry.body), etag(version), level),
     })
 }

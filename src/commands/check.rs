@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Result;
-use crate::{config::Config, error::sources, migrate, server, state::State};
+use crate::{config::Config, error::sources, migrate, server, state};
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -42,13 +42,14 @@ pub(super) async fn run(config: Config) -> Result {
         },
     }
     if config.database_url.is_some() {
-        match State::new(config.clone()) {
+        match state::app(&config) {
             Err(error) => say("settings", Err(error.to_string())),
-            Ok(state) => {
-                say("keys", Ok(format!("{}", config.jwt_keys_dir.display())));
-                let redis = match state.app.cache.has_redis() {
+            Ok(app) => {
+                let keys = state::tokens(&config).map_err(|error| error.to_string());
+                say("keys", keys.map(|_| format!("in {}", config.jwt_keys_dir.display())));
+                let redis = match app.cache.has_redis() {
                     false => Ok("not configured: each process caches on its own".into()),
-                    true => match timeout(PATIENCE, state.app.cache.ping()).await {
+                    true => match timeout(PATIENCE, app.cache.ping()).await {
                         Ok(Ok(())) => Ok("answers".to_owned()),
                         Ok(Err(error)) => Err(format!(
                             "REDIS_URL: {}; the service works without, but slower",
@@ -61,7 +62,7 @@ pub(super) async fn run(config: Config) -> Result {
                     },
                 };
                 say("redis", redis);
-                match server::handlers(&state) {
+                match server::handlers(&app, &config) {
                     Err(error) => say("mail", Err(error.to_string())),
                     Ok(handlers) => match timeout(PATIENCE, handlers.mailer.check()).await {
                         Ok(found) => say("mail", found),

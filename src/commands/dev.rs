@@ -11,8 +11,7 @@ use super::{Result, seed, stopping, token};
 use crate::{
     config::{Config, DEFAULT_KEYS_DIR},
     dev::{Home, postgres, redis},
-    migrate,
-    server::{self, Roles},
+    migrate, server,
     state::State,
 };
 
@@ -94,7 +93,7 @@ impl Dev {
             let hash = seed::hash(&state.app).await?;
             seed::fill(&state.app, TENANT, "Demo", USERS, &hash, |_| {}).await?;
         }
-        let token = token::issue(&state, TENANT, ADMIN).await?;
+        let token = token::issue(&state.app, &state.tokens, TENANT, ADMIN).await?;
         let mail = state.config.mail_dir.clone();
         let greet = move |address: SocketAddr| {
             let caught =
@@ -116,7 +115,7 @@ impl Dev {
                 seed::PASSWORD,
             );
         };
-        server::run(state, Roles::All, stop, greet).await?;
+        server::run(state, true, stop, greet).await?;
         Ok(())
     }
 }

@@ -7,16 +7,19 @@ mod token;
 
 use std::{error::Error, io::IsTerminal};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{
+    CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+    builder::Resettable,
+    error::{ContextKind, ContextValue},
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     config::{Config, LogFormat},
-    migrate, openapi,
-    server::{self, Roles},
-    state::State,
+    migrate, openapi, server,
+    state::{self, State},
 };
 
 /// The accounts backend that a SaaS team would otherwise write itself.
@@ -70,6 +73,23 @@ enum Format {
 pub(crate) type Result = std::result::Result<(), Box<dyn Error>>;
 
 impl Cli {
+    /// Reads flags and variables; what is wrong ends the program and says so. A variable that is empty is as one that is
+    /// not set: compose files and unit files write them so.
+    pub fn read() -> Self {
+        let command = Self::command().mut_args(|arg| match arg.get_env().and_then(std::env::var_os) {
+            Some(value) if value.is_empty() => arg.env(Resettable::Reset),
+            _ => arg,
+        });
+        let cli = command.clone().try_get_matches().and_then(|matches| Self::from_arg_matches(&matches));
+        cli.unwrap_or_else(|error| {
+            let _ = error.print();
+            if let Some(variable) = variable_of(&error, &command) {
+                eprintln!("This setting is also the variable {variable}.");
+            }
+            std::process::exit(error.exit_code())
+        })
+    }
+
     /// Runs the command to its end.
     ///
     /// # Errors
@@ -79,9 +99,9 @@ impl Cli {
         let config = self.config;
         match self.command {
             Command::Dev(dev) => dev.run(config).await,
-            Command::All => serve(config, Roles::All).await,
-            Command::Api => serve(config, Roles::Api).await,
-            Command::Worker => serve(config, Roles::Worker).await,
+            Command::All => serve(config, true).await,
+            Command::Api => serve(config, false).await,
+            Command::Worker => work(config).await,
             Command::Migrate { check } => migrate(&config, check).await,
             Command::Openapi { format } => {
                 print!(
@@ -100,6 +120,14 @@ impl Cli {
     }
 }
 
+/// The variable of the setting that an error is about; clap itself names the flag only.
+fn variable_of(error: &clap::Error, command: &clap::Command) -> Option<String> {
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return None };
+    let name = flag.trim_start_matches("--").split([' ', '=']).next()?;
+    let arg = command.get_arguments().find(|arg| arg.get_long() == Some(name))?;
+    Some(arg.get_env()?.to_string_lossy().into_owned())
+}
+
 /// Logs go to standard error, so that what a command prints can be piped.
 fn log(config: &Config, dev: bool) -> Result {
     let filter = EnvFilter::try_new(&config.rust_log).map_err(|_| {
@@ -114,12 +142,19 @@ fn log(config: &Config, dev: bool) -> Result {
     Ok(())
 }
 
-async fn serve(config: Config, roles: Roles) -> Result {
+async fn serve(config: Config, workers: bool) -> Result {
     server::metrics();
-    let state = State::new(config)?;
-    server::check_database(&state).await?;
-    let stop = stopping()?;
-    server::run(state, roles, stop, |_| {}).await?;
+    let state = State::new(config.clone())?;
+    server::check_database(&config).await?;
+    server::run(state, workers, stopping()?, |_| {}).await?;
+    Ok(())
+}
+
+async fn work(config: Config) -> Result {
+    server::metrics();
+    let app = state::app(&config)?;
+    server::check_database(&config).await?;
+    server::run_workers(app, config, stopping()?).await?;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use tenantry_accounts::{
 use tokio_postgres::CopyInSink;
 
 use super::Result;
-use crate::{config::Config, state::State};
+use crate::{config::Config, state};
 
 /// All seeded users have this one: they are for load tests, and hashing a million takes hours.
 pub(super) const PASSWORD: &str = "Tenantry-Demo-1";
@@ -32,17 +32,16 @@ impl Seed {
         if self.users < self.tenants {
             return Err("--users: each tenant needs at least one user, its administrator".into());
         }
-        let state = State::new(config)?;
+        let app = state::app(&config)?;
         let run = uuid::Uuid::now_v7().simple().to_string()[..12].to_owned();
-        let hash = hash(&state.app).await?;
+        let hash = hash(&app).await?;
         let progress = ProgressBar::new(self.users).with_style(ProgressStyle::with_template(
             "{bar:40} {human_pos}/{human_len} users, {per_sec}, {eta} left",
         )?);
         for tenant in 0..self.tenants {
             let users = self.users / self.tenants + u64::from(tenant < self.users % self.tenants);
             let slug = format!("seed-{run}-{tenant}");
-            fill(&state.app, &slug, &format!("Seeded {tenant}"), users, &hash, |made| progress.inc(made))
-                .await?;
+            fill(&app, &slug, &format!("Seeded {tenant}"), users, &hash, |made| progress.inc(made)).await?;
         }
         progress.finish();
         println!("made {} users in {} tenants, seed-{run}-0 and on", self.users, self.tenants);

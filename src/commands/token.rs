@@ -2,13 +2,13 @@
 
 use clap::Args;
 use tenantry_accounts::{
-    Error,
+    App, Error,
     fields::{Email, FromText},
     sessions::{self, Origin},
 };
 
 use super::Result;
-use crate::{config::Config, state::State};
+use crate::{access_token::AccessTokens, config::Config, state};
 
 #[derive(Args, Debug)]
 pub(super) struct Token {
@@ -22,29 +22,26 @@ pub(super) struct Token {
 
 impl Token {
     pub(super) async fn run(self, config: Config) -> Result {
-        println!("{}", self.make(&State::new(config)?).await?);
+        let (app, tokens) = (state::app(&config)?, state::tokens(&config)?);
+        println!("{}", issue(&app, &tokens, &self.tenant, &self.email).await?);
         Ok(())
-    }
-
-    async fn make(&self, state: &State) -> std::result::Result<String, Box<dyn std::error::Error>> {
-        issue(state, &self.tenant, &self.email).await
     }
 }
 
 /// A token of a session of its own, which stands in the user's list like any other.
 pub(super) async fn issue(
-    state: &State,
+    app: &App,
+    tokens: &AccessTokens,
     tenant: &str,
     email: &str,
 ) -> std::result::Result<String, Box<dyn std::error::Error>> {
     let email = Email::from_text(email).map_err(|_| format!("--email: {email:?} is no e-mail address"))?;
     let origin = Origin { user_agent: "tenantry token".into(), address: None };
-    let session =
-        sessions::impersonate(&state.app, tenant, &email, origin).await.map_err(|error| match error {
-            Error::NoUser => {
-                format!("tenant {tenant:?} has no active user {:?} with a password", email.as_str())
-            }
-            error => crate::error::sources(&error),
-        })?;
-    Ok(state.tokens.issue(&session)?)
+    let session = sessions::impersonate(app, tenant, &email, origin).await.map_err(|error| match error {
+        Error::NoUser => {
+            format!("tenant {tenant:?} has no active user {:?} with a password", email.as_str())
+        }
+        error => crate::error::sources(&error),
+    })?;
+    Ok(tokens.issue(&session)?)
 }

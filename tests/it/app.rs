@@ -43,8 +43,10 @@ pub(crate) fn from_stack(variable: &str) -> String {
     })
 }
 
-pub(crate) fn config(arguments: &[String]) -> Config {
-    Settings::try_parse_from(std::iter::once(&"test".to_owned()).chain(arguments)).expect("settings").config
+fn config(arguments: &[String], folder: &Path) -> Config {
+    let arguments = std::iter::once("test").chain(arguments.iter().map(String::as_str));
+    let config = Settings::try_parse_from(arguments).expect("settings").config;
+    Config { mail_dir: Some(folder.join("mail")), ..config }
 }
 
 impl TestApp {
@@ -57,15 +59,16 @@ impl TestApp {
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().to_owned();
         let mut all: Vec<String> = vec![
-            format!("--database-url={}", from_stack("TEST_DATABASE_URL")),
             "--listen=127.0.0.1:0".into(),
             "--public-url=http://tenantry.test".into(),
             "--database-pool=8".into(),
             "--docs=true".into(),
             format!("--jwt-keys-dir={}", folder.join("keys").display()),
         ];
-        if !arguments.iter().any(|argument| argument.starts_with("--redis-url")) {
-            all.push(format!("--redis-url={}", from_stack("TEST_REDIS_URL")));
+        for (flag, variable) in [("--database-url", "TEST_DATABASE_URL"), ("--redis-url", "TEST_REDIS_URL")] {
+            if !arguments.iter().any(|argument| argument.starts_with(flag)) {
+                all.push(format!("{flag}={}", from_stack(variable)));
+            }
         }
         all.extend(arguments.iter().map(|&argument| argument.to_owned()));
         let mut app = Self::serve(all, folder).await;
@@ -85,10 +88,8 @@ impl TestApp {
     }
 
     async fn serve(arguments: Vec<String>, folder: PathBuf) -> Self {
-        let mut config = config(&arguments);
-        config.mail_dir = Some(folder.join("mail"));
         server::metrics();
-        let state = State::new(config).unwrap();
+        let state = State::new(config(&arguments, &folder)).unwrap();
         let bound = server::bind(state.clone()).await.unwrap();
         let (url, stop) = (format!("http://{}", bound.address), CancellationToken::new());
         tokio::spawn(bound.serve(stop.clone()));
@@ -173,7 +174,7 @@ impl TestApp {
 
     /// Runs the tenant's due jobs, here and now.
     pub(crate) async fn run_jobs(&self) -> usize {
-        let handlers = server::handlers(&self.state).unwrap();
+        let handlers = server::handlers(&self.state.app, &config(&self.arguments, &self.folder)).unwrap();
         tenantry_queue::run_due(self.state.app.db.pool(), Some(self.tenant), handlers.handler())
             .await
             .unwrap()

@@ -1,5 +1,6 @@
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
+use tenantry::dev::{Home, postgres, signal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::app::{PASSWORD, TestApp, answer};
@@ -18,6 +19,11 @@ async fn every_failure_has_the_one_envelope() {
         (StatusCode::BAD_REQUEST, "malformed", post("{\"email\":".into(), "application/json")),
         (StatusCode::BAD_REQUEST, "malformed", post(String::new(), "application/json")),
         (StatusCode::BAD_REQUEST, "malformed", post("[".repeat(10_000), "application/json")),
+        (
+            StatusCode::BAD_REQUEST,
+            "malformed",
+            post("{\"email\":\"a\",\"email\":\"b\"}".into(), "application/json"),
+        ),
         (StatusCode::UNPROCESSABLE_ENTITY, "validation_failed", post("[]".into(), "application/json")),
         (
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -165,6 +171,17 @@ async fn requests_without_a_credential_are_limited_and_told_when_to_come_again()
 }
 
 #[tokio::test]
+async fn guessing_passwords_is_counted_whoever_is_signed_in() {
+    let app = TestApp::spawn_with(&["--rate-limit-ip=4/1h"]).await;
+    let guess = json!({"tenant": app.slug, "email": "admin@example.org", "password": "Wrong-Horse-1"});
+    for expected in [StatusCode::UNAUTHORIZED, StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS] {
+        assert_eq!(app.post("/api/v1/auth/login", &guess).await.0, expected);
+    }
+    let page = app.http.post(format!("{}/verify-email", app.url)).form(&[("token", "guess")]);
+    assert_eq!(page.send().await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[tokio::test]
 async fn a_spoofed_forwarding_header_dodges_no_limit() {
     let app = TestApp::spawn_with(&["--rate-limit-ip=3/1h"]).await;
     let spoofed = |address: &'static str| {
@@ -187,7 +204,7 @@ async fn health_says_what_it_knows() {
 }
 
 #[tokio::test]
-async fn with_the_database_away_requests_say_so_and_the_process_lives() {
+async fn with_every_connection_taken_requests_say_so_and_the_process_is_ready() {
     let app = TestApp::spawn().await;
     let lost = TestApp::spawn_with(&["--plan-seats=basic=10"]).await;
     // Every connection of its pool is taken, and stays so.
@@ -200,11 +217,52 @@ async fn with_the_database_away_requests_say_so_and_the_process_lives() {
 
     assert_eq!((status, &body["error"]["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("unavailable")));
     assert_eq!(lost.get("/health").await.0, StatusCode::OK);
-    let (status, ready) = lost.get("/health/ready").await;
-    assert_eq!((status, &ready["status"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("unavailable")));
+    assert_eq!(lost.get("/health/ready").await.0, StatusCode::OK, "busy is not broken");
     drop(held);
     assert_eq!(lost.get(&format!("/api/v1/tenants/{}", lost.tenant)).await.0, StatusCode::OK);
     assert_eq!(app.get("/health").await.0, StatusCode::OK);
+}
+
+/// A server that hangs says nothing, not even that a statement took too long.
+#[tokio::test]
+async fn a_database_that_hangs_leaves_no_request_hanging() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::open(folder.path()).await.unwrap();
+    let server = postgres::start(&home, postgres::Use::Test).await.unwrap();
+    let url = postgres::app_url(&home);
+    tenantry::migrate::run(&postgres::owner_url(&home), &url).await.unwrap();
+    let app = TestApp::spawn_with(&[&format!("--database-url={url}")]).await;
+    let id = app.admin["id"].as_str().unwrap().to_owned();
+    let processes = || {
+        let parent = server.pid().unwrap();
+        let children = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let pid: u32 = entry.unwrap().file_name().to_str()?.parse().ok()?;
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            status.contains(&format!("PPid:\t{parent}\n")).then_some(pid)
+        });
+        children.chain([parent]).collect::<Vec<_>>()
+    };
+    let hung = processes();
+    hung.iter().for_each(|pid| signal(*pid, "STOP"));
+
+    let (list, patch) = (app.get("/api/v1/users"), format!("/api/v1/users/{id}"));
+    let change = json!({"name": "Later"});
+    let (list, change, ready) = tokio::join!(list, app.patch(&patch, &change), app.get("/health/ready"));
+
+    for (status, body) in [&list, &change] {
+        assert_eq!(
+            (*status, &body["error"]["code"]),
+            (StatusCode::SERVICE_UNAVAILABLE, &json!("unavailable"))
+        );
+    }
+    assert_eq!(
+        (ready.0, &ready.1["parts"]["postgres"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("no answer within a second"))
+    );
+    hung.iter().for_each(|pid| signal(*pid, "CONT"));
+    assert_eq!(app.get("/api/v1/users").await.0, StatusCode::OK);
+    drop(app);
+    server.stop().await;
 }
 
 #[tokio::test]

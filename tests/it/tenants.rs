@@ -48,6 +48,8 @@ async fn a_header_that_names_another_tenant_is_refused() {
         |tenant: &str| answer(ours.request(Method::GET, "/api/v1/users/me").header("X-Tenant-ID", tenant));
     assert_eq!(ask(&ours.slug).await.0, StatusCode::OK);
     assert_eq!(ask(&ours.tenant.to_string()).await.0, StatusCode::OK);
+    let twice = ours.request(Method::GET, "/api/v1/users/me").header("X-Tenant-ID", &ours.slug);
+    assert_eq!(answer(twice.header("X-Tenant-ID", &theirs.slug)).await.0, StatusCode::FORBIDDEN);
     assert_eq!(ask(&theirs.slug).await.0, StatusCode::FORBIDDEN);
     assert_eq!(ask(&theirs.tenant.to_string()).await.0, StatusCode::FORBIDDEN);
 }

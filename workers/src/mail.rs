@@ -110,6 +110,11 @@ impl Mailer {
             Way::Smtp(transport) => match transport.send(message).await {
                 Ok(_) => Outcome::Done,
                 // The server's words may repeat the address: its code is enough.
+                // The server does not know us: a setting is wrong, and mends without the job being lost.
+                Err(error) if refuses_us(&error) => Outcome::Retry(format!(
+                    "the mail server refused our credentials ({}): check SMTP_URL",
+                    code(&error)
+                )),
                 Err(error) if error.is_permanent() => {
                     Outcome::Dead(format!("the mail server refused for good: {}", code(&error)))
                 }
@@ -138,6 +143,11 @@ fn part(content_type: ContentType, text: String) -> SinglePart {
 
 fn sender(from: &str) -> Result<Mailbox, MailError> {
     from.parse().map_err(|_| MailError::From)
+}
+
+/// RFC 4954: authentication required, too weak, failed, or not without encryption.
+fn refuses_us(error: &lettre::transport::smtp::Error) -> bool {
+    error.status().is_some_and(|code| ["530", "534", "535", "538"].contains(&code.to_string().as_str()))
 }
 
 fn code(error: &lettre::transport::smtp::Error) -> String {

@@ -3,7 +3,7 @@
 use deadpool_postgres::{Client, Pool, Transaction};
 use tokio_postgres::error::SqlState;
 
-use crate::{Error, Result, TenantId};
+use crate::{Actor, Error, Result, TenantId};
 
 /// The pool of connections to the primary.
 #[derive(Clone)]
@@ -38,6 +38,16 @@ pub async fn as_tenant(client: &mut Client, tenant: TenantId) -> Result<Transact
         .await?;
     tx.execute(&statement, &[&tenant.0]).await?;
     Ok(tx)
+}
+
+/// As [`as_tenant`], for a change that `actor` makes: refused when the actor was deactivated, deleted or given another
+/// role since the token was made. What a token says may be minutes old; what it may change is asked of the row.
+pub(crate) async fn as_actor(client: &mut Client, actor: Actor, tenant: TenantId) -> Result<Transaction<'_>> {
+    let tx = as_tenant(client, tenant).await?;
+    let statement = tx.prepare_cached("select tenantry.actor_stands($1, $2, $3)").await?;
+    let stands =
+        tx.query_one(&statement, &[&actor.home.0, &actor.user.0, &actor.version]).await?.try_get(0)?;
+    if stands { Ok(tx) } else { Err(Error::Revoked) }
 }
 
 /// A transaction that sees all tenants, for sign-up and for work that belongs to none.

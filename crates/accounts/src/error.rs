@@ -29,6 +29,9 @@ pub enum Error {
     /// The caller's role does not allow it.
     #[error("the role of the caller does not allow this")]
     Forbidden,
+    /// The actor has been deactivated, deleted or given another role since signing in.
+    #[error("the caller may no longer act")]
+    Revoked,
     /// E-mail, password or tenant are not those of a user who may sign in. Deliberately not more than that.
     #[error("wrong e-mail, password or tenant")]
     WrongCredentials,

@@ -52,8 +52,12 @@ pub struct Settings {
 pub struct Actor {
     /// The tenant the request is for.
     pub tenant: TenantId,
-    /// The user, who is of this tenant or a super administrator.
+    /// The user's own tenant: another one for super administrators only.
+    pub home: TenantId,
+    /// The user.
     pub user: UserId,
+    /// `users.auth_version` when the user signed in: changes are refused once the row says another.
+    pub version: i64,
     /// What the user may do.
     pub role: users::Role,
 }

@@ -16,7 +16,7 @@ use crate::{
     db::{self, OnConstraint},
     fields::{Email, Name, NewPassword, Slug},
     to_the_end,
-    users::{self, NewUser, Role, User},
+    users::{self, IfMatch, NewUser, Role, User},
 };
 
 /// What a tenant pays for.
@@ -152,8 +152,9 @@ pub async fn sign_up(app: &App, sign_up: SignUp, plan: Plan) -> Result<(Tenant, 
 /// # Errors
 /// [`Error::NoTenant`], also for those that are none of the actor's business.
 pub async fn get(app: &App, actor: Actor, id: TenantId) -> Result<Tenant> {
+    within_reach(actor, id)?;
     let mut client = app.db.client().await?;
-    let tx = reach(&mut client, actor, id).await?;
+    let tx = db::as_tenant(&mut client, id).await?;
     let statement = tx.prepare_cached(SELECT).await?;
     let row = tx.query_opt(&statement, &[&id.0]).await?.ok_or(Error::NoTenant)?;
     tx.commit().await?;
@@ -181,36 +182,43 @@ pub async fn update(
     actor: Actor,
     id: TenantId,
     change: Change,
-    if_match: Option<i64>,
+    if_match: IfMatch,
 ) -> Result<Tenant> {
     let app = app.clone();
     to_the_end(async move {
         let mut client = app.db.client().await?;
-        let tx = reach(&mut client, actor, id).await?;
+        within_reach(actor, id)?;
         actor.require(Role::Admin)?;
         if change.plan.is_some() || change.is_active.is_some() {
             actor.require(Role::SuperAdmin)?;
         }
-        if let Some(plan) = change.plan {
+        let tx = db::as_actor(&mut client, actor, id).await?;
+        seats::lock(&tx, id).await?;
+        let before = Tenant::try_from(&tx.query_opt(SELECT, &[&id.0]).await?.ok_or(Error::NoTenant)?)?;
+        if if_match.is_some_and(|versions| !versions.contains(&before.version)) {
+            return Err(Error::VersionChanged);
+        }
+        let name = change.name.as_ref().map_or(before.name.as_str(), Name::as_str);
+        let plan = change.plan.unwrap_or(before.plan);
+        let is_active = change.is_active.unwrap_or(before.is_active);
+        if (name, plan, is_active) == (before.name.as_str(), before.plan, before.is_active) {
+            return Ok(before);
+        }
+        if plan != before.plan {
             seats::resize(&tx, id, app.settings.seats.of(plan)).await?;
         }
         let statement = tx
             .prepare_cached(
                 "update tenantry.tenants set
-                   name = coalesce($2, name), plan = coalesce($3, plan), is_active = coalesce($4, is_active),
-                   auth_version = auth_version + case when is_active and not coalesce($4, true) then 1 else 0 end,
+                   name = $2, plan = $3, is_active = $4,
+                   auth_version = auth_version + case when is_active and not $4 then 1 else 0 end,
                    version = version + 1, updated_at = now()
-                 where id = $1 and deleted_at is null and ($5::bigint is null or version = $5)
-                 returning id",
+                 where id = $1",
             )
             .await?;
-        let (name, plan) = (change.name.as_ref().map(Name::as_str), change.plan.map(Plan::as_str));
-        let changed = tx.execute(&statement, &[&id.0, &name, &plan, &change.is_active, &if_match]).await?;
-        let row = tx.query_opt(SELECT, &[&id.0]).await?.ok_or(Error::NoTenant)?;
-        if changed == 0 {
-            return Err(Error::VersionChanged);
-        }
-        if change.is_active == Some(false) {
+        tx.execute(&statement, &[&id.0, &name, &plan.as_str(), &is_active]).await?;
+        let tenant = Tenant::try_from(&tx.query_one(SELECT, &[&id.0]).await?)?;
+        if before.is_active && !is_active {
             tx.execute(
                 "insert into tenantry.revocations (tenant_id, subject, subject_id, min_version)
                  select id, 'tenant', id, auth_version from tenantry.tenants where id = $1",
@@ -218,9 +226,9 @@ pub async fn update(
             )
             .await?;
         }
-        let detail = json!({"name": change.name.is_some(), "plan": change.plan, "is_active": change.is_active});
+        let detail =
+            json!({"name": change.name.is_some(), "plan": change.plan, "is_active": change.is_active});
         audit::record(&tx, id, Some(actor.user), "tenant.updated", id.0, detail).await?;
-        let tenant = Tenant::try_from(&row)?;
         tx.commit().await?;
         Ok(tenant)
     })
@@ -240,14 +248,7 @@ pub async fn find(app: &App, reference: &str) -> Result<TenantId> {
     id.map(TenantId).ok_or(Error::NoTenant)
 }
 
-/// A transaction in which `actor` sees tenant `id`, if that is any of the actor's business.
-async fn reach(
-    client: &mut deadpool_postgres::Client,
-    actor: Actor,
-    id: TenantId,
-) -> Result<deadpool_postgres::Transaction<'_>> {
-    if id != actor.tenant && actor.role != Role::SuperAdmin {
-        return Err(Error::NoTenant);
-    }
-    db::as_tenant(client, id).await
+/// Whether tenant `id` is any of the actor's business.
+fn within_reach(actor: Actor, id: TenantId) -> Result<()> {
+    if id == actor.tenant || actor.role == Role::SuperAdmin { Ok(()) } else { Err(Error::NoTenant) }
 }

@@ -22,6 +22,9 @@ use crate::{
 /// the entry itself, and the job finds nothing to do.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
 
+/// The versions that a conditional change may start from; none: any.
+pub type IfMatch = Option<Vec<Version>>;
+
 /// A user to be made.
 #[derive(Debug, Clone)]
 pub struct NewUser {
@@ -51,7 +54,7 @@ pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
     let app = app.clone();
     to_the_end(async move {
         let mut client = app.db.client().await?;
-        let tx = db::as_tenant(&mut client, actor.tenant).await?;
+        let tx = db::as_actor(&mut client, actor, actor.tenant).await?;
         seats::take(&tx, actor.tenant, 1).await?;
         let user = insert(&tx, actor.tenant, &user, hash.as_deref()).await?;
         audit::record(
@@ -116,17 +119,11 @@ pub struct Change {
 
 /// Changes a user: one's own name and address, or, as an administrator, anyone's record.
 ///
-/// `if_match` is the version the caller has seen. A change that changes nothing writes nothing.
+/// `if_match` are the versions the caller will change; none: any. A change that changes nothing writes nothing.
 ///
 /// # Errors
 /// [`Error::NoUser`], [`Error::Forbidden`], [`Error::VersionChanged`], [`Error::EmailTaken`], [`Error::LastAdmin`].
-pub async fn update(
-    app: &App,
-    actor: Actor,
-    id: UserId,
-    change: Change,
-    if_match: Option<Version>,
-) -> Result<User> {
+pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_match: IfMatch) -> Result<User> {
     let administrative = change.role.is_some() || change.is_active.is_some();
     if administrative || actor.user != id {
         actor.require(Role::Admin)?;
@@ -137,12 +134,12 @@ pub async fn update(
     let app = app.clone();
     to_the_end(async move {
         let mut client = app.db.client().await?;
-        let tx = db::as_tenant(&mut client, actor.tenant).await?;
+        let tx = db::as_actor(&mut client, actor, actor.tenant).await?;
         if administrative {
             // The first lock of all that touch who administers a tenant: two admins cannot demote each other at once.
             seats::lock(&tx, actor.tenant).await?;
         }
-        let before = lock(&tx, actor, id, if_match).await?;
+        let before = lock(&tx, actor, id, &if_match).await?;
         let role = change.role.unwrap_or(before.role);
         let is_active = change.is_active.unwrap_or(before.is_active);
         let email = change.email.unwrap_or_else(|| before.email.clone());
@@ -201,14 +198,14 @@ pub async fn update(
 ///
 /// # Errors
 /// [`Error::NoUser`], [`Error::Forbidden`], [`Error::VersionChanged`], [`Error::LastAdmin`].
-pub async fn delete(app: &App, actor: Actor, id: UserId, if_match: Option<Version>) -> Result<()> {
+pub async fn delete(app: &App, actor: Actor, id: UserId, if_match: IfMatch) -> Result<()> {
     actor.require(Role::Admin)?;
     let app = app.clone();
     to_the_end(async move {
         let mut client = app.db.client().await?;
-        let tx = db::as_tenant(&mut client, actor.tenant).await?;
+        let tx = db::as_actor(&mut client, actor, actor.tenant).await?;
         seats::give_back(&tx, actor.tenant, 1).await?;
-        let before = lock(&tx, actor, id, if_match).await?;
+        let before = lock(&tx, actor, id, &if_match).await?;
         if before.administers() {
             another_admin(&tx, &before).await?;
         }
@@ -303,7 +300,7 @@ impl User {
 }
 
 /// Locks the row of a user whom `actor` may change.
-async fn lock(tx: &Transaction<'_>, actor: Actor, id: UserId, if_match: Option<Version>) -> Result<User> {
+async fn lock(tx: &Transaction<'_>, actor: Actor, id: UserId, if_match: &IfMatch) -> Result<User> {
     let statement = tx
         .prepare_cached(&format!(
             "select {COLUMNS} from tenantry.users where tenant_id = $1 and id = $2 and deleted_at is null for no key update"
@@ -314,7 +311,7 @@ async fn lock(tx: &Transaction<'_>, actor: Actor, id: UserId, if_match: Option<V
     if user.role > actor.role {
         return Err(Error::Forbidden);
     }
-    if if_match.is_some_and(|version| version != user.version) {
+    if if_match.as_ref().is_some_and(|versions| !versions.contains(&user.version)) {
         return Err(Error::VersionChanged);
     }
     Ok(user)

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tenantry_cache::{Entry, Key, Level, Loaded, ReadError, State, Version};
 use tokio_postgres::Row;
 
-pub use change::{Change, NewUser, create, delete, invalidate, update};
+pub use change::{Change, IfMatch, NewUser, create, delete, invalidate, update};
 pub(crate) use change::{commit, insert};
 pub use list::{Filter, Order, Page, SortBy, list};
 
