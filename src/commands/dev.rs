@@ -95,6 +95,7 @@ impl Dev {
         }
         let token = token::issue(&state.app, &state.tokens, TENANT, ADMIN).await?;
         let mail = state.config.mail_dir.clone();
+        let another = another_process(&state.config)?;
         let greet = move |address: SocketAddr| {
             let caught =
                 mail.map_or("sent by SMTP_URL".into(), |mail| format!("caught in {}", mail.display()));
@@ -110,6 +111,10 @@ impl Dev {
   Try:
 
   curl -i http://{address}/api/v1/users/me -H 'Authorization: Bearer {token}'
+
+  A second process beside this one:
+
+  {another}
 ",
                 start.elapsed().as_secs_f64(),
                 seed::PASSWORD,
@@ -118,4 +123,19 @@ impl Dev {
         server::run(state, true, stop, greet).await?;
         Ok(())
     }
+}
+
+/// The command line of a second API on the same servers, to be pasted into another shell.
+fn another_process(config: &Config) -> std::result::Result<String, Box<dyn std::error::Error>> {
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    let settings = [
+        ("DATABASE_URL", config.database_url()?.to_owned()),
+        ("REDIS_URL", config.redis_url.clone().unwrap_or_default()),
+        ("JWT_KEYS_DIR", config.jwt_keys_dir.canonicalize()?.display().to_string()),
+        // The issuer in the tokens.
+        ("PUBLIC_URL", config.public_url()?),
+        ("LISTEN", SocketAddr::new(config.listen.ip(), config.listen.port().wrapping_add(1)).to_string()),
+    ];
+    let settings: Vec<_> = settings.iter().map(|(name, value)| format!("{name}={}", quoted(value))).collect();
+    Ok(format!("{} {} api", settings.join(" "), quoted(&std::env::current_exe()?.display().to_string())))
 }

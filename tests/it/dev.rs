@@ -70,6 +70,16 @@ impl Dev {
     }
 }
 
+/// A test that fails leaves nothing running.
+impl Drop for Dev {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal("INT");
+            let _ = self.child.wait();
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_newcomer_gets_from_nothing_to_a_verified_user() {
     let folder = tempfile::Builder::new().prefix("a newcomer's ").tempdir().unwrap();
