@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use chrono::SubsecRound;
 use poem::{Response, http::StatusCode};
 use poem_openapi::{
     ApiResponse, Enum, Object,
@@ -319,7 +320,7 @@ impl ApiError {
                     request_id: request_id.into(),
                     errors: self.errors,
                 },
-                timestamp: chrono::Utc::now(),
+                timestamp: chrono::Utc::now().trunc_subsecs(3),
             };
             ("application/json", serde_json::to_vec(&failure))
         };

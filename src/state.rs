@@ -90,7 +90,7 @@ impl State {
 pub(crate) fn app(config: &Config) -> Result<App, StartError> {
     let redis_url = config.redis_url.clone();
     if redis_url.is_none() {
-        tracing::warn!("REDIS_URL is not set: this process caches and limits on its own");
+        tracing::warn!("REDIS_URL is not set: this process caches on its own");
     }
     let cache = Cache::new(tenantry_cache::Settings {
         redis_url,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::SubsecRound;
 use poem::{Response, handler, http::StatusCode, web::Data};
 use serde_json::json;
 use tokio::time::timeout;
@@ -18,7 +19,7 @@ const QUEUE_AGE: Duration = Duration::from_secs(300);
 pub(super) fn alive() -> Response {
     let body = json!({
         "status": "healthy",
-        "timestamp": chrono::Utc::now(),
+        "timestamp": chrono::Utc::now().trunc_subsecs(3),
         "version": env!("CARGO_PKG_VERSION"),
     });
     answer(StatusCode::OK, &body)
@@ -40,7 +41,7 @@ pub(super) async fn ready(state: Data<&State>) -> Response {
     let ready = ready && migrations.is_ok();
     let body = json!({
         "status": if ready { "ready" } else { "unavailable" },
-        "timestamp": chrono::Utc::now(),
+        "timestamp": chrono::Utc::now().trunc_subsecs(3),
         "version": env!("CARGO_PKG_VERSION"),
         "parts": {
             "postgres": say(&database),

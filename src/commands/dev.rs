@@ -1,6 +1,6 @@
 //! `tenantry dev`: everything in one process, on servers of its own where none are given.
 
-use std::{net::SocketAddr, path::PathBuf, time::Instant};
+use std::{io::Write, net::SocketAddr, path::PathBuf, time::Instant};
 
 use clap::Args;
 use tenantry_accounts::{Error, tenants};
@@ -99,7 +99,9 @@ impl Dev {
         let greet = move |address: SocketAddr| {
             let caught =
                 mail.map_or("sent by SMTP_URL".into(), |mail| format!("caught in {}", mail.display()));
-            println!(
+            // Nobody has to read it: with the reader gone, all goes on.
+            let _ = writeln!(
+                std::io::stdout(),
                 "
   Tenantry is ready after {:.1} s. Ctrl-C stops it; the data stays.
 

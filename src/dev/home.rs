@@ -30,7 +30,21 @@ pub struct Home {
     pub(super) data: PathBuf,
     pub(super) sockets: PathBuf,
     pub(super) user: User,
-    _lock: Arc<File>,
+    _hold: Arc<Hold>,
+}
+
+/// What ends with the last clone of a home: its lock, and the folder of its sockets once no server has one there.
+#[derive(Debug)]
+struct Hold {
+    sockets: PathBuf,
+    _lock: File,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // Not empty while a server that was not waited for still stops; the next start finds and removes it.
+        let _ = fs::remove_dir(&self.sockets);
+    }
 }
 
 impl Home {
@@ -46,7 +60,8 @@ impl Home {
         // These two are still there when somebody has deleted the data of running servers.
         process::stop_leftover(&sockets.join(".s.PGSQL.5432.lock"), &name, "INT").await?;
         process::stop_leftover(&sockets.join("redis.pid"), &name, "TERM").await?;
-        Ok(Home { path, data, sockets, user, _lock: Arc::new(lock) })
+        let hold = Hold { sockets: sockets.clone(), _lock: lock };
+        Ok(Home { path, data, sockets, user, _hold: Arc::new(hold) })
     }
 
     /// Forgets all data; to be called before the servers are started.

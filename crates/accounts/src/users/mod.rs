@@ -69,7 +69,7 @@ pub struct User {
     pub last_login_at: Option<DateTime<Utc>>,
     /// When the user was made.
     pub created_at: DateTime<Utc>,
-    /// When the user was last changed.
+    /// When the user was last changed; signing in is no change.
     pub updated_at: DateTime<Utc>,
     /// Goes up with each change; the `ETag` of a look-up.
     pub version: i64,
