@@ -1,7 +1,11 @@
 //! `/auth`.
 
 use poem::{Response, handler, web::Data};
-use poem_openapi::{ApiResponse, Object, OpenApi, param::Header};
+use poem_openapi::{
+    ApiResponse, Object, OpenApi,
+    param::Header,
+    registry::{MetaSchema, MetaSchemaRef},
+};
 use serde::Serialize;
 use tenantry_accounts::{
     fields::{Email, Secret},
@@ -14,6 +18,7 @@ use super::{
     Tag,
     body::{Body, body, wrong},
     envelope::{Answer, Created, Envelope},
+    schema::shown,
     tenants::{SignUp, SignedUp, sign_up},
 };
 use crate::{error::ApiError, layers::Client, state::State};
@@ -68,30 +73,12 @@ impl super::body::Field for Reference {
     }
 }
 
-impl poem_openapi::types::Type for Reference {
-    // It may come as a header.
-    const IS_REQUIRED: bool = false;
-    type RawValueType = Self;
-    type RawElementValueType = Self;
-
-    fn name() -> std::borrow::Cow<'static, str> {
-        "string".into()
-    }
-
-    fn schema_ref() -> poem_openapi::registry::MetaSchemaRef {
-        use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
-        let schema = MetaSchema { min_length: Some(1), max_length: Some(100), ..MetaSchema::new("string") };
-        MetaSchemaRef::Inline(Box::new(schema))
-    }
-
-    fn as_raw_value(&self) -> Option<&Self> {
-        Some(self)
-    }
-
-    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
-        Box::new(std::iter::once(self))
-    }
-}
+// Not required: it may come as a header.
+shown!(Reference, required: false, schema: MetaSchemaRef::Inline(Box::new(MetaSchema {
+    min_length: Some(1),
+    max_length: Some(100),
+    ..MetaSchema::new("string")
+})));
 
 /// A session that has begun.
 #[derive(Serialize, Object)]

@@ -137,21 +137,12 @@ macro_rules! body {
             }
         }
 
-        impl poem_openapi::types::Type for $name {
-            const IS_REQUIRED: bool = true;
-            type RawValueType = Self;
-            type RawElementValueType = Self;
-
-            fn name() -> std::borrow::Cow<'static, str> {
-                stringify!($name).into()
-            }
-
-            fn schema_ref() -> poem_openapi::registry::MetaSchemaRef {
-                poem_openapi::registry::MetaSchemaRef::Reference(stringify!($name).into())
-            }
-
-            fn register(registry: &mut poem_openapi::registry::Registry) {
-                registry.create_schema::<Self, _>(stringify!($name).into(), |registry| {
+        $crate::api::schema::shown!(
+            $name,
+            required: true,
+            schema: poem_openapi::registry::MetaSchemaRef::Reference(stringify!($name).into()),
+            register: |registry| {
+                registry.create_schema::<$name, _>(stringify!($name).into(), |registry| {
                     $(<$type as poem_openapi::types::Type>::register(registry);)*
                     let described = |schema: poem_openapi::registry::MetaSchemaRef, about: &'static str| {
                         schema.merge(poem_openapi::registry::MetaSchema {
@@ -171,15 +162,7 @@ macro_rules! body {
                     schema
                 });
             }
-
-            fn as_raw_value(&self) -> Option<&Self> {
-                Some(self)
-            }
-
-            fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
-                Box::new(std::iter::once(self))
-            }
-        }
+        );
     };
 }
 pub(crate) use body;

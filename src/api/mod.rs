@@ -8,6 +8,7 @@ mod health;
 mod json;
 mod pages;
 mod params;
+mod schema;
 mod tenants;
 mod users;
 

@@ -3,6 +3,7 @@
 use poem_openapi::{
     ApiResponse, OpenApi,
     param::{Header, Path, Query},
+    registry::{MetaSchema, MetaSchemaRef},
     types::ToHeader,
 };
 use tenantry_accounts::{
@@ -17,6 +18,7 @@ use super::{
     body::{Body, body},
     envelope::{Condition, Created, Deleted, Envelope, Pagination, etag},
     params::{Limit, MinVersion, PageNumber, Param, Search},
+    schema::shown,
 };
 use crate::{caller::Caller, error::ApiError, state::State};
 use poem::web::Data;
@@ -64,29 +66,10 @@ impl ToHeader for XCache {
     }
 }
 
-impl poem_openapi::types::Type for XCache {
-    const IS_REQUIRED: bool = true;
-    type RawValueType = Self;
-    type RawElementValueType = Self;
-
-    fn name() -> std::borrow::Cow<'static, str> {
-        "string".into()
-    }
-
-    fn schema_ref() -> poem_openapi::registry::MetaSchemaRef {
-        use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
-        let levels = ["local", "redis", "miss"].map(Into::into).to_vec();
-        MetaSchemaRef::Inline(Box::new(MetaSchema { enum_items: levels, ..MetaSchema::new("string") }))
-    }
-
-    fn as_raw_value(&self) -> Option<&Self> {
-        Some(self)
-    }
-
-    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
-        Box::new(std::iter::once(self))
-    }
-}
+shown!(XCache, required: true, schema: MetaSchemaRef::Inline(Box::new(MetaSchema {
+    enum_items: ["local", "redis", "miss"].map(Into::into).to_vec(),
+    ..MetaSchema::new("string")
+})));
 
 #[derive(ApiResponse)]
 enum UserFound {
