@@ -12,9 +12,13 @@ impl Budget {
         Self(whole)
     }
 
+    pub(crate) const fn is_spent(&self) -> bool {
+        self.0.is_zero()
+    }
+
     /// Runs `work` for as long as time is left; `None` when it ran out. With nothing left `work` is not even started.
     pub(crate) async fn spend<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        if self.0.is_zero() {
+        if self.is_spent() {
             return None;
         }
         let start = Instant::now();

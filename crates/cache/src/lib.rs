@@ -14,6 +14,7 @@
 //! transaction, Uber's CacheFront.
 #![warn(missing_docs)]
 
+mod breaker;
 mod budget;
 mod entry;
 mod flight;
@@ -85,6 +86,9 @@ pub enum Unreachable {
     /// It did not answer in time.
     #[error("redis did not answer in time; it is tried again")]
     TimedOut,
+    /// It was not asked, because it has not answered others lately.
+    #[error("redis has not answered lately; it is used again as soon as it does")]
+    GivenUp,
 }
 
 impl Cache {
@@ -93,9 +97,10 @@ impl Cache {
     /// # Errors
     /// If the URL of Redis cannot be understood.
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
-        let Settings { lease, floor, ttl, .. } = settings;
+        let Settings { lease, floor, ttl, redis_budget: request, .. } = settings;
+        let times = Times { lease, floor, ttl, request };
         let redis = match &settings.redis_url {
-            Some(url) => Some(Redis::connect(url, settings.epoch.clone(), Times { lease, floor, ttl })?),
+            Some(url) => Some(Redis::connect(url, settings.epoch.clone(), times)?),
             None => None,
         };
         let floors = Floors::new(settings.node_floors);
@@ -141,7 +146,7 @@ impl Cache {
     /// Removes from Redis whatever is older than `version` of a row that was committed; for the worker, until it succeeds.
     ///
     /// # Errors
-    /// If Redis has not confirmed it.
+    /// If Redis has not confirmed it; at once while Redis is [given up](Self::has_given_up_redis).
     pub async fn invalidate(&self, key: &Key, version: Version) -> Result<(), Unreachable> {
         match &self.0.redis {
             Some(redis) => redis.floor(key, version, "", &mut Budget::new(PATIENCE)).await,
@@ -163,6 +168,12 @@ impl Cache {
             Some(redis) => redis.ping(&mut Budget::new(PATIENCE)).await,
             None => Ok(()),
         }
+    }
+
+    /// Whether Redis does not answer and so is not asked: reads go to the truth, writes are unconfirmed. It is so within a
+    /// second of a Redis that hangs or is gone, and ends by itself when the background ping is answered again.
+    pub fn has_given_up_redis(&self) -> bool {
+        self.0.redis.as_ref().is_some_and(|redis| redis.is_given_up())
     }
 
     /// Whether a Redis is configured.

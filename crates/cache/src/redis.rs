@@ -7,25 +7,37 @@ use std::{
 
 use bytes::Bytes;
 use deadpool_redis::redis::{
-    self, Client, FromRedisValue, RedisError, Script,
+    self, Client, ErrorKind, FromRedisValue, RedisError, Script,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use crate::{Key, SetupError, Unreachable, Version, budget::Budget, sync::Shared};
+use crate::{
+    Key, SetupError, Unreachable, Version,
+    breaker::{Breaker, Ticket},
+    budget::Budget,
+    sync::Shared,
+};
 
-/// How often the connection is tried, and how long it may take to answer before it is given up for a new one.
-const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// How often the connection is tried, and how long it may take to answer before the breaker opens; together less than a
+/// second.
+const PROBE: Duration = Duration::from_millis(250);
+const PROBE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long a new connection may take, and an answer on one that has been given up for slow.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Redis {
     client: Client,
     connection: RwLock<ConnectionManager>,
     scripts: Scripts,
+    breaker: Breaker,
     epoch: String,
     lease: Duration,
     floor: Duration,
     ttl: Duration,
+    request: Duration,
 }
 
 #[derive(Debug)]
@@ -53,6 +65,8 @@ pub(crate) struct Times {
     pub(crate) lease: Duration,
     pub(crate) floor: Duration,
     pub(crate) ttl: Duration,
+    /// What a request may spend.
+    pub(crate) request: Duration,
 }
 
 impl Redis {
@@ -66,8 +80,10 @@ impl Redis {
             floor: Script::new(include_str!("lua/floor.lua")),
             unfloor: Script::new(include_str!("lua/unfloor.lua")),
         };
-        let Times { lease, floor, ttl } = times;
-        let redis = Arc::new(Self { client, connection, scripts, epoch, lease, floor, ttl });
+        let Times { lease, floor, ttl, request } = times;
+        let breaker = Breaker::new();
+        let redis =
+            Arc::new(Self { client, connection, scripts, breaker, epoch, lease, floor, ttl, request });
         tokio::spawn(keep(Arc::downgrade(&redis)));
         Ok(redis)
     }
@@ -143,10 +159,21 @@ impl Redis {
         self.call::<u8>("unfloor", &call, budget).await.map(drop)
     }
 
+    /// Asks whether Redis answers, whether the breaker is open or not. An answer that a request would have waited for
+    /// closes it.
     pub(crate) async fn ping(&self, budget: &mut Budget) -> Result<(), Unreachable> {
         let mut connection = self.connection.reading().clone();
-        let ping = redis::cmd("PING");
-        answer("ping", budget.spend(ping.query_async::<()>(&mut connection)).await)
+        let (ping, start) = (redis::cmd("PING"), Instant::now());
+        result("ping", budget.spend(ping.query_async::<()>(&mut connection)).await)?;
+        if start.elapsed() <= self.request {
+            self.breaker.close();
+        }
+        Ok(())
+    }
+
+    /// Whether nobody waits for Redis now, since it does not answer.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.breaker.is_open()
     }
 
     async fn call<T: FromRedisValue>(
@@ -155,12 +182,35 @@ impl Redis {
         call: &redis::ScriptInvocation<'_>,
         budget: &mut Budget,
     ) -> Result<T, Unreachable> {
+        let ticket = self.admit(budget)?;
         let mut connection = self.connection.reading().clone();
-        answer(name, budget.spend(call.invoke_async(&mut connection)).await)
+        let result = result(name, budget.spend(call.invoke_async(&mut connection)).await);
+        self.told(ticket, &result);
+        result
+    }
+
+    /// The permission to make a call, if there is time for one and the breaker is closed.
+    fn admit(&self, budget: &Budget) -> Result<Ticket, Unreachable> {
+        if budget.is_spent() {
+            return Err(Unreachable::TimedOut);
+        }
+        self.breaker.admit().ok_or(Unreachable::GivenUp)
+    }
+
+    fn told<T>(&self, ticket: Ticket, result: &Result<T, Unreachable>) {
+        match result {
+            Ok(_) => self.breaker.answered(ticket),
+            Err(Unreachable::Failed(error))
+                if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) =>
+            {
+                self.breaker.answered(ticket);
+            }
+            Err(_) => self.breaker.failed(ticket),
+        }
     }
 }
 
-fn answer<T>(call: &'static str, answer: Option<Result<T, RedisError>>) -> Result<T, Unreachable> {
+fn result<T>(call: &'static str, answer: Option<Result<T, RedisError>>) -> Result<T, Unreachable> {
     let failure = match answer {
         Some(Ok(answer)) => return Ok(answer),
         Some(Err(error)) => Unreachable::Failed(error),
@@ -179,23 +229,34 @@ fn millis(duration: Duration) -> u64 {
 fn manage(client: &Client) -> Result<ConnectionManager, RedisError> {
     let config = ConnectionManagerConfig::new()
         .set_number_of_retries(0)
-        .set_connection_timeout(Some(KEEP_ALIVE))
-        .set_response_timeout(Some(KEEP_ALIVE))
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE))
         .set_pipeline_buffer_size(1024);
     ConnectionManager::new_lazy_with_config(client.clone(), config)
 }
 
-/// Tries the connection every second with more patience than a request has, and starts anew when it fails. The manager
-/// mends a lost connection by itself, but not one whose peer has vanished without a word (each request gives up long
-/// before TCP does), nor one whose server refused the login for a while.
+/// Tries the connection again and again with more patience than a request has; when it fails, opens the breaker and
+/// starts anew. The manager mends a lost connection by itself, but not one whose peer has vanished without a word (each
+/// request gives up long before TCP does), nor one whose server refused the login for a while.
 async fn keep(redis: std::sync::Weak<Redis>) {
     while let Some(redis) = redis.upgrade() {
-        if redis.ping(&mut Budget::new(KEEP_ALIVE)).await.is_err()
-            && let Ok(fresh) = manage(&redis.client)
-        {
-            *redis.connection.writing() = fresh;
-        }
+        redis.probe().await;
         drop(redis);
-        sleep(KEEP_ALIVE).await;
+        sleep(PROBE).await;
+    }
+}
+
+impl Redis {
+    async fn probe(&self) {
+        let patience = if self.is_given_up() { PATIENCE } else { PROBE_PATIENCE };
+        if self.ping(&mut Budget::new(patience)).await.is_err() {
+            self.breaker.open();
+            if let Ok(fresh) = manage(&self.client) {
+                *self.connection.writing() = fresh;
+            }
+        } else if self.is_given_up() {
+            // The first answer took too long for a request, but it may have had to wait for the connection.
+            let _ = self.ping(&mut Budget::new(PATIENCE)).await;
+        }
     }
 }

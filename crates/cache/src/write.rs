@@ -65,14 +65,21 @@ impl Write {
     }
 
     /// Whether Redis holds this version, or at least holds none older and will let none in.
+    ///
+    /// Fills only over a floor that was confirmed. One that failed, or was not tried because Redis had been given up, may
+    /// be on its way all the same and arrive after the next writer's; a fill over it could undo what that one did. So
+    /// there the floor is placed now, should Redis be back, and else by the job.
     async fn write_through(&mut self, entry: &Entry) -> bool {
         let Some(redis) = self.cache.redis.clone() else { return true };
-        let data = entry::encode(self.cache.settings.schema, &self.key, entry);
-        match redis.fill(&self.key, &self.token, entry.version, &data, &mut self.budget).await {
-            Ok(true) => true,
-            Ok(false) => redis.floor(&self.key, entry.version, "", &mut self.budget).await.is_ok(),
-            Err(_) => false,
+        if self.confirmed {
+            let data = entry::encode(self.cache.settings.schema, &self.key, entry);
+            match redis.fill(&self.key, &self.token, entry.version, &data, &mut self.budget).await {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(_) => return false,
+            }
         }
+        redis.floor(&self.key, entry.version, "", &mut self.budget).await.is_ok()
     }
 
     /// The transaction was rolled back for certain: everything is as it was before the write.

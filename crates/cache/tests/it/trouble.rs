@@ -12,7 +12,7 @@ const SLACK: Duration = Duration::from_millis(500);
 /// Waits until Redis is in use again; every step of it is bounded by the node's own patience.
 async fn reconnected(node: &Cache) {
     let up = async {
-        while node.ping().await.is_err() {
+        while node.ping().await.is_err() || node.has_given_up_redis() {
             sleep(Duration::from_millis(20)).await;
         }
     };
