@@ -8,10 +8,13 @@
 //!
 //! The line repeats what the reader knows already (schema, name, version), so reading is a comparison and no parsing,
 //! and a value that got under another row's key, was written by another release, or was cut, is not taken for this row.
+//! Of a row that does not exist it is `... 0 absent 0\n`.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::Key;
+use crate::{Key, Loaded};
 
 /// The version of a row: raised by one in each of its updates under the row lock, and its ETag. The first is 1.
 pub type Version = i64;
@@ -46,21 +49,41 @@ impl State {
     }
 }
 
-/// The stored form of `entry`.
-pub(crate) fn encode(schema: &str, key: &Key, entry: &Entry) -> Vec<u8> {
+/// What is known of a row: its entry, or that there is none. It is older than every entry, as a version 0 would be.
+pub(crate) type Known = Option<Arc<Entry>>;
+
+/// The version by which floors and minimum versions judge what is known.
+pub(crate) fn version(known: &Known) -> Version {
+    known.as_ref().map_or(ABSENT, |entry| entry.version)
+}
+
+/// Stands in for the version of a row that does not exist.
+const ABSENT: Version = 0;
+
+/// The stored form of what is known.
+pub(crate) fn encode(schema: &str, key: &Key, known: &Known) -> Vec<u8> {
+    let Some(entry) = known else { return absent(schema, key).into_bytes() };
     let header = format!("{schema} {key} {} {} {}\n", entry.version, entry.state.name(), entry.body.len());
     [header.as_bytes(), &entry.body].concat()
 }
 
-/// The entry in `data`, stored beside the field `version`; `None` unless every byte of its line is what [`encode`] would
+fn absent(schema: &str, key: &Key) -> String {
+    format!("{schema} {key} {ABSENT} absent 0\n")
+}
+
+/// What `data` says, stored beside the field `version`; `None` unless every byte of its line is what [`encode`] would
 /// have written there. The body is not copied.
-pub(crate) fn decode(schema: &str, key: &Key, version: &[u8], data: &Bytes) -> Option<Entry> {
+pub(crate) fn decode(schema: &str, key: &Key, version: &[u8], data: &Bytes) -> Option<Loaded> {
     let version = std::str::from_utf8(version).ok()?.parse().ok()?;
+    if version == ABSENT {
+        return (*data == absent(schema, key)).then_some(Loaded::Absent);
+    }
     let line = data.iter().position(|&byte| byte == b'\n')? + 1;
     let body = data.slice(line..);
     [State::Live, State::Deleted].into_iter().find_map(|state| {
         let expected = format!("{schema} {key} {version} {} {}\n", state.name(), body.len());
-        (data[..line] == *expected.as_bytes()).then(|| Entry { version, state, body: body.clone() })
+        (data[..line] == *expected.as_bytes())
+            .then(|| Loaded::Row(Entry { version, state, body: body.clone() }))
     })
 }
 
@@ -76,18 +99,33 @@ mod tests {
         Entry { version: 7, state: State::Live, body: Bytes::from_static(b"{\"name\":\"Ada\"}\n") }
     }
 
+    fn known() -> Known {
+        Some(Arc::new(entry()))
+    }
+
     #[test]
     fn what_was_stored_is_what_is_read() {
         for state in [State::Live, State::Deleted] {
             let entry = Entry { state, ..entry() };
-            let data = encode("users/1", &KEY, &entry).into();
-            assert_eq!(decode("users/1", &KEY, b"7", &data), Some(entry));
+            let data = encode("users/1", &KEY, &Some(Arc::new(entry.clone()))).into();
+            assert_eq!(decode("users/1", &KEY, b"7", &data), Some(Loaded::Row(entry)));
         }
     }
 
     #[test]
+    fn that_there_is_no_row_has_version_0_and_nothing_else_has() {
+        let data = encode("users/1", &KEY, &None).into();
+        assert_eq!(decode("users/1", &KEY, b"0", &data), Some(Loaded::Absent));
+        assert_eq!(decode("users/1", &KEY, b"1", &data), None);
+        assert_eq!(decode("users/2", &KEY, b"0", &data), None);
+        let row = Entry { version: 0, ..entry() };
+        let data = encode("users/1", &KEY, &Some(Arc::new(row))).into();
+        assert_eq!(decode("users/1", &KEY, b"0", &data), None);
+    }
+
+    #[test]
     fn no_prefix_of_a_value_is_taken_for_the_value() {
-        let data = Bytes::from(encode("users/1", &KEY, &entry()));
+        let data = Bytes::from(encode("users/1", &KEY, &known()));
         for end in 0..data.len() {
             assert_eq!(decode("users/1", &KEY, b"7", &data.slice(..end)), None, "cut at {end}");
         }
@@ -95,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_value_of_another_row_release_or_version_is_foreign() {
-        let data = Bytes::from(encode("users/1", &KEY, &entry()));
+        let data = Bytes::from(encode("users/1", &KEY, &known()));
         let other = Key::new("u", Uuid::from_u128(1), Uuid::from_u128(3));
         assert_eq!(decode("users/2", &KEY, b"7", &data), None);
         assert_eq!(decode("users/1", &other, b"7", &data), None);

@@ -14,6 +14,7 @@
 //! transaction, Uber's CacheFront.
 #![warn(missing_docs)]
 
+mod absences;
 mod breaker;
 mod budget;
 mod entry;
@@ -39,10 +40,11 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
+    absences::Absences,
     budget::Budget,
     flight::Flights,
     floors::Floors,
-    local::Local,
+    local::{Lives, Local},
     read::count,
     redis::{Redis, Times},
 };
@@ -65,6 +67,7 @@ pub struct Cache(Arc<Inner>);
 struct Inner {
     settings: Settings,
     local: Local,
+    absences: Absences,
     flights: Arc<Flights>,
     redis: Option<Arc<Redis>>,
     /// Tokens are this node's name and a number that is never used twice.
@@ -97,16 +100,18 @@ impl Cache {
     /// # Errors
     /// If the URL of Redis cannot be understood.
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
-        let Settings { lease, floor, ttl, redis_budget: request, .. } = settings;
-        let times = Times { lease, floor, ttl, request };
+        let Settings { lease, floor, ttl, absent_ttl: absent, redis_budget: request, .. } = settings;
+        let times = Times { lease, floor, ttl, absent, request };
         let redis = match &settings.redis_url {
             Some(url) => Some(Redis::connect(url, settings.epoch.clone(), times)?),
             None => None,
         };
         let floors = Floors::new(settings.node_floors);
-        let local = Local::new(settings.local_entries, settings.local_ttl, floors);
+        let lives = Lives { entry: settings.local_ttl, absence: settings.local_ttl.min(absent) };
+        let local = Local::new(settings.local_entries, lives, floors);
+        let absences = Absences::new(if absent.is_zero() { 0 } else { settings.absent_per_second });
         let (flights, node, tokens) = (Arc::default(), Uuid::new_v4(), AtomicU64::new(0));
-        Ok(Self(Arc::new(Inner { settings, local, flights, redis, node, tokens })))
+        Ok(Self(Arc::new(Inner { settings, local, absences, flights, redis, node, tokens })))
     }
 
     /// Reads a row through the cache. `load` reads it from the primary, version and body in one `select`; it is called at
@@ -114,7 +119,10 @@ impl Cache {
     /// that a client who goes away strands nobody who waits for the same row.
     ///
     /// With `min` nothing older is returned: caches that hold less are passed by. They are not changed by it, since `min`
-    /// is the client's word. A row that does not exist is `None` whatever `min` says.
+    /// is the client's word. A row that does not exist, as the truth has just said, is `None` whatever `min` says.
+    ///
+    /// That a row does not exist is remembered for a moment ([`Settings::absent_ttl`]), until it is created: whoever creates
+    /// a row announces it as its first [write](Self::begin_write).
     ///
     /// All readers of one kind of row must use the same `E`.
     ///
@@ -157,6 +165,11 @@ impl Cache {
     /// Takes note that some node has committed `version` of a row whose floor could not be placed in Redis; for the feed.
     pub fn raise_floor(&self, key: &Key, version: Version) {
         self.0.local.floors.raise(*key, version, Instant::now() + self.0.longest_stale());
+    }
+
+    /// How long an entry may be served after a newer one was committed, where nothing but time forgets it.
+    pub fn longest_stale(&self) -> Duration {
+        self.0.longest_stale()
     }
 
     /// Whether Redis answers; fine without Redis.

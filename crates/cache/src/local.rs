@@ -1,11 +1,15 @@
 //! The level in the process: a bounded map of entries, each readable for a moment, under the node's floors.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use quick_cache::sync::{Cache, EntryAction, EntryResult};
 use tokio::time::Instant;
 
-use crate::{Entry, Key, floors::Floors};
+use crate::{
+    Key,
+    entry::{self, Known},
+    floors::Floors,
+};
 
 /// Entries read or written here within the last moment.
 ///
@@ -16,39 +20,47 @@ use crate::{Entry, Key, floors::Floors};
 #[derive(Debug)]
 pub(crate) struct Local {
     entries: Cache<Key, Held>,
-    ttl: Duration,
+    lives: Lives,
     pub(crate) floors: Floors,
+}
+
+/// How long an entry is shown, and that there is none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lives {
+    pub(crate) entry: Duration,
+    pub(crate) absence: Duration,
 }
 
 #[derive(Clone, Debug)]
 struct Held {
-    entry: Arc<Entry>,
+    known: Known,
     until: Instant,
 }
 
 impl Local {
-    pub(crate) fn new(entries: usize, ttl: Duration, floors: Floors) -> Self {
-        Self { entries: Cache::new(entries), ttl, floors }
+    pub(crate) fn new(entries: usize, lives: Lives, floors: Floors) -> Self {
+        Self { entries: Cache::new(entries), lives, floors }
     }
 
-    /// The entry, if it is fresh and not older than the floor.
-    pub(crate) fn get(&self, key: &Key) -> Option<Arc<Entry>> {
+    /// What is known of the row, if it is fresh and not older than the floor.
+    pub(crate) fn get(&self, key: &Key) -> Option<Known> {
         let held = self.entries.get(key)?;
-        (Instant::now() < held.until && self.floors.allow(key, held.entry.version)).then_some(held.entry)
+        let version = entry::version(&held.known);
+        (Instant::now() < held.until && self.floors.allow(key, version)).then_some(held.known)
     }
 
-    /// Holds `entry`, which was the truth at some moment after `read_at`: it must be the time from *before* the read began,
+    /// Holds `known`, which was the truth at some moment after `read_at`: it must be the time from *before* the read began,
     /// or a slow read would be shown for longer than promised. A newer entry that is still fresh stays.
-    pub(crate) fn insert(&self, key: &Key, entry: Arc<Entry>, read_at: Instant) {
-        let until = read_at + self.ttl;
+    pub(crate) fn insert(&self, key: &Key, known: Known, read_at: Instant) {
+        let until = read_at + if known.is_some() { self.lives.entry } else { self.lives.absence };
+        let version = entry::version(&known);
         let now = Instant::now();
-        if until <= now || !self.floors.allow(key, entry.version) {
+        if until <= now || !self.floors.allow(key, version) {
             return;
         }
-        let new = Held { entry, until };
+        let new = Held { known, until };
         let found = self.entries.entry(key, Some(Duration::ZERO), |_, held| {
-            let stays =
-                now < held.until && (held.entry.version, held.until) >= (new.entry.version, new.until);
+            let stays = now < held.until && (entry::version(&held.known), held.until) >= (version, new.until);
             if !stays {
                 *held = new.clone();
             }
@@ -67,25 +79,27 @@ impl Local {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use bytes::Bytes;
     use uuid::Uuid;
 
     use super::*;
-    use crate::State;
+    use crate::{Entry, State};
 
     const KEY: Key = Key::new("u", Uuid::nil(), Uuid::nil());
     const TTL: Duration = Duration::from_secs(1);
 
     fn local() -> Local {
-        Local::new(16, TTL, Floors::new(16))
+        Local::new(16, Lives { entry: TTL, absence: TTL / 2 }, Floors::new(16))
     }
 
-    fn entry(version: i64) -> Arc<Entry> {
-        Arc::new(Entry { version, state: State::Live, body: Bytes::new() })
+    fn entry(version: i64) -> Known {
+        Some(Arc::new(Entry { version, state: State::Live, body: Bytes::new() }))
     }
 
     fn version(local: &Local) -> Option<i64> {
-        local.get(&KEY).map(|entry| entry.version)
+        local.get(&KEY).map(|known| entry::version(&known))
     }
 
     #[tokio::test(start_paused = true)]
@@ -121,6 +135,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn that_there_is_no_row_is_shown_for_a_life_of_its_own_and_under_no_floor() {
+        let local = local();
+        local.insert(&KEY, None, Instant::now());
+        assert_eq!(local.get(&KEY), Some(None));
+        tokio::time::advance(TTL / 2).await;
+        assert_eq!(local.get(&KEY), None);
+
+        local.insert(&KEY, None, Instant::now());
+        local.floors.begin(KEY, 1, 1);
+        assert_eq!(local.get(&KEY), None);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_below_the_floor_is_not_held() {
         let local = local();
         local.floors.begin(KEY, 1, 2);
@@ -135,7 +162,7 @@ mod tests {
         // What `insert` does after its own look at the floor, with a write in between.
         local.floors.begin(KEY, 1, 2);
         local.remove(&KEY);
-        local.entries.insert(KEY, Held { entry: entry(1), until: read_at + TTL });
+        local.entries.insert(KEY, Held { known: entry(1), until: read_at + TTL });
         assert_eq!(version(&local), None);
 
         local.floors.withdraw(KEY, 1);

@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep};
 use crate::{
     Entry, Inner, Key, Version,
     budget::Budget,
-    entry,
-    flight::{Flight, Outcome},
+    entry::{self, Known},
+    flight::Flight,
     redis::Lease,
     sync::Lock,
 };
@@ -78,9 +78,9 @@ impl Inner {
         F: Future<Output = Result<Loaded, E>> + Send + 'static,
         E: Send + Sync + 'static,
     {
-        let reaches = |entry: &Entry| min.is_none_or(|min| entry.version >= min);
-        if let Some(entry) = self.local.get(&key).filter(|entry| reaches(entry)) {
-            return Ok(Read { entry: Some(entry), level: Level::Local });
+        let reaches = |known: &Known| min.is_none_or(|min| entry::version(known) >= min);
+        if let Some(entry) = self.local.get(&key).filter(reaches) {
+            return Ok(Read { entry, level: Level::Local });
         }
 
         // The flight takes the load out when it needs it. Left over, it serves to bypass what the flight has brought.
@@ -94,11 +94,17 @@ impl Inner {
             Err(_) => return Err(ReadError::Gone),
         };
         // An answer of the truth cannot be bypassed: its select was sent after this read began.
-        if read.level != Level::Postgres && !read.entry.as_deref().is_none_or(reaches) {
+        if read.level != Level::Postgres && !reaches(&read.entry) {
             let load = load.locked().take().ok_or(ReadError::Gone)?;
-            read = self.select(key, load).await.map_err(|error| ReadError::Load(Arc::new(error)))?;
+            let entry = self.select(key, load).await.map_err(|error| ReadError::Load(Arc::new(error)))?.known;
+            read = Read { entry, level: Level::Postgres };
         }
-        if read.entry.as_deref().is_none_or(reaches) { Ok(read) } else { Err(ReadError::VersionNotReached) }
+        // What gets here without an entry is the truth's word, or the client asked for nothing.
+        if read.entry.is_none() || reaches(&read.entry) {
+            Ok(read)
+        } else {
+            Err(ReadError::VersionNotReached)
+        }
     }
 
     /// One flight: Redis, else Postgres, then everyone who waits. Its first part is its turn; see [`flight`].
@@ -111,7 +117,7 @@ impl Inner {
         let turn = flight.turn().await;
         let mut budget = Budget::new(self.settings.redis_budget);
         let token = match self.ask_redis(key, &flight, &mut budget).await {
-            Asked::Found(entry) => return flight.land(Ok(Read { entry: Some(entry), level: Level::Redis })),
+            Asked::Found(entry) => return flight.land(Ok(Read { entry, level: Level::Redis })),
             Asked::MayFill(token) => Some(token),
             Asked::MayNotFill => None,
         };
@@ -123,15 +129,20 @@ impl Inner {
             // A fill that fails costs others a miss, and a lease that stays costs them a short wait. While a write of this
             // node is under way its floor should be in Redis and refuse the fill; should it have been lost, the node
             // does not store what it knows to be on its way out.
-            let _ = match outcome.as_ref().map(|read| read.entry.as_deref()) {
-                Ok(Some(entry)) if self.local.floors.allow(&key, entry.version) => {
-                    let data = entry::encode(self.settings.schema, &key, entry);
-                    redis.fill(&key, &token, entry.version, &data, &mut budget).await.map(drop)
+            let _ = match &outcome {
+                Ok(Selected { known, keep: true })
+                    if self.local.floors.allow(&key, entry::version(known)) =>
+                {
+                    let data = entry::encode(self.settings.schema, &key, known);
+                    redis.fill(&key, &token, entry::version(known), &data, &mut budget).await.map(drop)
                 }
                 _ => redis.release(&key, &token, &mut budget).await,
             };
         }
-        flight.land(outcome.map_err(|error| Arc::new(error) as Arc<dyn Any + Send + Sync>) as Outcome);
+        flight.land(match outcome {
+            Ok(Selected { known, .. }) => Ok(Read { entry: known, level: Level::Postgres }),
+            Err(error) => Err(Arc::new(error) as Arc<dyn Any + Send + Sync>),
+        });
     }
 
     /// Looks in Redis, and asks for the lease where there is nothing to see.
@@ -145,7 +156,7 @@ impl Inner {
             let Some(floor) = self.local.floors.get(&key) else { return Asked::MayNotFill };
             match redis.lease(&key, &token, floor, &rejected, budget).await {
                 Ok(Lease::Hit { version, data }) => {
-                    let Some(entry) = entry::decode(self.settings.schema, &key, &version, &data) else {
+                    let Some(found) = entry::decode(self.settings.schema, &key, &version, &data) else {
                         metrics::counter!("tenantry_cache_mismatch_total").increment(1);
                         tracing::warn!(cache.key = %key, "dropped a value of {key} that is not its own");
                         rejected = data;
@@ -155,10 +166,10 @@ impl Inner {
                     // nobody joins any more, and then the floor is asked again; it has risen before any such write was
                     // acknowledged.
                     flight.close();
-                    if self.local.floors.allow(&key, entry.version) {
-                        let entry = Arc::new(entry);
-                        self.local.insert(&key, entry.clone(), read_at);
-                        return Asked::Found(entry);
+                    let known = found.known();
+                    if self.local.floors.allow(&key, entry::version(&known)) {
+                        self.local.insert(&key, known.clone(), read_at);
+                        return Asked::Found(known);
                     }
                 }
                 Ok(Lease::Granted) => return Asked::MayFill(token),
@@ -172,26 +183,39 @@ impl Inner {
     }
 
     /// Reads the row from the truth.
-    async fn select<L, F, E>(&self, key: Key, load: L) -> Result<Read, E>
+    async fn select<L, F, E>(&self, key: Key, load: L) -> Result<Selected, E>
     where
         L: FnOnce() -> F,
         F: Future<Output = Result<Loaded, E>>,
     {
         let read_at = Instant::now();
-        let entry = match load().await? {
-            Loaded::Row(entry) => Some(Arc::new(entry)),
-            Loaded::Absent => None,
-        };
-        if let Some(entry) = &entry {
-            self.local.insert(&key, entry.clone(), read_at);
+        let known = load().await?.known();
+        let keep = known.is_some() || self.absences.admit();
+        if keep {
+            self.local.insert(&key, known.clone(), read_at);
         }
-        Ok(Read { entry, level: Level::Postgres })
+        Ok(Selected { known, keep })
     }
+}
+
+impl Loaded {
+    pub(crate) fn known(self) -> Known {
+        match self {
+            Self::Row(entry) => Some(Arc::new(entry)),
+            Self::Absent => None,
+        }
+    }
+}
+
+/// What the truth has said, and whether there is room to remember it.
+struct Selected {
+    known: Known,
+    keep: bool,
 }
 
 /// What Redis has to say to a flight.
 enum Asked {
-    Found(Arc<Entry>),
+    Found(Known),
     MayFill(String),
     MayNotFill,
 }

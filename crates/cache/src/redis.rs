@@ -37,6 +37,7 @@ pub(crate) struct Redis {
     lease: Duration,
     floor: Duration,
     ttl: Duration,
+    absent: Duration,
     request: Duration,
 }
 
@@ -65,6 +66,7 @@ pub(crate) struct Times {
     pub(crate) lease: Duration,
     pub(crate) floor: Duration,
     pub(crate) ttl: Duration,
+    pub(crate) absent: Duration,
     /// What a request may spend.
     pub(crate) request: Duration,
 }
@@ -80,10 +82,20 @@ impl Redis {
             floor: Script::new(include_str!("lua/floor.lua")),
             unfloor: Script::new(include_str!("lua/unfloor.lua")),
         };
-        let Times { lease, floor, ttl, request } = times;
+        let Times { lease, floor, ttl, absent, request } = times;
         let breaker = Breaker::new();
-        let redis =
-            Arc::new(Self { client, connection, scripts, breaker, epoch, lease, floor, ttl, request });
+        let redis = Arc::new(Self {
+            client,
+            connection,
+            scripts,
+            breaker,
+            epoch,
+            lease,
+            floor,
+            ttl,
+            absent,
+            request,
+        });
         tokio::spawn(keep(Arc::downgrade(&redis)));
         Ok(redis)
     }
@@ -108,7 +120,7 @@ impl Redis {
         }
     }
 
-    /// Stores `data` if `token` still holds the lease and nothing newer is known; tells whether it did. The lease ends.
+    /// Stores `data` (with version 0, that there is no row) if `token` still holds the lease and nothing newer is known; tells whether it did. The lease ends.
     pub(crate) async fn fill(
         &self,
         key: &Key,
@@ -118,7 +130,8 @@ impl Redis {
         budget: &mut Budget,
     ) -> Result<bool, Unreachable> {
         // Downwards, so that entries stored together do not expire together and the setting stays an upper bound.
-        let ttl = self.ttl.mul_f64(rand::random_range(0.85..=1.0));
+        let ttl = if version > 0 { self.ttl } else { self.absent };
+        let ttl = ttl.mul_f64(rand::random_range(0.85..=1.0));
         let mut call = self.scripts.fill.key(key.in_epoch(&self.epoch));
         call.arg(token).arg(version).arg(data).arg(millis(ttl));
         self.call("fill", &call, budget).await

@@ -17,6 +17,10 @@ pub struct Settings {
     pub node_floors: usize,
     /// How long an entry stays in Redis at most.
     pub ttl: Duration,
+    /// How long it is remembered that there is no row by an id, in Redis and, no longer than `local_ttl`, in the process.
+    pub absent_ttl: Duration,
+    /// How many such ids this node remembers in a second; the others are asked for again each time.
+    pub absent_per_second: u32,
     /// How long a reader alone may fill an entry, or a writer.
     pub lease: Duration,
     /// How long a floor stays; longer than any transaction and any read can take.
@@ -35,6 +39,8 @@ impl Default for Settings {
             local_ttl: Duration::from_secs(1),
             node_floors: 65_536,
             ttl: Duration::from_secs(900),
+            absent_ttl: Duration::from_secs(5),
+            absent_per_second: 100,
             lease: Duration::from_secs(3),
             floor: Duration::from_secs(30),
             redis_budget: Duration::from_millis(50),

@@ -2,7 +2,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::{Entry, Inner, Key, Version, budget::Budget, entry};
+use crate::{
+    Entry, Inner, Key, Version,
+    budget::Budget,
+    entry::{self, Known},
+};
 
 /// A write under way, from its `update` to its outcome; [`Cache::begin_write`](crate::Cache::begin_write) makes it.
 ///
@@ -58,10 +62,10 @@ impl Write {
     /// only: where someone else has written since, their floor or value stays. Takes no longer than is left of the
     /// budget, and never fails the request: what could not be told to Redis is the job's.
     pub async fn committed(mut self, entry: Entry) {
-        let entry = Arc::new(entry);
-        self.cache.local.insert(&self.key, entry.clone(), self.begun);
-        let told = self.write_through(&entry).await;
-        self.settle(entry.version, told);
+        let known = Some(Arc::new(entry));
+        self.cache.local.insert(&self.key, known.clone(), self.begun);
+        let told = self.write_through(&known).await;
+        self.settle(entry::version(&known), told);
     }
 
     /// Whether Redis holds this version, or at least holds none older and will let none in.
@@ -69,17 +73,18 @@ impl Write {
     /// Fills only over a floor that was confirmed. One that failed, or was not tried because Redis had been given up, may
     /// be on its way all the same and arrive after the next writer's; a fill over it could undo what that one did. So
     /// there the floor is placed now, should Redis be back, and else by the job.
-    async fn write_through(&mut self, entry: &Entry) -> bool {
+    async fn write_through(&mut self, known: &Known) -> bool {
         let Some(redis) = self.cache.redis.clone() else { return true };
+        let version = entry::version(known);
         if self.confirmed {
-            let data = entry::encode(self.cache.settings.schema, &self.key, entry);
-            match redis.fill(&self.key, &self.token, entry.version, &data, &mut self.budget).await {
+            let data = entry::encode(self.cache.settings.schema, &self.key, known);
+            match redis.fill(&self.key, &self.token, version, &data, &mut self.budget).await {
                 Ok(true) => return true,
                 Ok(false) => {}
                 Err(_) => return false,
             }
         }
-        redis.floor(&self.key, entry.version, "", &mut self.budget).await.is_ok()
+        redis.floor(&self.key, version, "", &mut self.budget).await.is_ok()
     }
 
     /// The transaction was rolled back for certain: everything is as it was before the write.

@@ -4,6 +4,7 @@
 -- Readers come with their lease, a writer with its own floor token ('w...'). Whoever wrote since has replaced or
 -- removed the token, so a slow owner is refused whatever it carries. The comparison with the floor is still needed:
 -- a lease may be taken while a slow writer, whose token has run out, has not committed yet.
+-- That there is no row (version 0) is stored like a value; every floor and every value are newer.
 local e = redis.call('HMGET', KEYS[1], 'l', 'f', 'v')
 if e[1] ~= ARGV[1] then return 0 end
 redis.call('HDEL', KEYS[1], 'l', 'le') -- in every case, so that the next reader need not wait for a lease that failed

@@ -3,6 +3,7 @@
 -- {1, version, data} hit · {0} the lease is yours · {2} another reader fills (wait a little)
 -- {3} a writer is in flight (read Postgres, fill nothing)
 --
+-- A version of 0 says that there is no row, so it is a hit for those only who know of no version (min 0).
 -- A value is dropped instead of returned when it is older than the node's floor, when its version is no number,
 -- or when it is, byte for byte, what the reader has just rejected as foreign (byte for byte, so that a repair by
 -- someone else in between survives). Empty data is nobody's, so '' rejects nothing that is real.

@@ -3,6 +3,8 @@
 //! `#[cfg(test)]` says nothing new to the compiler here, but tells clippy that these helpers may unwrap.
 
 #[cfg(test)]
+mod absences;
+#[cfg(test)]
 mod breaker;
 #[cfg(test)]
 mod flights;

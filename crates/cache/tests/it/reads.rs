@@ -64,19 +64,6 @@ async fn a_deleted_row_is_an_entry() {
 }
 
 #[tokio::test]
-async fn a_missing_row_is_not_stored_and_gives_the_lease_back() {
-    let redis = RedisServer::start().await;
-    let here = redis.node().await;
-    let row = Truth::new(None);
-
-    let read = row.read(&here).await.unwrap();
-    assert_eq!((read.entry, read.level), (None, Level::Postgres));
-    assert_eq!(row.field(&redis, "l").await, None);
-    row.read(&here).await.unwrap();
-    assert_eq!(row.loads(), 2);
-}
-
-#[tokio::test]
 async fn a_failed_read_gives_the_lease_back() {
     let redis = RedisServer::start().await;
     let here = redis.node().await;
