@@ -130,12 +130,12 @@ call wall('user_logins');
 grant select, insert on user_logins to tenantry_app, tenantry_system;
 
 -- The feed that every node follows: what stopped being valid. A session is dead as such; for a user or a tenant
--- tokens below min_version are. xid lets a reader resume without a gap: transactions that commit late included.
+-- tokens below min_version are, for a cached user entries below it whose floor could not be placed in Redis. xid lets a reader resume without a gap: transactions that commit late included.
 create table revocations (
   tenant_id   uuid not null references tenants (id) on delete cascade,
   id          bigint generated always as identity,
   xid         xid8 not null default pg_current_xact_id(),
-  subject     text not null check (subject in ('session', 'user', 'tenant')),
+  subject     text not null check (subject in ('session', 'user', 'tenant', 'cached_user')),
   subject_id  uuid not null,
   min_version bigint,
   created_at  timestamptz not null default now(),
@@ -146,6 +146,19 @@ create index revocations_xid on revocations (xid);
 call wall('revocations');
 grant select, insert on revocations to tenantry_app, tenantry_system;
 grant delete on revocations to tenantry_system;
+
+-- What was committed since a reader last looked: rows from transaction `seen` on, or, without one, those of the last
+-- `relevant` seconds; at least one row, with the transaction to ask from next. It is taken before the rows are read: a
+-- transaction that was running then is asked for again, and none is missed.
+create function revocations_since(seen xid8, relevant double precision)
+returns table (next xid8, tenant_id uuid, subject text, subject_id uuid, min_version bigint) language plpgsql as $$
+declare oldest_running xid8 := pg_snapshot_xmin(pg_current_snapshot());
+begin
+  perform set_config('role', 'tenantry_system', true);
+  return query select oldest_running, r.tenant_id, r.subject, r.subject_id, r.min_version
+    from (select) always left join tenantry.revocations r
+      on case when seen is null then r.created_at > now() - make_interval(secs => relevant) else r.xid >= seen end;
+end $$;
 
 -- Tokens that travel by mail: only the hash is stored, bound to user and address, used at most once. job_id is the
 -- mail they went out with: a mail sent twice by a crash leaves both its tokens valid, a newer mail voids them.

@@ -16,7 +16,7 @@ use poem::{
 };
 use tokio_util::sync::CancellationToken;
 
-use tenantry_accounts::App;
+use tenantry_accounts::{App, feed::Feed};
 use tenantry_workers::Mailer;
 
 use crate::{api, config::Config, error::sources, layers, migrate, state::State};
@@ -84,17 +84,23 @@ impl Bound {
     /// When the listener fails.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), ServeError> {
         let Self { state, acceptor, .. } = self;
+        let house = state.clone();
         let grace = state.config.shutdown_grace;
         let routes = Arc::new(api::routes(&state));
         let app = poem::endpoint::make(move |request| {
             let (state, routes) = (state.clone(), routes.clone());
             async move { layers::around(state, routes, request).await }
         });
-        Server::new_with_acceptor(acceptor)
-            .idle_timeout(IDLE)
-            .run_with_graceful_shutdown(app, stop.cancelled_owned(), Some(grace))
-            .await?;
-        Ok(())
+        let serve = Server::new_with_acceptor(acceptor).idle_timeout(IDLE).run_with_graceful_shutdown(
+            app,
+            stop.cancelled_owned(),
+            Some(grace),
+        );
+        tokio::select! {
+            result = serve => Ok(result?),
+            () = house.keep_house() => Ok(()),
+            () = Feed::new(house.app.clone()).follow() => Ok(()),
+        }
     }
 }
 
@@ -154,7 +160,6 @@ pub async fn run(
     let result = tokio::select! {
         result = parts => result,
         result = serve_metrics(&state.app, &state.config, &stop) => result,
-        () = state.keep_house() => Ok(()),
     };
     stop.cancel();
     result

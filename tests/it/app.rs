@@ -3,6 +3,7 @@
 use std::{
     env,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use clap::Parser;
@@ -79,7 +80,15 @@ impl TestApp {
 
     /// A second node of the same tenant: another process as far as caches go.
     pub(crate) async fn another_node(&self) -> Self {
-        let mut node = Self::serve(self.arguments.clone(), self.folder.clone()).await;
+        self.node_with(&[]).await
+    }
+
+    /// A second node with settings that differ.
+    pub(crate) async fn node_with(&self, different: &[&str]) -> Self {
+        let flag = |argument: &str| argument.split('=').next().map(str::to_owned);
+        let kept = self.arguments.iter().filter(|kept| different.iter().all(|new| flag(new) != flag(kept)));
+        let arguments = kept.cloned().chain(different.iter().map(|&new| new.to_owned())).collect();
+        let mut node = Self::serve(arguments, self.folder.clone()).await;
         node.tenant = self.tenant;
         node.slug.clone_from(&self.slug);
         node.admin = self.admin.clone();
@@ -217,4 +226,13 @@ pub(crate) fn wrong_fields(body: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let errors = body["error"]["errors"].as_array().unwrap();
     errors.iter().map(|error| (text(&error["field"]), text(&error["code"]))).collect()
+}
+
+/// Waits for a fact that is bound to become true, for ten times as long as it should take.
+pub(crate) async fn eventually<F: Future<Output = bool>>(usually: Duration, fact: impl Fn() -> F) {
+    let start = Instant::now();
+    while !fact().await {
+        assert!(start.elapsed() < usually * 10, "not within {:?}", usually * 10);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -1,22 +1,13 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tenantry::dev::{Home, redis};
 
-use crate::app::{TestApp, answer};
+use crate::app::{TestApp, answer, eventually};
 
 fn id(user: &Value) -> &str {
     user["id"].as_str().unwrap()
-}
-
-/// Waits for a fact that is bound to become true, for ten times as long as it should take.
-async fn eventually<F: Future<Output = bool>>(usually: Duration, fact: impl Fn() -> F) {
-    let start = Instant::now();
-    while !fact().await {
-        assert!(start.elapsed() < usually * 10, "not within {:?}", usually * 10);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 #[tokio::test]
@@ -161,6 +152,32 @@ async fn without_redis_everything_is_answered() {
     })
     .await;
     server.stop().await;
+    home.remove().unwrap();
+}
+
+/// A writer that has lost Redis while others have not: without the feed they would be stale until Redis forgets.
+#[tokio::test]
+async fn a_change_by_a_node_without_redis_reaches_the_nodes_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::open(folder.path()).await.unwrap();
+    let app = TestApp::spawn().await;
+    let server = redis::start(&home).await.unwrap();
+    // Its own Redis, which is gone a moment later: every floor of this node is lost.
+    let cut_off = app.node_with(&[&format!("--redis-url={}", redis::url(&home))]).await;
+    let user = app.create_user("feed@example.org").await;
+    let path = format!("/api/v1/users/{}", id(&user));
+    app.look_up(id(&user)).await;
+    server.stop().await;
+
+    let (status, changed) = cut_off.patch(&path, &json!({"name": "Changed"})).await;
+    assert_eq!(status, StatusCode::OK, "{changed}");
+
+    // The memory of the node, and a look at the feed.
+    eventually(Duration::from_millis(1_250), || async {
+        app.look_up(id(&user)).await.1["name"] == "Changed"
+    })
+    .await;
+    home.remove().unwrap();
 }
 
 /// Drops a user from Redis and from the node's memory, without a change.

@@ -263,6 +263,7 @@ async fn a_database_that_hangs_leaves_no_request_hanging() {
     assert_eq!(app.get("/api/v1/users").await.0, StatusCode::OK);
     drop(app);
     server.stop().await;
+    home.remove().unwrap();
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 mod audit;
 pub mod db;
 mod error;
+pub mod feed;
 pub mod fields;
 mod id;
 pub mod passwords;

@@ -232,7 +232,7 @@ pub async fn delete(app: &App, actor: Actor, id: UserId, if_match: IfMatch) -> R
     .await
 }
 
-/// Carries a changed row to its end: floor, job, COMMIT, write-through, in this order (docs/cache.md).
+/// Carries a changed row to its end: floor, job, feed, COMMIT, write-through, in this order (docs/cache.md).
 ///
 /// Before COMMIT the floor bars every older fill, so a reader that is late cannot bring the old row back; the job,
 /// which commits with the change, does what a writer that dies after COMMIT leaves undone.
@@ -244,7 +244,12 @@ pub(crate) async fn commit(app: &App, tx: Transaction<'_>, user: &User, state: S
     let enqueued =
         tenantry_queue::enqueue_with(&tx, user.tenant_id.0, &job, Options { delay, ..Options::default() })
             .await;
-    if let Err(error) = enqueued {
+    let told = match enqueued {
+        Ok(_) if !write.confirmed() => tell_other_nodes(&tx, user).await,
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = told {
         // Nothing was committed, whether ROLLBACK arrives or the connection is lost.
         let _ = tx.rollback().await;
         write.rolled_back().await;
@@ -265,6 +270,21 @@ pub(crate) async fn commit(app: &App, tx: Transaction<'_>, user: &User, state: S
             Err(error.into())
         }
     }
+}
+
+/// Redis, which others may reach, could not be told that older entries are void: the feed tells every node.
+async fn tell_other_nodes(
+    tx: &Transaction<'_>,
+    user: &User,
+) -> std::result::Result<(), tokio_postgres::Error> {
+    let statement = tx
+        .prepare_cached(
+            "insert into tenantry.revocations (tenant_id, subject, subject_id, min_version)
+             values ($1, 'cached_user', $2, $3)",
+        )
+        .await?;
+    tx.execute(&statement, &[&user.tenant_id.0, &user.id.0, &user.version]).await?;
+    Ok(())
 }
 
 /// The version of a row once whoever holds it has ended: without the lock a COMMIT that is still under way would be

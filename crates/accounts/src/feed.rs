@@ -1,0 +1,73 @@
+//! The feed that every node follows: cache entries whose floor a writer could not place, because it could not reach
+//! Redis while others may. (It also holds what stopped being valid: sessions, users, tenants.)
+//!
+//! A row carries the id of its transaction. One statement asks for rows from the last known point on, and for the
+//! oldest transaction still running, which is the next point: no clock, no overlap, and no gap from a transaction that
+//! commits late. A row may come twice, which changes nothing.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::{App, Result, TenantId, UserId, users};
+
+/// How often a node looks: the most another node may serve an entry whose floor was lost, beside its own memory.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// A node's place in the feed.
+pub struct Feed {
+    app: App,
+    /// Transactions before this one have been seen; none: nothing has.
+    seen: Option<String>,
+}
+
+impl Feed {
+    /// At the start: the first look takes in all that Redis may still hold an older entry of.
+    pub fn new(app: App) -> Self {
+        Self { app, seen: None }
+    }
+
+    /// Looks once. Returns how many rows were there.
+    ///
+    /// # Errors
+    /// When the database cannot be asked; the place stays.
+    pub async fn look(&mut self) -> Result<usize> {
+        let client = self.app.db.client().await?;
+        let statement = client
+            .prepare_cached(
+                "select next::text as next, tenant_id, subject, subject_id, min_version
+                 from tenantry.revocations_since($1::text::xid8, $2)",
+            )
+            .await?;
+        let relevant = self.app.cache.longest_stale().as_secs_f64();
+        let rows = client.query(&statement, &[&self.seen, &relevant]).await?;
+        let mut found = 0;
+        for row in &rows {
+            self.seen = Some(row.try_get("next")?);
+            let Some(tenant) = row.try_get::<_, Option<Uuid>>("tenant_id")? else { continue };
+            found += 1;
+            if row.try_get::<_, &str>("subject")? == "cached_user" {
+                let key = users::key(TenantId(tenant), UserId(row.try_get("subject_id")?));
+                self.app.cache.raise_floor(&key, row.try_get("min_version")?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Follows the feed for as long as it is polled, through every failure of the database.
+    pub async fn follow(mut self) {
+        let mut tick = tokio::time::interval(EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut lost = false;
+        loop {
+            tick.tick().await;
+            let look = self.look().await;
+            match &look {
+                Ok(_) if lost => tracing::info!("following the feed again"),
+                Err(error) if !lost => tracing::warn!("the feed cannot be followed: {error}"),
+                _ => {}
+            }
+            lost = look.is_err();
+        }
+    }
+}
