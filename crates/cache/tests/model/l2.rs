@@ -12,10 +12,11 @@ const READERS: usize = 3;
 const WHO_WRITES: [&str; WRITERS] = ["writer A", "writer B"];
 const WHO_READS: [&str; READERS] = ["reader 1", "reader 2", "reader 3"];
 const WHO_DIES: [&str; NODES] = ["node 0", "node 1"];
-/// The body the row has at the beginning; writer n's is `n + 2`. 0 stands for none.
+/// The body the row has at the beginning, or that there is no row; writer n's is `n + 2`. 0 stands for none.
 const FIRST: u8 = 1;
+const NEVER: u8 = u8::MAX;
 
-/// The code as it is, with a bug planted in it, or with a proposal.
+/// The code as it is, or with a bug planted in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Variant {
     AsIs,
@@ -29,8 +30,8 @@ enum Variant {
     LeaseBelowNodeFloor,
     /// One floor for each row instead of a place for each write: a rollback restores the former one if its own stands.
     OneFloorForAllWrites,
-    /// A proposal: a write whose floor was not confirmed does not fill, but places a floor without a token.
-    FillsOnlyConfirmed,
+    /// A write fills whether its floor was confirmed or not.
+    FillsUnconfirmed,
 }
 
 /// What goes wrong in a run, and how often.
@@ -38,6 +39,8 @@ enum Variant {
 struct Run {
     name: &'static str,
     variant: Variant,
+    /// There is no row at first, and the first write creates it.
+    absent: bool,
     readers: usize,
     /// Where the writers are; the first reader is on node 0, the others on node 1.
     writers_on: [usize; WRITERS],
@@ -45,32 +48,24 @@ struct Run {
     kills: u8,
     /// Requests to Redis that are lost, or whose answers are, or a connection that is lost in COMMIT.
     lost: u8,
-    /// Whether one of the lost requests may arrive in the end.
-    late: Late,
+    /// One of the lost requests may arrive in the end, after requests that were sent later.
+    late: bool,
     /// The entry vanishes: a restart of Redis, an eviction, the end of its life.
     flushes: u8,
     /// Leases that run out.
     expiries: u8,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Late {
-    Never,
-    /// It timed out. So the budget is spent, and whoever sent it sends nothing more.
-    AfterTimeout,
-    /// Its connection failed; the next request takes a new one, and overtakes it.
-    AfterError,
-}
-
 const CALM: Run = Run {
     name: "no fault",
     variant: Variant::AsIs,
+    absent: false,
     readers: 3,
     writers_on: [0, 1],
     rollbacks: true,
     kills: 0,
     lost: 0,
-    late: Late::Never,
+    late: false,
     flushes: 0,
     expiries: 0,
 };
@@ -166,7 +161,7 @@ struct State {
     redis: Entry,
     version: u8,
     body: u8,
-    /// Which version each body was committed as; 0 if it was not.
+    /// Which version each body was committed as, or [`NEVER`].
     history: [u8; WRITERS + 2],
     locked: bool,
     /// Whose invalidation jobs wait.
@@ -215,7 +210,7 @@ impl Run {
             Request::Lease { token, min } => Answer::Lease(match self.variant {
                 Variant::LeaseBelowNodeFloor => redis.lease(token, 0, TIMELESS),
                 Variant::NoLease | Variant::DeleteAfterCommit => {
-                    if redis.v != 0 && redis.v >= min {
+                    if redis.d != 0 && redis.v >= min {
                         Lease::Hit { v: redis.v, d: redis.d }
                     } else {
                         (redis.v, redis.d) = (0, 0);
@@ -420,14 +415,10 @@ impl Run {
                     if answer.is_some() {
                         return steps.push(who, "floor: confirmed", next);
                     }
-                    if after.late.is_none() || self.late == Late::AfterError {
-                        next.writers[number].floor = Floor::Failed;
-                        steps.push(who, "floor: fails, unconfirmed", next);
-                    }
-                    if self.late != Late::AfterError {
-                        next.writers[number].floor = Floor::TimedOut;
-                        steps.push(who, "floor: times out, unconfirmed", next);
-                    }
+                    next.writers[number].floor = Floor::Failed;
+                    steps.push(who, "floor: fails, unconfirmed", next);
+                    next.writers[number].floor = Floor::TimedOut;
+                    steps.push(who, "floor: times out, unconfirmed", next);
                 });
             }
             Writing::Floored => {
@@ -452,7 +443,7 @@ impl Run {
                 steps.push(who, "committed: the budget is spent, acknowledged", next);
             }
             Writing::Committed
-                if writer.floor == Floor::Failed && self.variant == Variant::FillsOnlyConfirmed =>
+                if writer.floor == Floor::Failed && self.variant != Variant::FillsUnconfirmed =>
             {
                 let next = with(*state, Writing::Refused);
                 steps.push(who, "committed: does not fill over a floor that may not be there", next);
@@ -658,11 +649,12 @@ impl Model for Run {
     type State = State;
 
     fn start(&self) -> Vec<State> {
-        let mut history = [0; WRITERS + 2];
-        history[usize::from(FIRST)] = 1;
+        let version = if self.absent { 0 } else { 1 };
+        let mut history = [NEVER; WRITERS + 2];
+        history[usize::from(FIRST)] = version;
         let mut state = State {
             redis: Entry::default(),
-            version: 1,
+            version,
             body: FIRST,
             history,
             locked: false,
@@ -672,7 +664,7 @@ impl Model for Run {
             writers: [Writer::default(); WRITERS],
             readers: [Reader::default(); READERS],
             late: None,
-            late_left: self.late != Late::Never,
+            late_left: self.late,
             kills: self.kills,
             lost: self.lost,
             flushes: self.flushes,
@@ -680,7 +672,7 @@ impl Model for Run {
             broken: None,
         };
         state.readers[self.readers..].fill(Reader::OVER);
-        let warm = Entry { v: 1, d: FIRST, ttl: TIMELESS.ttl, ..Entry::default() };
+        let warm = Entry { v: version, d: FIRST, ttl: TIMELESS.ttl, ..Entry::default() };
         vec![state, State { redis: warm, ..state }]
     }
 
@@ -706,13 +698,13 @@ impl Model for Run {
             }
         }
         let redis = &state.redis;
-        if redis.d != 0 && state.history[usize::from(redis.d)] == 0 {
+        if redis.d != 0 && state.history[usize::from(redis.d)] != redis.v {
             return Some(Invariant::NeverUncommitted);
         }
         if !state.is_quiet() {
             return None;
         }
-        if redis.v != 0 && (redis.v, redis.d) != (state.version, state.body) {
+        if redis.d != 0 && (redis.v, redis.d) != (state.version, state.body) {
             return Some(Invariant::Converges);
         }
         let floors = state.settled.iter().fold(redis.f, |floor, &settled| floor.max(settled));
@@ -775,16 +767,16 @@ impl State {
 
 /// The invalidation job does what a killed writer left undone; nothing is ever stale.
 const KILL: Run = Run { name: "1 kill -9", kills: 1, ..CALM };
-const LOST: Run =
-    Run { name: "1 lost or late request", lost: 1, late: Late::AfterTimeout, readers: 2, ..CALM };
+const LOST: Run = Run { name: "1 lost or late request", lost: 1, late: true, readers: 2, ..CALM };
 const REDIS: Run = Run { name: "entry lost, lease expired", flushes: 1, expiries: 1, readers: 2, ..CALM };
 const KILL_AND_REDIS: Run = Run { name: "kill -9, entry lost", kills: 1, flushes: 1, readers: 2, ..CALM };
 const KILL_AND_LOST: Run = Run { name: "kill -9, 1 lost request", kills: 1, lost: 1, readers: 2, ..CALM };
+const OVERTAKEN: Run = Run { name: "entry lost, 1 lost or late request", flushes: 1, readers: 1, ..LOST };
 const ALL: Run = Run {
     name: "kill -9, 1 lost or late request, entry lost, lease expired",
     kills: 1,
     lost: 1,
-    late: Late::AfterTimeout,
+    late: true,
     flushes: 1,
     expiries: 1,
     readers: 2,
@@ -833,6 +825,7 @@ fn lost_requests_are_made_good() {
         "release: below the floor",
     ];
     holds(LOST, &interesting);
+    holds(OVERTAKEN, &["committed: does not fill over a floor that may not be there"]);
 }
 
 #[test]
@@ -883,22 +876,18 @@ fn planted_bugs_are_caught() {
         writers_on: [0, 0],
         readers: 1,
         lost: 2,
-        late: Late::Never,
+        late: false,
         ..LOST
     };
     catches(same_node, Variant::OneFloorForAllWrites, ReadYourWrites);
+    catches(OVERTAKEN, Variant::FillsUnconfirmed, Converges);
 }
 
 #[test]
-fn a_floor_that_arrives_after_the_next_write_is_not_filled_over() {
-    let run = Run {
-        name: "entry lost, 1 late request overtaken",
-        late: Late::AfterError,
-        lost: 1,
-        flushes: 1,
-        ..LOST
-    };
-    catches(run, Variant::AsIs, Invariant::Converges);
-    let proposal = Run { variant: Variant::FillsOnlyConfirmed, ..run };
-    explore(&proposal).holds("L2", "FillsOnlyConfirmed; entry lost, 1 late request overtaken", &[]);
+fn that_there_is_no_row_ends_with_its_creation() {
+    holds(Run { name: "no row at first", absent: true, readers: 2, ..CALM }, &["lease: hit", "fill: stored"]);
+    holds(
+        Run { name: "no row at first, 1 lost request", absent: true, late: false, readers: 1, ..LOST },
+        &[],
+    );
 }

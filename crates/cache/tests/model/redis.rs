@@ -6,7 +6,7 @@ pub(crate) type Token = u8;
 /// The first writer's token.
 pub(crate) const WRITER: Token = 8;
 
-/// 0 stands for a field that is not there. Times are ticks that are left; models without time let them stand still.
+/// 0 stands for a field that is not there, but for `v`, where `d` tells: a version of 0 says that there is no row. Times are ticks that are left; models without time let them stand still.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Entry {
     pub(crate) v: u8,
@@ -57,7 +57,7 @@ pub(crate) enum Fill {
 
 impl Entry {
     pub(crate) fn lease(&mut self, token: Token, min: u8, rules: Rules) -> Lease {
-        if self.v != 0 {
+        if self.d != 0 {
             if self.v >= min {
                 return Lease::Hit { v: self.v, d: self.d };
             }
@@ -83,7 +83,7 @@ impl Entry {
 
     /// The second half of `fill`, and all of it in variants without tokens.
     pub(crate) fn store(&mut self, v: u8, d: u8, rules: Rules) -> Fill {
-        if self.f > v || self.v > v {
+        if self.f > v || self.d != 0 && self.v > v {
             return Fill::TooOld;
         }
         (self.v, self.d, self.ttl) = (v, d, rules.ttl);
@@ -99,7 +99,7 @@ impl Entry {
 
     /// `token` is 0 for the worker.
     pub(crate) fn floor(&mut self, version: u8, token: Token, rules: Rules) -> bool {
-        if self.v >= version {
+        if self.d != 0 && self.v >= version {
             return false;
         }
         (self.v, self.d) = (0, 0);
@@ -129,7 +129,7 @@ impl Entry {
 
     /// Redis removes a hash with its last field.
     pub(crate) fn vanish_if_empty(&mut self) {
-        if self.v == 0 && self.f == 0 && self.l == 0 {
+        if self.d == 0 && self.f == 0 && self.l == 0 {
             *self = Self::default();
         }
     }
