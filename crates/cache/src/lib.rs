@@ -15,6 +15,7 @@
 #![warn(missing_docs)]
 
 mod absences;
+mod batch;
 mod breaker;
 mod budget;
 mod entry;
@@ -45,7 +46,7 @@ use crate::{
     flight::Flights,
     floors::Floors,
     local::{Lives, Local},
-    read::count,
+    read::{count, count_failure, count_read},
     redis::{Redis, Times},
 };
 pub use crate::{
@@ -142,6 +143,28 @@ impl Cache {
         let result = self.0.read(*key, min, load).await;
         count(&result);
         result
+    }
+
+    /// Reads many rows through the cache: what this process holds, then what Redis holds, then all that is missing with one
+    /// `load`, which is not called if nothing is. What `load` does not name does not exist. The answers are in the order of
+    /// `keys`, which may repeat a key and may not be longer than what one `load` can read.
+    ///
+    /// Nothing is stored in Redis, since a batch takes no leases, and it waits for no other reader. Redis is asked under
+    /// one budget; what it has not answered in time is missing.
+    ///
+    /// # Errors
+    /// [`ReadError::Load`]
+    pub async fn read_many<L, F, E>(&self, keys: &[Key], load: L) -> Result<Vec<Read>, ReadError<E>>
+    where
+        L: FnOnce(Vec<Key>) -> F,
+        F: Future<Output = Result<Vec<(Key, Loaded)>, E>>,
+    {
+        let reads = self.0.read_many(keys, load).await;
+        match &reads {
+            Ok(reads) => reads.iter().for_each(count_read),
+            Err(_) => count_failure("failed"),
+        }
+        reads
     }
 
     /// Announces that `version` of a row is about to be committed. Call it with the row lock held, after the `update` that

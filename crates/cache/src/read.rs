@@ -156,9 +156,7 @@ impl Inner {
             let Some(floor) = self.local.floors.get(&key) else { return Asked::MayNotFill };
             match redis.lease(&key, &token, floor, &rejected, budget).await {
                 Ok(Lease::Hit { version, data }) => {
-                    let Some(found) = entry::decode(self.settings.schema, &key, &version, &data) else {
-                        metrics::counter!("tenantry_cache_mismatch_total").increment(1);
-                        tracing::warn!(cache.key = %key, "dropped a value of {key} that is not its own");
+                    let Some(found) = self.decode(&key, &version, &data) else {
                         rejected = data;
                         continue;
                     };
@@ -180,6 +178,16 @@ impl Inner {
                 Ok(Lease::Writing) | Err(_) => return Asked::MayNotFill,
             }
         }
+    }
+
+    /// What Redis holds of `key`; counts what is not its own.
+    pub(crate) fn decode(&self, key: &Key, version: &[u8], data: &Bytes) -> Option<Loaded> {
+        let found = entry::decode(self.settings.schema, key, version, data);
+        if found.is_none() {
+            metrics::counter!("tenantry_cache_mismatch_total").increment(1);
+            tracing::warn!(cache.key = %key, "passed by a value of {key} that is not its own");
+        }
+        found
     }
 
     /// Reads the row from the truth.
@@ -222,12 +230,22 @@ enum Asked {
 
 /// Counts a read by who answered it, and with what.
 pub(crate) fn count<E>(result: &Result<Read, ReadError<E>>) {
-    let (level, outcome) = match result {
-        Ok(Read { entry: Some(entry), level }) => (*level, entry.state.name()),
-        Ok(Read { entry: None, level }) => (*level, "absent"),
-        Err(ReadError::VersionNotReached) => (Level::Postgres, "version_not_reached"),
-        Err(ReadError::Load(_) | ReadError::Gone) => (Level::Postgres, "failed"),
-    };
+    match result {
+        Ok(read) => count_read(read),
+        Err(ReadError::VersionNotReached) => count_failure("version_not_reached"),
+        Err(ReadError::Load(_) | ReadError::Gone) => count_failure("failed"),
+    }
+}
+
+pub(crate) fn count_read(read: &Read) {
+    add(read.level, read.entry.as_ref().map_or("absent", |entry| entry.state.name()));
+}
+
+pub(crate) fn count_failure(outcome: &'static str) {
+    add(Level::Postgres, outcome);
+}
+
+fn add(level: Level, outcome: &'static str) {
     metrics::counter!("tenantry_cache_reads_total", "level" => level.name(), "outcome" => outcome)
         .increment(1);
 }

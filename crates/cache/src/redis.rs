@@ -172,6 +172,28 @@ impl Redis {
         self.call::<u8>("unfloor", &call, budget).await.map(drop)
     }
 
+    /// The value of `key` as it is, for a caller who goes through [`Self::all`].
+    pub(crate) async fn get(&self, key: &Key) -> Result<Option<(Vec<u8>, Bytes)>, RedisError> {
+        let mut connection = self.connection.reading().clone();
+        let mut get = redis::cmd("HMGET");
+        get.arg(key.in_epoch(&self.epoch)).arg("v").arg("d");
+        let (version, data): (Option<Vec<u8>>, Option<Vec<u8>>) = get.query_async(&mut connection).await?;
+        Ok(version.zip(data.map(Bytes::from)))
+    }
+
+    /// Makes calls under one budget, if Redis is not given up; for the breaker they are one.
+    pub(crate) async fn all<T>(
+        &self,
+        name: &'static str,
+        calls: impl Future<Output = Result<T, RedisError>>,
+        budget: &mut Budget,
+    ) -> Result<T, Unreachable> {
+        let ticket = self.admit(budget)?;
+        let result = result(name, budget.spend(calls).await);
+        self.told(ticket, &result);
+        result
+    }
+
     /// Asks whether Redis answers, whether the breaker is open or not. An answer that a request would have waited for
     /// closes it.
     pub(crate) async fn ping(&self, budget: &mut Budget) -> Result<(), Unreachable> {
@@ -195,11 +217,8 @@ impl Redis {
         call: &redis::ScriptInvocation<'_>,
         budget: &mut Budget,
     ) -> Result<T, Unreachable> {
-        let ticket = self.admit(budget)?;
         let mut connection = self.connection.reading().clone();
-        let result = result(name, budget.spend(call.invoke_async(&mut connection)).await);
-        self.told(ticket, &result);
-        result
+        self.all(name, call.invoke_async(&mut connection), budget).await
     }
 
     /// The permission to make a call, if there is time for one and the breaker is closed.

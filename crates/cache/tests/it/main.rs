@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod absences;
 #[cfg(test)]
+mod batches;
+#[cfg(test)]
 mod breaker;
 #[cfg(test)]
 mod flights;
