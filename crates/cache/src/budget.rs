@@ -4,7 +4,7 @@ use tokio::time::{Instant, timeout};
 
 /// The time one request may spend on Redis, over all of its calls and waits. Time spent elsewhere, such as in Postgres
 /// between two calls, does not count. The clock is monotonic.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Budget(Duration);
 
 impl Budget {
@@ -24,6 +24,15 @@ impl Budget {
         let start = Instant::now();
         let done = timeout(self.0, work).await.ok();
         self.0 = if done.is_some() { self.0.saturating_sub(start.elapsed()) } else { Duration::ZERO };
+        done
+    }
+
+    /// Runs `work` to its end and charges all of its time, for work that spends a clone of this budget and does other
+    /// things as well.
+    pub(crate) async fn charge<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let start = Instant::now();
+        let done = work.await;
+        self.0 = self.0.saturating_sub(start.elapsed());
         done
     }
 }

@@ -23,6 +23,8 @@ mod flight;
 mod floors;
 mod key;
 mod local;
+mod lookup;
+mod pointer;
 mod read;
 mod redis;
 mod settings;
@@ -52,6 +54,8 @@ use crate::{
 pub use crate::{
     entry::{Entry, State, Version},
     key::Key,
+    lookup::Lookup,
+    pointer::Pointer,
     read::{Level, Loaded, Read, ReadError},
     settings::Settings,
     write::Write,
@@ -165,6 +169,12 @@ impl Cache {
             Err(_) => count_failure("failed"),
         }
         reads
+    }
+
+    /// Begins to look a row up by something other than its id; see [`Lookup`]. Never fails: without Redis the pointer
+    /// leads nowhere, and the caller asks the truth.
+    pub async fn look_up(&self, pointer: &Pointer) -> Lookup {
+        Lookup::begin(self.0.clone(), *pointer).await
     }
 
     /// Announces that `version` of a row is about to be committed. Call it with the row lock held, after the `update` that

@@ -82,11 +82,33 @@ impl Inner {
         if let Some(entry) = self.local.get(&key).filter(reaches) {
             return Ok(Read { entry, level: Level::Local });
         }
+        self.read_past_local(key, min, load, Budget::new(self.settings.redis_budget)).await
+    }
+
+    /// Reads without a look at what the process holds. `budget` is for the flight, should this reader lead it.
+    pub(crate) async fn read_past_local<L, F, E>(
+        self: &Arc<Self>,
+        key: Key,
+        min: Option<Version>,
+        load: L,
+        budget: Budget,
+    ) -> Result<Read, ReadError<E>>
+    where
+        L: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<Loaded, E>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let reaches = |known: &Known| min.is_none_or(|min| entry::version(known) >= min);
+        if budget.is_spent() {
+            // Another's flight may be waiting for Redis.
+            let entry = self.select(key, load).await.map_err(|error| ReadError::Load(Arc::new(error)))?.known;
+            return Ok(Read { entry, level: Level::Postgres });
+        }
 
         // The flight takes the load out when it needs it. Left over, it serves to bypass what the flight has brought.
         let load = Arc::new(Mutex::new(Some(load)));
         let landing = self.flights.join(key, |flight| {
-            tokio::spawn(self.clone().fly(key, flight, load.clone()));
+            tokio::spawn(self.clone().fly(key, flight, load.clone(), budget));
         });
         let mut read = match landing.await {
             Ok(Ok(read)) => read,
@@ -108,14 +130,18 @@ impl Inner {
     }
 
     /// One flight: Redis, else Postgres, then everyone who waits. Its first part is its turn; see [`flight`].
-    async fn fly<L, F, E>(self: Arc<Self>, key: Key, flight: Flight, load: Arc<Mutex<Option<L>>>)
-    where
+    async fn fly<L, F, E>(
+        self: Arc<Self>,
+        key: Key,
+        flight: Flight,
+        load: Arc<Mutex<Option<L>>>,
+        mut budget: Budget,
+    ) where
         L: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<Loaded, E>> + Send + 'static,
         E: Send + Sync + 'static,
     {
         let turn = flight.turn().await;
-        let mut budget = Budget::new(self.settings.redis_budget);
         let token = match self.ask_redis(key, &flight, &mut budget).await {
             Asked::Found(entry) => return flight.land(Ok(Read { entry, level: Level::Redis })),
             Asked::MayFill(token) => Some(token),

@@ -10,10 +10,12 @@ use deadpool_redis::redis::{
     self, Client, ErrorKind, FromRedisValue, RedisError, Script,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
+use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use crate::{
-    Key, SetupError, Unreachable, Version,
+    Key, Pointer, SetupError, Unreachable, Version,
     breaker::{Breaker, Ticket},
     budget::Budget,
     sync::Shared,
@@ -129,9 +131,7 @@ impl Redis {
         data: &[u8],
         budget: &mut Budget,
     ) -> Result<bool, Unreachable> {
-        // Downwards, so that entries stored together do not expire together and the setting stays an upper bound.
-        let ttl = if version > 0 { self.ttl } else { self.absent };
-        let ttl = ttl.mul_f64(rand::random_range(0.85..=1.0));
+        let ttl = jittered(if version > 0 { self.ttl } else { self.absent });
         let mut call = self.scripts.fill.key(key.in_epoch(&self.epoch));
         call.arg(token).arg(version).arg(data).arg(millis(ttl));
         self.call("fill", &call, budget).await
@@ -179,6 +179,44 @@ impl Redis {
         get.arg(key.in_epoch(&self.epoch)).arg("v").arg("d");
         let (version, data): (Option<Vec<u8>>, Option<Vec<u8>>) = get.query_async(&mut connection).await?;
         Ok(version.zip(data.map(Bytes::from)))
+    }
+
+    /// The id that `pointer` leads to. What is no id leads nowhere.
+    pub(crate) async fn follow(
+        &self,
+        pointer: &Pointer,
+        budget: &mut Budget,
+    ) -> Result<Option<Uuid>, Unreachable> {
+        let mut connection = self.connection.reading().clone();
+        let mut get = redis::cmd("GET");
+        get.arg(pointer.in_epoch(&self.epoch));
+        let id: Option<Vec<u8>> = self.all("follow", get.query_async(&mut connection), budget).await?;
+        Ok(id.and_then(|id| Uuid::try_parse_ascii(&id).ok()))
+    }
+
+    /// Lets `pointer` lead to `id`.
+    pub(crate) async fn point(
+        &self,
+        pointer: &Pointer,
+        id: Uuid,
+        budget: &mut Budget,
+    ) -> Result<(), Unreachable> {
+        let mut connection = self.connection.reading().clone();
+        let mut set = redis::cmd("SET");
+        set.arg(pointer.in_epoch(&self.epoch)).arg(id.to_string()).arg("PX").arg(millis(jittered(self.ttl)));
+        self.all("point", set.query_async(&mut connection), budget).await
+    }
+
+    /// Removes pointers, each by a command of its own.
+    pub(crate) async fn unlink(&self, pointers: &[Pointer], budget: &mut Budget) -> Result<(), Unreachable> {
+        if pointers.is_empty() {
+            return Ok(());
+        }
+        let unlinked = pointers.iter().map(|pointer| {
+            let (mut connection, key) = (self.connection.reading().clone(), pointer.in_epoch(&self.epoch));
+            async move { redis::cmd("DEL").arg(key).query_async::<()>(&mut connection).await }
+        });
+        self.all("unlink", try_join_all(unlinked), budget).await.map(drop)
     }
 
     /// Makes calls under one budget, if Redis is not given up; for the breaker they are one.
@@ -250,6 +288,11 @@ fn result<T>(call: &'static str, answer: Option<Result<T, RedisError>>) -> Resul
     };
     metrics::counter!("tenantry_cache_redis_failures_total", "call" => call).increment(1);
     Err(failure)
+}
+
+/// Downwards, so that entries stored together do not expire together and the setting stays an upper bound.
+fn jittered(ttl: Duration) -> Duration {
+    ttl.mul_f64(rand::random_range(0.85..=1.0))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::{
-    Entry, Inner, Key, Version,
+    Entry, Inner, Key, Pointer, Version,
     budget::Budget,
     entry::{self, Known},
 };
@@ -25,6 +25,7 @@ pub struct Write {
     begun: Instant,
     budget: Budget,
     confirmed: bool,
+    pointers: Vec<Pointer>,
     over: bool,
 }
 
@@ -44,6 +45,7 @@ impl Write {
             begun: Instant::now(),
             budget,
             confirmed: true,
+            pointers: Vec::new(),
             over: false,
         };
         if let Some(redis) = write.cache.redis.clone() {
@@ -58,6 +60,24 @@ impl Write {
         self.confirmed
     }
 
+    /// Removes pointers to rows: of what this write gives to a row and of what it takes from one, such as the old and the new
+    /// address of a user. Call it before COMMIT; after COMMIT this write does it once more by itself, for the readers who
+    /// have stored them in between.
+    ///
+    /// It may fail in silence: whoever follows a pointer [validates](crate::Lookup) it.
+    pub async fn unlink(&mut self, pointers: &[Pointer]) {
+        self.pointers.extend_from_slice(pointers);
+        if let Some(redis) = self.cache.redis.clone() {
+            let _ = redis.unlink(pointers, &mut self.budget).await;
+        }
+    }
+
+    async fn unlink_again(&mut self) {
+        if let Some(redis) = self.cache.redis.clone() {
+            let _ = redis.unlink(&self.pointers, &mut self.budget).await;
+        }
+    }
+
     /// The transaction was committed; `entry` is what it made of the row. Writes through, over this write's own floor
     /// only: where someone else has written since, their floor or value stays. Takes no longer than is left of the
     /// budget, and never fails the request: what could not be told to Redis is the job's.
@@ -66,6 +86,7 @@ impl Write {
         self.cache.local.insert(&self.key, known.clone(), self.begun);
         let told = self.write_through(&known).await;
         self.settle(entry::version(&known), told);
+        self.unlink_again().await;
     }
 
     /// Whether Redis holds this version, or at least holds none older and will let none in.
@@ -102,6 +123,7 @@ impl Write {
     /// on its way. `None` if the row could not be read.
     pub async fn unknown(mut self, actual: Option<Version>) {
         self.settle(actual.unwrap_or(self.version), false);
+        self.unlink_again().await;
     }
 
     /// Leaves `version` as the node's floor, for as long as Redis could still show something older.

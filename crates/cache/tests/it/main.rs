@@ -11,6 +11,8 @@ mod breaker;
 #[cfg(test)]
 mod flights;
 #[cfg(test)]
+mod lookups;
+#[cfg(test)]
 mod proxy;
 #[cfg(test)]
 mod reads;
