@@ -44,8 +44,12 @@ struct Run {
     feed_ignored: bool,
     /// A node whose feed is older does not answer.
     max_lag: u8,
+    /// A proposal: a node answers after its first look at the feed only.
+    looks_first: bool,
     writes: u8,
     kills: u8,
+    /// Restarts of the reading node.
+    reader_kills: u8,
     flushes: u8,
     /// For how many ticks after COMMIT the other node may show what was before. What lives for n ticks is seen for the
     /// last time after n - 1.
@@ -62,8 +66,10 @@ const FEED: Run = Run {
     stalls: false,
     feed_ignored: false,
     max_lag: EVER,
+    looks_first: false,
     writes: 1,
     kills: 0,
+    reader_kills: 0,
     flushes: 0,
     bound: POLL,
     floor_bound: EVER,
@@ -107,8 +113,9 @@ struct State {
     ages: [u8; WRITES],
     /// Ticks until the job of version 2 and 3 is due, plus one; 0 if there is none.
     jobs: [u8; WRITES],
-    /// The newest version in the feed.
+    /// The newest version in the feed, and how far the other node has read; none before its first look.
     feed: u8,
+    read_to: Option<u8>,
     lag: u8,
     cut: bool,
     nodes: [Node; NODES],
@@ -118,6 +125,7 @@ struct State {
     transaction_age: u8,
     writes: u8,
     kills: u8,
+    reader_kills: u8,
     flushes: u8,
     /// Ticks for which Redis has had a floor above the row with no write under way.
     stranded: u8,
@@ -165,7 +173,7 @@ impl Run {
     }
 
     fn answers(&self, state: &State, node: usize) -> bool {
-        node == WRITING || state.lag <= self.max_lag
+        node == WRITING || state.lag <= self.max_lag && (state.read_to.is_some() || !self.looks_first)
     }
 
     /// What a read that begins now would show without asking Postgres.
@@ -309,18 +317,17 @@ impl Run {
     }
 
     fn poll(&self, state: &State, steps: &mut Steps<State>) {
-        if !self.feed_cut && (state.lag > 0 || state.feed > state.nodes[READING].settled) {
-            let mut next = State { lag: 0, ..*state };
-            let does = if state.feed == 0 || self.feed_ignored {
-                "poll: nothing new"
-            } else {
-                next.nodes[READING].settle(state.feed, LONGEST_STALE);
-                "poll: raise_floor"
-            };
-            // Raised once: the feed is read from where it was left.
-            next.feed = 0;
-            steps.push(WHO[READING], does, next);
+        if self.feed_cut || state.lag == 0 && state.read_to == Some(state.feed) {
+            return;
         }
+        let mut next = State { lag: 0, read_to: Some(state.feed), ..*state };
+        let does = if state.feed <= state.read_to.unwrap_or(0) || self.feed_ignored {
+            "poll: nothing new"
+        } else {
+            next.nodes[READING].settle(state.feed, LONGEST_STALE);
+            "poll: raise_floor"
+        };
+        steps.push(WHO[READING], does, next);
     }
 
     fn fail(&self, state: &State, steps: &mut Steps<State>) {
@@ -330,6 +337,11 @@ impl Run {
             next.acked = 0;
             (next.writing, next.confirmed, next.transaction_age) = (Writing::Idle, false, 0);
             steps.push(WHO[WRITING], "kill -9, starts again", next);
+        }
+        if state.reader_kills > 0 {
+            let mut next = State { reader_kills: state.reader_kills - 1, read_to: None, lag: POLL, ..*state };
+            next.nodes[READING] = Node::default();
+            steps.push(WHO[READING], "kill -9, starts again", next);
         }
         if state.flushes > 0 && state.redis != Entry::default() {
             let next = State { flushes: state.flushes - 1, redis: Entry::default(), ..*state };
@@ -380,6 +392,7 @@ impl Model for Run {
             ages: [0; WRITES],
             jobs: [0; WRITES],
             feed: 0,
+            read_to: Some(0),
             lag: 0,
             cut: self.cut,
             nodes: [Node::default(); NODES],
@@ -389,6 +402,7 @@ impl Model for Run {
             transaction_age: 0,
             writes: self.writes,
             kills: self.kills,
+            reader_kills: self.reader_kills,
             flushes: self.flushes,
             stranded: 0,
         };
@@ -477,6 +491,15 @@ fn what_redis_cannot_be_told_the_feed_tells_within_one_poll() {
         "feed",
         "FeedIgnored; cut off",
     );
+}
+
+/// A process that has just started knows no floors, whatever the feed has said since the value was stored.
+#[test]
+fn a_node_that_starts_looks_at_the_feed_before_it_answers() {
+    let run = Run { name: "cut off, the other node restarts", reader_kills: 1, ..FEED };
+    explore(&run).catches(Invariant::StaleWithinBound, "feed", run.name);
+    let proposal = Run { name: "LooksFirst; cut off, the other node restarts", looks_first: true, ..run };
+    holds(proposal, &["poll: raise_floor"]);
 }
 
 #[test]

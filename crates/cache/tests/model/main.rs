@@ -15,6 +15,8 @@ mod l1_and_flights;
 #[cfg(test)]
 mod l2;
 #[cfg(test)]
+mod lua;
+#[cfg(test)]
 mod min_version;
 #[cfg(test)]
 mod redis;

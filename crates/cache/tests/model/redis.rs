@@ -1,4 +1,4 @@
-//! One entry in Redis, by the rules of `src/lua`; a test of `lua.rs` compares the two.
+//! One entry in Redis, by the rules of `src/lua`; `lua.rs` compares the two.
 
 /// Whoever may hold the lease: 0 nobody, readers from 1, writers from [`WRITER`].
 pub(crate) type Token = u8;
@@ -62,6 +62,7 @@ impl Entry {
                 return Lease::Hit { v: self.v, d: self.d };
             }
             (self.v, self.d) = (0, 0);
+            self.vanish_if_empty();
         }
         if self.l != 0 && self.le > 0 {
             return if self.l >= WRITER { Lease::Writing } else { Lease::Filling };
@@ -127,7 +128,7 @@ impl Entry {
         }
     }
 
-    /// Redis removes a hash with its last field.
+    /// Redis removes a hash with its last field, and its time to live with it.
     pub(crate) fn vanish_if_empty(&mut self) {
         if self.d == 0 && self.f == 0 && self.l == 0 {
             *self = Self::default();
