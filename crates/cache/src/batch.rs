@@ -16,6 +16,7 @@ use crate::{
     Inner, Key, Level, Loaded, Read, ReadError,
     budget::Budget,
     entry::{self, Known},
+    era::Era,
 };
 
 impl Inner {
@@ -24,22 +25,23 @@ impl Inner {
         L: FnOnce(Vec<Key>) -> F,
         F: Future<Output = Result<Vec<(Key, Loaded)>, E>>,
     {
+        let era = self.era();
         // Every key gets into `found`, so the answer is as long as the question.
         let mut found = HashMap::with_capacity(keys.len());
         let mut missing = Vec::new();
         for key in keys.iter().collect::<HashSet<_>>() {
-            match self.local.get(key) {
+            match era.local.get(key) {
                 Some(entry) => drop(found.insert(*key, Read { entry, level: Level::Local })),
                 None => missing.push(*key),
             }
         }
         let mut budget = Budget::new(self.settings.redis_budget);
-        for (key, entry) in self.look_in_redis(&missing, &mut budget).await {
+        for (key, entry) in self.look_in_redis(&era, &missing, &mut budget).await {
             found.insert(key, Read { entry, level: Level::Redis });
         }
         missing.retain(|key| !found.contains_key(key));
         if !missing.is_empty() {
-            for (key, entry) in self.select_many(missing, load).await? {
+            for (key, entry) in self.select_many(&era, missing, load).await? {
                 found.insert(key, Read { entry, level: Level::Postgres });
             }
         }
@@ -48,13 +50,13 @@ impl Inner {
 
     /// What Redis has of these rows and may be shown. The reads go out together, one for each row, since the rows of a
     /// batch lie on any shard; what has been answered when the budget ends is used.
-    async fn look_in_redis(&self, keys: &[Key], budget: &mut Budget) -> Vec<(Key, Known)> {
+    async fn look_in_redis(&self, era: &Era, keys: &[Key], budget: &mut Budget) -> Vec<(Key, Known)> {
         let mut found = Vec::new();
         let Some(redis) = &self.redis else { return found };
         // A blind node may show nothing of what Redis says.
-        let keys = keys.iter().filter(|key| self.local.floors.get(key).is_some());
+        let keys = keys.iter().filter(|key| self.floors.get(key).is_some());
         let read_at = Instant::now();
-        let asked = |key: Key| async move { (key, redis.get(&key).await) };
+        let asked = |key: Key| async move { (key, redis.get(&era.row(&key)).await) };
         let mut answers: FuturesUnordered<_> = keys.copied().map(asked).collect();
         if answers.is_empty() {
             return found;
@@ -64,7 +66,9 @@ impl Inner {
             while let Some((key, answer)) = answers.next().await {
                 match answer {
                     Ok(Some((version, data))) => {
-                        found.extend(self.accept(&key, &version, &data, read_at).map(|known| (key, known)));
+                        found.extend(
+                            self.accept(era, &key, &version, &data, read_at).map(|known| (key, known)),
+                        );
                     }
                     Ok(None) => {}
                     Err(error) => failed = Err(error),
@@ -78,17 +82,22 @@ impl Inner {
     }
 
     /// What Redis holds, if it may be shown: as for a hit of a single read, to which it leaves all repairs.
-    fn accept(&self, key: &Key, version: &[u8], data: &Bytes, read_at: Instant) -> Option<Known> {
+    fn accept(&self, era: &Era, key: &Key, version: &[u8], data: &Bytes, read_at: Instant) -> Option<Known> {
         let known = self.decode(key, version, data)?.known();
-        if !self.local.floors.allow(key, entry::version(&known)) {
+        if !self.floors.allow(key, entry::version(&known)) {
             return None;
         }
-        self.local.insert(key, known.clone(), read_at);
+        era.local.insert(key, known.clone(), read_at);
         Some(known)
     }
 
     /// Reads `keys` from the truth. What it does not name does not exist.
-    async fn select_many<L, F, E>(&self, keys: Vec<Key>, load: L) -> Result<HashMap<Key, Known>, ReadError<E>>
+    async fn select_many<L, F, E>(
+        &self,
+        era: &Era,
+        keys: Vec<Key>,
+        load: L,
+    ) -> Result<HashMap<Key, Known>, ReadError<E>>
     where
         L: FnOnce(Vec<Key>) -> F,
         F: Future<Output = Result<Vec<(Key, Loaded)>, E>>,
@@ -102,7 +111,7 @@ impl Inner {
         }
         for (key, known) in &rows {
             if known.is_some() || self.absences.admit() {
-                self.local.insert(key, known.clone(), read_at);
+                era.local.insert(key, known.clone(), read_at);
             }
         }
         Ok(rows)

@@ -19,6 +19,7 @@ mod batch;
 mod breaker;
 mod budget;
 mod entry;
+mod era;
 mod flight;
 mod floors;
 mod key;
@@ -33,7 +34,7 @@ mod write;
 
 use std::{
     sync::{
-        Arc,
+        Arc, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -45,9 +46,8 @@ use uuid::Uuid;
 use crate::{
     absences::Absences,
     budget::Budget,
-    flight::Flights,
+    era::Era,
     floors::Floors,
-    local::{Lives, Local},
     read::{count, count_failure, count_read},
     redis::{Redis, Times},
 };
@@ -71,9 +71,9 @@ pub struct Cache(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
-    local: Local,
+    era: RwLock<Arc<Era>>,
+    floors: Arc<Floors>,
     absences: Absences,
-    flights: Arc<Flights>,
     redis: Option<Arc<Redis>>,
     /// Tokens are this node's name and a number that is never used twice.
     node: Uuid,
@@ -108,15 +108,14 @@ impl Cache {
         let Settings { lease, floor, ttl, absent_ttl: absent, redis_budget: request, .. } = settings;
         let times = Times { lease, floor, ttl, absent, request };
         let redis = match &settings.redis_url {
-            Some(url) => Some(Redis::connect(url, settings.epoch.clone(), times)?),
+            Some(url) => Some(Redis::connect(url, times)?),
             None => None,
         };
-        let floors = Floors::new(settings.node_floors);
-        let lives = Lives { entry: settings.local_ttl, absence: settings.local_ttl.min(absent) };
-        let local = Local::new(settings.local_entries, lives, floors);
+        let floors = Arc::new(Floors::new(settings.node_floors));
+        let era = RwLock::new(Arc::new(Era::new(&settings.epoch, &settings, floors.clone())));
         let absences = Absences::new(if absent.is_zero() { 0 } else { settings.absent_per_second });
-        let (flights, node, tokens) = (Arc::default(), Uuid::new_v4(), AtomicU64::new(0));
-        Ok(Self(Arc::new(Inner { settings, local, absences, flights, redis, node, tokens })))
+        let (node, tokens) = (Uuid::new_v4(), AtomicU64::new(0));
+        Ok(Self(Arc::new(Inner { settings, era, floors, absences, redis, node, tokens })))
     }
 
     /// Reads a row through the cache. `load` reads it from the primary, version and body in one `select`; it is called at
@@ -190,14 +189,26 @@ impl Cache {
     /// If Redis has not confirmed it; at once while Redis is [given up](Self::has_given_up_redis).
     pub async fn invalidate(&self, key: &Key, version: Version) -> Result<(), Unreachable> {
         match &self.0.redis {
-            Some(redis) => redis.floor(key, version, "", &mut Budget::new(PATIENCE)).await,
+            Some(redis) => redis.floor(&self.0.era().row(key), version, "", &mut Budget::new(PATIENCE)).await,
             None => Ok(()),
         }
     }
 
     /// Takes note that some node has committed `version` of a row whose floor could not be placed in Redis; for the feed.
     pub fn raise_floor(&self, key: &Key, version: Version) {
-        self.0.local.floors.raise(*key, version, Instant::now() + self.0.longest_stale());
+        self.0.floors.raise(*key, version, Instant::now() + self.0.longest_stale());
+    }
+
+    /// Tells the timeline of the database, as soon as it is known to have changed: after a fail-over or a restore. Nothing
+    /// that was read before is shown to a read that begins afterwards, here or from Redis. The same epoch again changes
+    /// nothing.
+    ///
+    /// Call it before a connection to the new timeline is used, so that a write on the new timeline places its floor where
+    /// readers of the new timeline look. A write under way that ends afterwards places its floor there too; a process
+    /// that has not learned of the change yet reads and writes under the old epoch. Never return to an earlier epoch: what
+    /// Redis still has of it would be shown.
+    pub fn set_epoch(&self, epoch: &str) {
+        self.0.begin_era(epoch);
     }
 
     /// How long an entry may be served after a newer one was committed, where nothing but time forgets it.

@@ -1,12 +1,12 @@
 //! The level in the process: a bounded map of entries, each readable for a moment, under the node's floors.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use quick_cache::sync::{Cache, EntryAction, EntryResult};
 use tokio::time::Instant;
 
 use crate::{
-    Key,
+    Key, Settings,
     entry::{self, Known},
     floors::Floors,
 };
@@ -20,15 +20,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Local {
     entries: Cache<Key, Held>,
-    lives: Lives,
-    pub(crate) floors: Floors,
-}
-
-/// How long an entry is shown, and that there is none.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Lives {
-    pub(crate) entry: Duration,
-    pub(crate) absence: Duration,
+    ttl: Duration,
+    /// How long it is shown that there is no row.
+    absent_ttl: Duration,
+    floors: Arc<Floors>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,8 +33,9 @@ struct Held {
 }
 
 impl Local {
-    pub(crate) fn new(entries: usize, lives: Lives, floors: Floors) -> Self {
-        Self { entries: Cache::new(entries), lives, floors }
+    pub(crate) fn new(settings: &Settings, floors: Arc<Floors>) -> Self {
+        let (ttl, absent_ttl) = (settings.local_ttl, settings.local_ttl.min(settings.absent_ttl));
+        Self { entries: Cache::new(settings.local_entries), ttl, absent_ttl, floors }
     }
 
     /// What is known of the row, if it is fresh and not older than the floor.
@@ -52,7 +48,7 @@ impl Local {
     /// Holds `known`, which was the truth at some moment after `read_at`: it must be the time from *before* the read began,
     /// or a slow read would be shown for longer than promised. A newer entry that is still fresh stays.
     pub(crate) fn insert(&self, key: &Key, known: Known, read_at: Instant) {
-        let until = read_at + if known.is_some() { self.lives.entry } else { self.lives.absence };
+        let until = read_at + if known.is_some() { self.ttl } else { self.absent_ttl };
         let version = entry::version(&known);
         let now = Instant::now();
         if until <= now || !self.floors.allow(key, version) {
@@ -79,8 +75,6 @@ impl Local {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use bytes::Bytes;
     use uuid::Uuid;
 
@@ -91,7 +85,9 @@ mod tests {
     const TTL: Duration = Duration::from_secs(1);
 
     fn local() -> Local {
-        Local::new(16, Lives { entry: TTL, absence: TTL / 2 }, Floors::new(16))
+        let settings =
+            Settings { local_entries: 16, local_ttl: TTL, absent_ttl: TTL / 2, ..Settings::default() };
+        Local::new(&settings, Arc::new(Floors::new(16)))
     }
 
     fn entry(version: i64) -> Known {

@@ -42,7 +42,7 @@ impl Lookup {
     pub(crate) async fn begin(cache: Arc<Inner>, pointer: Pointer) -> Self {
         let mut budget = Budget::new(cache.settings.redis_budget);
         let target = match &cache.redis {
-            Some(redis) => redis.follow(&pointer, &mut budget).await.ok().flatten(),
+            Some(redis) => redis.follow(&cache.era().pointer(&pointer), &mut budget).await.ok().flatten(),
             None => None,
         };
         Self { cache, pointer, target, budget }
@@ -74,12 +74,11 @@ impl Lookup {
     /// none is not stored; a pointer that says otherwise is removed.
     pub async fn leads_to(mut self, id: Option<Uuid>) {
         let Some(redis) = &self.cache.redis else { return };
+        let name = self.cache.era().pointer(&self.pointer);
         // A pointer that is not stored costs a miss, and one that is not removed is found to be wrong again.
         let _ = match (id, self.target) {
-            (Some(id), target) if target != Some(id) => {
-                redis.point(&self.pointer, id, &mut self.budget).await
-            }
-            (None, Some(_)) => redis.unlink(&[self.pointer], &mut self.budget).await,
+            (Some(id), target) if target != Some(id) => redis.point(&name, id, &mut self.budget).await,
+            (None, Some(_)) => redis.unlink(&[name], &mut self.budget).await,
             _ => Ok(()),
         };
     }

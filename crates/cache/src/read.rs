@@ -14,9 +14,10 @@ use crate::{
     Entry, Inner, Key, Version,
     budget::Budget,
     entry::{self, Known},
+    era::Era,
     flight::Flight,
     redis::Lease,
-    sync::Lock,
+    sync::{Lock, Shared},
 };
 
 /// The pauses of a reader while another one fills: 30 ms in all, then it reads Postgres itself.
@@ -79,7 +80,7 @@ impl Inner {
         E: Send + Sync + 'static,
     {
         let reaches = |known: &Known| min.is_none_or(|min| entry::version(known) >= min);
-        if let Some(entry) = self.local.get(&key).filter(reaches) {
+        if let Some(entry) = self.era.reading().local.get(&key).filter(reaches) {
             return Ok(Read { entry, level: Level::Local });
         }
         self.read_past_local(key, min, load, Budget::new(self.settings.redis_budget)).await
@@ -99,16 +100,18 @@ impl Inner {
         E: Send + Sync + 'static,
     {
         let reaches = |known: &Known| min.is_none_or(|min| entry::version(known) >= min);
+        let era = self.era();
         if budget.is_spent() {
             // Another's flight may be waiting for Redis.
-            let entry = self.select(key, load).await.map_err(|error| ReadError::Load(Arc::new(error)))?.known;
+            let entry =
+                self.select(&era, key, load).await.map_err(|error| ReadError::Load(Arc::new(error)))?.known;
             return Ok(Read { entry, level: Level::Postgres });
         }
 
         // The flight takes the load out when it needs it. Left over, it serves to bypass what the flight has brought.
         let load = Arc::new(Mutex::new(Some(load)));
-        let landing = self.flights.join(key, |flight| {
-            tokio::spawn(self.clone().fly(key, flight, load.clone(), budget));
+        let landing = era.flights.join(key, |flight| {
+            tokio::spawn(self.clone().fly(era.clone(), key, flight, load.clone(), budget));
         });
         let mut read = match landing.await {
             Ok(Ok(read)) => read,
@@ -118,7 +121,8 @@ impl Inner {
         // An answer of the truth cannot be bypassed: its select was sent after this read began.
         if read.level != Level::Postgres && !reaches(&read.entry) {
             let load = load.locked().take().ok_or(ReadError::Gone)?;
-            let entry = self.select(key, load).await.map_err(|error| ReadError::Load(Arc::new(error)))?.known;
+            let entry =
+                self.select(&era, key, load).await.map_err(|error| ReadError::Load(Arc::new(error)))?.known;
             read = Read { entry, level: Level::Postgres };
         }
         // What gets here without an entry is the truth's word, or the client asked for nothing.
@@ -132,6 +136,7 @@ impl Inner {
     /// One flight: Redis, else Postgres, then everyone who waits. Its first part is its turn; see [`flight`].
     async fn fly<L, F, E>(
         self: Arc<Self>,
+        era: Arc<Era>,
         key: Key,
         flight: Flight,
         load: Arc<Mutex<Option<L>>>,
@@ -142,27 +147,26 @@ impl Inner {
         E: Send + Sync + 'static,
     {
         let turn = flight.turn().await;
-        let token = match self.ask_redis(key, &flight, &mut budget).await {
+        let token = match self.ask_redis(&era, key, &flight, &mut budget).await {
             Asked::Found(entry) => return flight.land(Ok(Read { entry, level: Level::Redis })),
             Asked::MayFill(token) => Some(token),
             Asked::MayNotFill => None,
         };
         flight.close();
         let Some(load) = load.locked().take() else { return };
-        let outcome = self.select(key, load).await;
+        let outcome = self.select(&era, key, load).await;
         drop(turn);
         if let (Some(redis), Some(token)) = (&self.redis, token) {
+            let name = era.row(&key);
             // A fill that fails costs others a miss, and a lease that stays costs them a short wait. While a write of this
             // node is under way its floor should be in Redis and refuse the fill; should it have been lost, the node
             // does not store what it knows to be on its way out.
             let _ = match &outcome {
-                Ok(Selected { known, keep: true })
-                    if self.local.floors.allow(&key, entry::version(known)) =>
-                {
+                Ok(Selected { known, keep: true }) if self.floors.allow(&key, entry::version(known)) => {
                     let data = entry::encode(self.settings.schema, &key, known);
-                    redis.fill(&key, &token, entry::version(known), &data, &mut budget).await.map(drop)
+                    redis.fill(&name, &token, entry::version(known), &data, &mut budget).await.map(drop)
                 }
-                _ => redis.release(&key, &token, &mut budget).await,
+                _ => redis.release(&name, &token, &mut budget).await,
             };
         }
         flight.land(match outcome {
@@ -172,15 +176,15 @@ impl Inner {
     }
 
     /// Looks in Redis, and asks for the lease where there is nothing to see.
-    async fn ask_redis(&self, key: Key, flight: &Flight, budget: &mut Budget) -> Asked {
+    async fn ask_redis(&self, era: &Era, key: Key, flight: &Flight, budget: &mut Budget) -> Asked {
         let Some(redis) = &self.redis else { return Asked::MayNotFill };
-        let (_, token) = self.token('r');
+        let (name, (_, token)) = (era.row(&key), self.token('r'));
         let read_at = Instant::now();
         let mut rejected = Bytes::new();
         let mut pauses = PAUSES.into_iter();
         loop {
-            let Some(floor) = self.local.floors.get(&key) else { return Asked::MayNotFill };
-            match redis.lease(&key, &token, floor, &rejected, budget).await {
+            let Some(floor) = self.floors.get(&key) else { return Asked::MayNotFill };
+            match redis.lease(&name, &token, floor, &rejected, budget).await {
                 Ok(Lease::Hit { version, data }) => {
                     let Some(found) = self.decode(&key, &version, &data) else {
                         rejected = data;
@@ -191,8 +195,8 @@ impl Inner {
                     // acknowledged.
                     flight.close();
                     let known = found.known();
-                    if self.local.floors.allow(&key, entry::version(&known)) {
-                        self.local.insert(&key, known.clone(), read_at);
+                    if self.floors.allow(&key, entry::version(&known)) {
+                        era.local.insert(&key, known.clone(), read_at);
                         return Asked::Found(known);
                     }
                 }
@@ -217,7 +221,7 @@ impl Inner {
     }
 
     /// Reads the row from the truth.
-    async fn select<L, F, E>(&self, key: Key, load: L) -> Result<Selected, E>
+    async fn select<L, F, E>(&self, era: &Era, key: Key, load: L) -> Result<Selected, E>
     where
         L: FnOnce() -> F,
         F: Future<Output = Result<Loaded, E>>,
@@ -226,7 +230,7 @@ impl Inner {
         let known = load().await?.known();
         let keep = known.is_some() || self.absences.admit();
         if keep {
-            self.local.insert(&key, known.clone(), read_at);
+            era.local.insert(&key, known.clone(), read_at);
         }
         Ok(Selected { known, keep })
     }

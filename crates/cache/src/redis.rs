@@ -1,4 +1,5 @@
-//! The level in Redis: the four scripts of the protocol over one multiplexed connection.
+//! The level in Redis: the four scripts of the protocol over one multiplexed connection. Keys and pointers come here by
+//! their names of an [era](crate::era).
 
 use std::{
     sync::{Arc, RwLock},
@@ -15,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::{
-    Key, Pointer, SetupError, Unreachable, Version,
+    SetupError, Unreachable, Version,
     breaker::{Breaker, Ticket},
     budget::Budget,
     sync::Shared,
@@ -35,7 +36,6 @@ pub(crate) struct Redis {
     connection: RwLock<ConnectionManager>,
     scripts: Scripts,
     breaker: Breaker,
-    epoch: String,
     lease: Duration,
     floor: Duration,
     ttl: Duration,
@@ -75,7 +75,7 @@ pub(crate) struct Times {
 
 impl Redis {
     /// Returns at once; the connection is made, tried and replaced in the background for as long as the value lives.
-    pub(crate) fn connect(url: &str, epoch: String, times: Times) -> Result<Arc<Self>, SetupError> {
+    pub(crate) fn connect(url: &str, times: Times) -> Result<Arc<Self>, SetupError> {
         let client = Client::open(url)?;
         let connection = RwLock::new(manage(&client)?);
         let scripts = Scripts {
@@ -86,18 +86,8 @@ impl Redis {
         };
         let Times { lease, floor, ttl, absent, request } = times;
         let breaker = Breaker::new();
-        let redis = Arc::new(Self {
-            client,
-            connection,
-            scripts,
-            breaker,
-            epoch,
-            lease,
-            floor,
-            ttl,
-            absent,
-            request,
-        });
+        let redis =
+            Arc::new(Self { client, connection, scripts, breaker, lease, floor, ttl, absent, request });
         tokio::spawn(keep(Arc::downgrade(&redis)));
         Ok(redis)
     }
@@ -105,14 +95,14 @@ impl Redis {
     /// Asks for the value of `key`, or for the right to fill it with `token`.
     pub(crate) async fn lease(
         &self,
-        key: &Key,
+        key: &str,
         token: &str,
         min: Version,
         rejected: &[u8],
         budget: &mut Budget,
     ) -> Result<Lease, Unreachable> {
         type Answer = (u8, Option<Vec<u8>>, Option<Vec<u8>>);
-        let mut call = self.scripts.lease.key(key.in_epoch(&self.epoch));
+        let mut call = self.scripts.lease.key(key);
         call.arg(token).arg(millis(self.lease)).arg(min).arg(rejected);
         match self.call::<Answer>("lease", &call, budget).await? {
             (1, Some(version), Some(data)) => Ok(Lease::Hit { version, data: data.into() }),
@@ -125,14 +115,14 @@ impl Redis {
     /// Stores `data` (with version 0, that there is no row) if `token` still holds the lease and nothing newer is known; tells whether it did. The lease ends.
     pub(crate) async fn fill(
         &self,
-        key: &Key,
+        key: &str,
         token: &str,
         version: Version,
         data: &[u8],
         budget: &mut Budget,
     ) -> Result<bool, Unreachable> {
         let ttl = jittered(if version > 0 { self.ttl } else { self.absent });
-        let mut call = self.scripts.fill.key(key.in_epoch(&self.epoch));
+        let mut call = self.scripts.fill.key(key);
         call.arg(token).arg(version).arg(data).arg(millis(ttl));
         self.call("fill", &call, budget).await
     }
@@ -140,7 +130,7 @@ impl Redis {
     /// Gives a lease back unused.
     pub(crate) async fn release(
         &self,
-        key: &Key,
+        key: &str,
         token: &str,
         budget: &mut Budget,
     ) -> Result<(), Unreachable> {
@@ -150,12 +140,12 @@ impl Redis {
     /// Drops everything older than `version` and lets nothing older in. With a token its owner alone may fill.
     pub(crate) async fn floor(
         &self,
-        key: &Key,
+        key: &str,
         version: Version,
         token: &str,
         budget: &mut Budget,
     ) -> Result<(), Unreachable> {
-        let mut call = self.scripts.floor.key(key.in_epoch(&self.epoch));
+        let mut call = self.scripts.floor.key(key);
         call.arg(version).arg(token).arg(millis(self.lease)).arg(millis(self.floor));
         self.call::<u8>("floor", &call, budget).await.map(drop)
     }
@@ -163,20 +153,20 @@ impl Redis {
     /// Takes back the floor that `token` placed, if it is still the last.
     pub(crate) async fn unfloor(
         &self,
-        key: &Key,
+        key: &str,
         token: &str,
         budget: &mut Budget,
     ) -> Result<(), Unreachable> {
-        let mut call = self.scripts.unfloor.key(key.in_epoch(&self.epoch));
+        let mut call = self.scripts.unfloor.key(key);
         call.arg(token);
         self.call::<u8>("unfloor", &call, budget).await.map(drop)
     }
 
     /// The value of `key` as it is, for a caller who goes through [`Self::all`].
-    pub(crate) async fn get(&self, key: &Key) -> Result<Option<(Vec<u8>, Bytes)>, RedisError> {
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<(Vec<u8>, Bytes)>, RedisError> {
         let mut connection = self.connection.reading().clone();
         let mut get = redis::cmd("HMGET");
-        get.arg(key.in_epoch(&self.epoch)).arg("v").arg("d");
+        get.arg(key).arg("v").arg("d");
         let (version, data): (Option<Vec<u8>>, Option<Vec<u8>>) = get.query_async(&mut connection).await?;
         Ok(version.zip(data.map(Bytes::from)))
     }
@@ -184,12 +174,12 @@ impl Redis {
     /// The id that `pointer` leads to. What is no id leads nowhere.
     pub(crate) async fn follow(
         &self,
-        pointer: &Pointer,
+        pointer: &str,
         budget: &mut Budget,
     ) -> Result<Option<Uuid>, Unreachable> {
         let mut connection = self.connection.reading().clone();
         let mut get = redis::cmd("GET");
-        get.arg(pointer.in_epoch(&self.epoch));
+        get.arg(pointer);
         let id: Option<Vec<u8>> = self.all("follow", get.query_async(&mut connection), budget).await?;
         Ok(id.and_then(|id| Uuid::try_parse_ascii(&id).ok()))
     }
@@ -197,24 +187,24 @@ impl Redis {
     /// Lets `pointer` lead to `id`.
     pub(crate) async fn point(
         &self,
-        pointer: &Pointer,
+        pointer: &str,
         id: Uuid,
         budget: &mut Budget,
     ) -> Result<(), Unreachable> {
         let mut connection = self.connection.reading().clone();
         let mut set = redis::cmd("SET");
-        set.arg(pointer.in_epoch(&self.epoch)).arg(id.to_string()).arg("PX").arg(millis(jittered(self.ttl)));
+        set.arg(pointer).arg(id.to_string()).arg("PX").arg(millis(jittered(self.ttl)));
         self.all("point", set.query_async(&mut connection), budget).await
     }
 
     /// Removes pointers, each by a command of its own.
-    pub(crate) async fn unlink(&self, pointers: &[Pointer], budget: &mut Budget) -> Result<(), Unreachable> {
+    pub(crate) async fn unlink(&self, pointers: &[String], budget: &mut Budget) -> Result<(), Unreachable> {
         if pointers.is_empty() {
             return Ok(());
         }
         let unlinked = pointers.iter().map(|pointer| {
-            let (mut connection, key) = (self.connection.reading().clone(), pointer.in_epoch(&self.epoch));
-            async move { redis::cmd("DEL").arg(key).query_async::<()>(&mut connection).await }
+            let mut connection = self.connection.reading().clone();
+            async move { redis::cmd("DEL").arg(pointer).query_async::<()>(&mut connection).await }
         });
         self.all("unlink", try_join_all(unlinked), budget).await.map(drop)
     }

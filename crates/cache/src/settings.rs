@@ -5,7 +5,7 @@ use std::time::Duration;
 pub struct Settings {
     /// `redis://`, `redis+unix://` or `unix://`; without it the cache lives in this process alone.
     pub redis_url: Option<String>,
-    /// The timeline of the database, part of every key in Redis.
+    /// The timeline of the database, part of every key in Redis; [`Cache::set_epoch`](crate::Cache::set_epoch) changes it.
     pub epoch: String,
     /// What the bodies look like, such as `users/1`: a value stored under another schema is a miss. No space or newline.
     pub schema: &'static str,

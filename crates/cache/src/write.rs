@@ -6,6 +6,7 @@ use crate::{
     Entry, Inner, Key, Pointer, Version,
     budget::Budget,
     entry::{self, Known},
+    era::Era,
 };
 
 /// A write under way, from its `update` to its outcome; [`Cache::begin_write`](crate::Cache::begin_write) makes it.
@@ -17,6 +18,7 @@ use crate::{
 #[must_use = "say how the write ended"]
 pub struct Write {
     cache: Arc<Inner>,
+    era: Arc<Era>,
     key: Key,
     version: Version,
     id: u64,
@@ -31,13 +33,14 @@ pub struct Write {
 
 impl Write {
     pub(crate) async fn begin(cache: Arc<Inner>, key: Key, version: Version) -> Self {
-        let (id, token) = cache.token('w');
-        cache.local.floors.begin(key, id, version);
-        cache.local.remove(&key);
+        let (era, (id, token)) = (cache.era(), cache.token('w'));
+        cache.floors.begin(key, id, version);
+        era.local.remove(&key);
         let budget = Budget::new(cache.settings.redis_budget);
         // Made before the call, so that a caller who goes away during it leaves the node's floor to `Drop`.
         let mut write = Self {
             cache,
+            era,
             key,
             version,
             id,
@@ -49,7 +52,9 @@ impl Write {
             over: false,
         };
         if let Some(redis) = write.cache.redis.clone() {
-            write.confirmed = redis.floor(&key, version, &write.token, &mut write.budget).await.is_ok();
+            let name = write.era.row(&key);
+            write.confirmed = redis.floor(&name, version, &write.token, &mut write.budget).await.is_ok()
+                && !write.cache.is_over(&write.era);
         }
         write
     }
@@ -67,15 +72,7 @@ impl Write {
     /// It may fail in silence: whoever follows a pointer [validates](crate::Lookup) it.
     pub async fn unlink(&mut self, pointers: &[Pointer]) {
         self.pointers.extend_from_slice(pointers);
-        if let Some(redis) = self.cache.redis.clone() {
-            let _ = redis.unlink(pointers, &mut self.budget).await;
-        }
-    }
-
-    async fn unlink_again(&mut self) {
-        if let Some(redis) = self.cache.redis.clone() {
-            let _ = redis.unlink(&self.pointers, &mut self.budget).await;
-        }
+        unlink(&self.cache, pointers, &mut self.budget).await;
     }
 
     /// The transaction was committed; `entry` is what it made of the row. Writes through, over this write's own floor
@@ -83,38 +80,39 @@ impl Write {
     /// budget, and never fails the request: what could not be told to Redis is the job's.
     pub async fn committed(mut self, entry: Entry) {
         let known = Some(Arc::new(entry));
-        self.cache.local.insert(&self.key, known.clone(), self.begun);
+        self.era.local.insert(&self.key, known.clone(), self.begun);
         let told = self.write_through(&known).await;
         self.settle(entry::version(&known), told);
-        self.unlink_again().await;
+        unlink(&self.cache, &self.pointers, &mut self.budget).await;
     }
 
     /// Whether Redis holds this version, or at least holds none older and will let none in.
     ///
     /// Fills only over a floor that was confirmed. One that failed, or was not tried because Redis had been given up, may
     /// be on its way all the same and arrive after the next writer's; a fill over it could undo what that one did. So
-    /// there the floor is placed now, should Redis be back, and else by the job.
+    /// there the floor is placed now, should Redis be back, and else by the job. The same goes for a floor of an era that is
+    /// over: those who read now look elsewhere.
     async fn write_through(&mut self, known: &Known) -> bool {
         let Some(redis) = self.cache.redis.clone() else { return true };
         let version = entry::version(known);
-        if self.confirmed {
+        if self.confirmed && !self.cache.is_over(&self.era) {
             let data = entry::encode(self.cache.settings.schema, &self.key, known);
-            match redis.fill(&self.key, &self.token, version, &data, &mut self.budget).await {
+            match redis.fill(&self.era.row(&self.key), &self.token, version, &data, &mut self.budget).await {
                 Ok(true) => return true,
                 Ok(false) => {}
                 Err(_) => return false,
             }
         }
-        redis.floor(&self.key, version, "", &mut self.budget).await.is_ok()
+        redis.floor(&self.cache.era().row(&self.key), version, "", &mut self.budget).await.is_ok()
     }
 
     /// The transaction was rolled back for certain: everything is as it was before the write.
     pub async fn rolled_back(mut self) {
         self.over = true;
-        self.cache.local.floors.withdraw(self.key, self.id);
+        self.cache.floors.withdraw(self.key, self.id);
         if let Some(redis) = self.cache.redis.clone() {
             // A floor that stays costs misses until it expires, no more.
-            let _ = redis.unfloor(&self.key, &self.token, &mut self.budget).await;
+            let _ = redis.unfloor(&self.era.row(&self.key), &self.token, &mut self.budget).await;
         }
     }
 
@@ -123,14 +121,27 @@ impl Write {
     /// on its way. `None` if the row could not be read.
     pub async fn unknown(mut self, actual: Option<Version>) {
         self.settle(actual.unwrap_or(self.version), false);
-        self.unlink_again().await;
+        unlink(&self.cache, &self.pointers, &mut self.budget).await;
     }
 
     /// Leaves `version` as the node's floor, for as long as Redis could still show something older.
     fn settle(&mut self, version: Version, told: bool) {
         self.over = true;
         let life = if told { self.cache.settings.floor } else { self.cache.longest_stale() };
-        self.cache.local.floors.settle(self.key, self.id, version, Instant::now() + life);
+        self.cache.floors.settle(self.key, self.id, version, Instant::now() + life);
+        // Asked last, so that no change of era slips through. What Redis was told in an era that is over, nobody reads; so
+        // this counts as a write that Redis was not told of.
+        if self.cache.is_over(&self.era) {
+            self.cache.floors.raise(self.key, version, Instant::now() + self.cache.longest_stale());
+        }
+    }
+}
+
+async fn unlink(cache: &Inner, pointers: &[Pointer], budget: &mut Budget) {
+    if let Some(redis) = &cache.redis {
+        let era = cache.era();
+        let names: Vec<_> = pointers.iter().map(|pointer| era.pointer(pointer)).collect();
+        let _ = redis.unlink(&names, budget).await;
     }
 }
 

@@ -9,6 +9,8 @@ mod batches;
 #[cfg(test)]
 mod breaker;
 #[cfg(test)]
+mod epochs;
+#[cfg(test)]
 mod flights;
 #[cfg(test)]
 mod lookups;

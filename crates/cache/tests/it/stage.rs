@@ -189,7 +189,11 @@ impl Truth {
     }
 
     pub(crate) fn redis_key(&self) -> String {
-        format!("u:0:{}:{}", self.tenant, self.id)
+        self.redis_key_in("0")
+    }
+
+    pub(crate) fn redis_key_in(&self, epoch: &str) -> String {
+        format!("u:{epoch}:{}:{}", self.tenant, self.id)
     }
 
     /// How many milliseconds the row has left in Redis.
