@@ -203,6 +203,12 @@ create function user_by_id(tenant uuid, user_id uuid) returns setof users langua
   return query select u.* from tenantry.users u where u.tenant_id = tenant and u.id = user_id;
 end $$;
 
+-- The same for many at once.
+create function users_by_id(tenant uuid, user_ids uuid[]) returns setof users language plpgsql as $$ begin
+  perform set_config('role', 'tenantry_app', true), set_config('tenantry.tenant', tenant::text, true);
+  return query select u.* from tenantry.users u where u.tenant_id = tenant and u.id = any(user_ids);
+end $$;
+
 -- A tenant by its id or its slug; a slug never has the shape of an id.
 create function tenant_id_of(reference text) returns uuid language plpgsql stable as $$ begin
   if reference ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then

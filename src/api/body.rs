@@ -7,13 +7,16 @@ use poem::{FromRequest, Request, RequestBody, Result};
 use poem_openapi::{
     impl_apirequest_for_payload,
     payload::{ParsePayload, Payload},
-    registry::{MetaSchemaRef, Registry},
+    registry::{MetaSchema, MetaSchemaRef, Registry},
     types::Type,
 };
 use serde_json::{Map, Value};
-use tenantry_accounts::fields::{Email, FromText, Name, NewPassword, Problem, Secret, Slug};
+use tenantry_accounts::{
+    UserId,
+    fields::{Email, FromText, Name, NewPassword, Problem, Secret, Slug},
+};
 
-use super::json::Unique;
+use super::{json::Unique, schema::shown};
 use crate::{
     error::{ApiError, Code, FieldError},
     layers,
@@ -226,6 +229,53 @@ impl Field for bool {
         None
     }
 }
+
+/// Ids: 1 to 100 of them.
+#[derive(Debug)]
+pub(crate) struct Ids(pub(crate) Vec<UserId>);
+
+const MOST_IDS: usize = 100;
+
+impl Field for Ids {
+    fn parse(value: Option<Value>, at: &str, errors: &mut Vec<FieldError>) -> Option<Self> {
+        let ids = match value {
+            Some(Value::Array(ids)) if (1..=MOST_IDS).contains(&ids.len()) => ids,
+            Some(Value::Array(_)) => {
+                errors.push(wrong(at, "wrong_length", "Must hold 1 to 100 ids"));
+                return None;
+            }
+            Some(_) => {
+                errors.push(wrong(at, "wrong_type", "Must be a list of ids"));
+                return None;
+            }
+            None => {
+                errors.push(wrong(at, "missing", "This field is required"));
+                return None;
+            }
+        };
+        let id = |(n, id): (usize, Value)| {
+            let id = id.as_str().and_then(|id| id.parse().ok());
+            if id.is_none() {
+                errors.push(wrong(&format!("{at}/{n}"), "wrong_type", "Must be a UUID"));
+            }
+            id
+        };
+        ids.into_iter()
+            .enumerate()
+            .map(id)
+            .collect::<Vec<Option<_>>>()
+            .into_iter()
+            .collect::<Option<_>>()
+            .map(Self)
+    }
+}
+
+shown!(Ids, required: true, schema: MetaSchemaRef::Inline(Box::new(MetaSchema {
+    items: Some(Box::new(UserId::schema_ref())),
+    min_items: Some(1),
+    max_items: Some(MOST_IDS),
+    ..MetaSchema::new("array")
+})));
 
 /// A field that may be left out; null is not the same as left out, and wrong unless the type takes it.
 impl<T: Field> Field for Option<T> {

@@ -55,6 +55,15 @@ impl<T> Envelope<T> {
     }
 }
 
+impl<T> Envelope<T> {
+    /// Around users that are serialised already, and the ids that are nobody's.
+    pub(crate) fn batch(users: &[&[u8]], missing: &[impl Serialize]) -> Self {
+        let (users, missing) = (users.join(&b','), json(missing));
+        let data = [br#"{"users":["#.as_slice(), &users, br#"],"missing":"#, &missing, b"}"].concat();
+        Self::around(&data)
+    }
+}
+
 impl<T: Serialize> Envelope<T> {
     /// Around a value.
     pub(crate) fn of(data: &T) -> Self {

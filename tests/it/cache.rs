@@ -4,7 +4,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tenantry::dev::{Home, redis};
 
-use crate::app::{TestApp, answer, eventually};
+use crate::app::{TestApp, answer, eventually, wrong_fields};
 
 fn id(user: &Value) -> &str {
     user["id"].as_str().unwrap()
@@ -178,6 +178,53 @@ async fn a_change_by_a_node_without_redis_reaches_the_nodes_with_it() {
     })
     .await;
     home.remove().unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_keeps_the_order_and_names_who_is_missing() {
+    let (app, other) = (TestApp::spawn().await, TestApp::spawn().await);
+    let node = app.another_node().await;
+    let mut users = vec![];
+    for n in 0..6 {
+        users.push(app.create_user(&format!("b{n}@example.org")).await);
+    }
+    app.delete(&format!("/api/v1/users/{}", id(&users[3]))).await;
+    let (foreign, nobody) = (id(&other.admin), "00000000-0000-7000-8000-000000000000");
+    node.look_up(id(&users[1])).await;
+    forget(&app, id(&users[2])).await;
+    let ids =
+        json!([id(&users[4]), nobody, id(&users[2]), foreign, id(&users[3]), id(&users[1]), id(&users[4])]);
+
+    for node in [&app, &node, &node] {
+        let (status, body) = node.post("/api/v1/users/batch-get", &json!({"ids": ids})).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        assert_eq!(body["data"]["users"], json!([users[4], users[2], users[1], users[4]]));
+        assert_eq!(body["data"]["missing"], json!([nobody, foreign, id(&users[3])]));
+    }
+    let changed = app.patch(&format!("/api/v1/users/{}", id(&users[4])), &json!({"name": "New"})).await.1;
+    let (_, body) = app.post("/api/v1/users/batch-get", &json!({"ids": [id(&users[4])]})).await;
+    assert_eq!(body["data"]["users"][0], changed["data"]);
+}
+
+#[tokio::test]
+async fn a_batch_is_bounded_and_tells_each_wrong_id() {
+    let app = TestApp::spawn().await;
+    let wrong = |ids: Value| {
+        let app = &app;
+        async move {
+            let (status, body) = app.post("/api/v1/users/batch-get", &json!({"ids": ids})).await;
+            assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+            wrong_fields(&body)
+        }
+    };
+    let field = |field: &str, code: &str| (field.to_owned(), code.to_owned());
+    assert_eq!(wrong(json!([])).await, [field("/ids", "wrong_length")]);
+    assert_eq!(wrong(json!(vec![id(&app.admin); 101])).await, [field("/ids", "wrong_length")]);
+    assert_eq!(wrong(json!("x")).await, [field("/ids", "wrong_type")]);
+    assert_eq!(
+        wrong(json!([1, id(&app.admin), "x"])).await,
+        [field("/ids/0", "wrong_type"), field("/ids/2", "wrong_type")]
+    );
 }
 
 /// Drops a user from Redis and from the node's memory, without a change.

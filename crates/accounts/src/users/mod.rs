@@ -3,13 +3,13 @@
 mod change;
 mod list;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
-use tenantry_cache::{Entry, Key, Level, Loaded, ReadError, State, Version};
+use tenantry_cache::{Entry, Key, Level, Loaded, Read, ReadError, State, Version};
 use tokio_postgres::Row;
 
 pub use change::{Change, IfMatch, NewUser, create, delete, invalidate, update};
@@ -123,14 +123,36 @@ pub struct Found {
 pub async fn get(app: &App, tenant: TenantId, id: UserId, min: Option<Version>) -> Result<Found> {
     let (key, reader) = (key(tenant, id), app.clone());
     let read = app.cache.read_through(&key, min, move || async move { select(&reader, tenant, id).await });
-    let read = read.await.map_err(|error| match error {
-        ReadError::Load(error) => Error::clone(&error),
-        ReadError::VersionNotReached => Error::VersionNotReached,
-        ReadError::Gone => Error::Internal("a look-up panicked"),
-    })?;
+    let read = read.await.map_err(read_error)?;
     match read.entry {
         Some(entry) if entry.state == State::Live => Ok(Found { entry, level: read.level }),
         _ => Err(Error::NoUser),
+    }
+}
+
+/// Looks up many users of `tenant`, in the order of `ids`: what the caches hold, and one statement for the rest. None
+/// for those who do not exist.
+///
+/// # Errors
+/// When the database is needed and cannot be asked.
+pub async fn get_many(app: &App, tenant: TenantId, ids: &[UserId]) -> Result<Vec<Option<Found>>> {
+    let keys: Vec<_> = ids.iter().map(|id| key(tenant, *id)).collect();
+    let by_key: HashMap<_, _> = keys.iter().copied().zip(ids.iter().copied()).collect();
+    let load = |missing: Vec<Key>| async move {
+        let ids: Vec<_> = missing.iter().filter_map(|key| by_key.get(key)).map(|id| id.0).collect();
+        select_many(app, tenant, &ids).await
+    };
+    let reads = app.cache.read_many(&keys, load).await.map_err(read_error)?;
+    let found =
+        |read: Read| read.entry.filter(|entry| entry.state == State::Live).map(|entry| (entry, read.level));
+    Ok(reads.into_iter().map(|read| found(read).map(|(entry, level)| Found { entry, level })).collect())
+}
+
+fn read_error(error: ReadError<Error>) -> Error {
+    match error {
+        ReadError::Load(error) => Error::clone(&error),
+        ReadError::VersionNotReached => Error::VersionNotReached,
+        ReadError::Gone => Error::Internal("a look-up panicked"),
     }
 }
 
@@ -150,6 +172,22 @@ async fn select(app: &App, tenant: TenantId, id: UserId) -> Result<Loaded> {
     let Some(row) = client.query_opt(&statement, &[&tenant.0, &id.0]).await? else {
         return Ok(Loaded::Absent);
     };
+    loaded(&row)
+}
+
+async fn select_many(app: &App, tenant: TenantId, ids: &[uuid::Uuid]) -> Result<Vec<(Key, Loaded)>> {
+    let client = app.db.client().await?;
+    let statement = client
+        .prepare_cached(&format!(
+            "select {COLUMNS}, deleted_at is not null as deleted from tenantry.users_by_id($1, $2)"
+        ))
+        .await?;
+    let rows = client.query(&statement, &[&tenant.0, &ids]).await?;
+    rows.iter().map(|row| Ok((key(tenant, UserId(row.try_get("id")?)), loaded(row)?))).collect()
+}
+
+/// A row of the point reads, deleted or not.
+fn loaded(row: &Row) -> Result<Loaded> {
     let state = if row.try_get("deleted")? { State::Deleted } else { State::Live };
-    Ok(Loaded::Row(User::try_from(&row)?.entry(state)?))
+    Ok(Loaded::Row(User::try_from(row)?.entry(state)?))
 }
