@@ -34,6 +34,8 @@ struct Run {
     name: &'static str,
     variant: Variant,
     restarts: u8,
+    /// Redis comes back with what it had saved, not empty.
+    snapshots: bool,
     failovers: u8,
 }
 
@@ -145,7 +147,9 @@ impl Run {
         let token = reader_token(number);
         let mut next = *state;
         let node = &mut next.nodes[number];
-        let key = self.key(node.timeline, node.run);
+        // A flight ends in the era it began in.
+        let timeline = if node.flight == Flight::None { node.timeline } else { node.leased };
+        let key = self.key(timeline, node.run);
         match node.flight {
             Flight::None if node.connected => {
                 if next.entries[key].lease(token, 0, TIMELESS) == Lease::Granted {
@@ -157,14 +161,13 @@ impl Run {
             Flight::Leased => {
                 node.read = self.select(state, node);
                 let elsewhere = self.variant == Variant::FillsOnItsTimeline && node.primary != node.leased;
-                (node.flight, node.leased) =
-                    (if elsewhere { Flight::Elsewhere } else { Flight::Selected }, 0);
+                node.flight = if elsewhere { Flight::Elsewhere } else { Flight::Selected };
                 steps.push(who, "select", next);
             }
             Flight::Selected | Flight::Elsewhere => {
                 let fills = node.connected && node.flight == Flight::Selected;
                 let Row { version, body } = node.read;
-                (node.flight, node.read) = (Flight::None, Row::default());
+                (node.flight, node.leased, node.read) = (Flight::None, 0, Row::default());
                 if fills {
                     next.entries[key].fill(token, version, body, TIMELESS);
                     steps.push(who, "fill", next);
@@ -265,13 +268,13 @@ impl Run {
     }
 
     fn fail(&self, state: &State, steps: &mut Steps<State>) {
-        if self.restarts > 0 && state.entries != state.snapshot && state.run == 0 {
+        if self.snapshots && state.entries != state.snapshot && state.run == 0 {
             steps.push("redis", "saves a snapshot", State { snapshot: state.entries, ..*state });
         }
         if state.restarts > 0 {
             let mut next = State { restarts: state.restarts - 1, run: 1, entries: state.snapshot, ..*state };
             next.nodes.iter_mut().for_each(|node| node.connected = false);
-            steps.push("redis", "restarts from its snapshot", next);
+            steps.push("redis", "restarts with what it had saved", next);
         }
         if state.standby != state.row {
             steps.push("postgres", "the standby catches up", State { standby: state.row, ..*state });
@@ -366,11 +369,16 @@ impl Model for Run {
     }
 }
 
-const RESTART: Run =
-    Run { name: "Redis restarts with a snapshot", variant: Variant::AsSpecified, restarts: 1, failovers: 0 };
+const RESTART: Run = Run {
+    name: "Redis restarts with a snapshot",
+    variant: Variant::AsSpecified,
+    restarts: 1,
+    snapshots: true,
+    failovers: 0,
+};
 const FAILOVER: Run =
-    Run { name: "Postgres fails over", variant: Variant::AsSpecified, restarts: 0, failovers: 1 };
-const BOTH: Run = Run { name: "restart and fail-over", restarts: 1, ..FAILOVER };
+    Run { name: "Postgres fails over", restarts: 0, snapshots: false, failovers: 1, ..RESTART };
+const BOTH: Run = Run { name: "restart and fail-over", failovers: 1, ..RESTART };
 
 fn holds(run: Run, interesting: &[&str]) {
     explore(&run).holds("restart and epoch", run.name, interesting);
@@ -385,8 +393,20 @@ fn catches(run: Run, variant: Variant, invariant: Invariant) {
 fn an_old_snapshot_is_out_of_reach() {
     holds(
         RESTART,
-        &["restarts from its snapshot", "connects to Redis, asks for its run", "saves a snapshot"],
+        &["restarts with what it had saved", "connects to Redis, asks for its run", "saves a snapshot"],
     );
+}
+
+/// As operators are asked to run it. Then its run need not be named.
+#[test]
+fn a_redis_without_snapshots_needs_no_name_for_its_run() {
+    let run = Run {
+        name: "RunNotNamed; Redis restarts empty",
+        variant: Variant::RunNotNamed,
+        snapshots: false,
+        ..RESTART
+    };
+    holds(run, &["restarts with what it had saved", "committed"]);
 }
 
 #[test]
