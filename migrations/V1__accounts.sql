@@ -209,6 +209,13 @@ create function users_by_id(tenant uuid, user_ids uuid[]) returns setof users la
   return query select u.* from tenantry.users u where u.tenant_id = tenant and u.id = any(user_ids);
 end $$;
 
+-- The same by address, which a deleted user no longer has.
+create function user_by_email(tenant uuid, address text) returns setof users language plpgsql as $$ begin
+  perform set_config('role', 'tenantry_app', true), set_config('tenantry.tenant', tenant::text, true);
+  return query select u.* from tenantry.users u
+    where u.tenant_id = tenant and u.email = address and u.deleted_at is null;
+end $$;
+
 -- A tenant by its id or its slug; a slug never has the shape of an id.
 create function tenant_id_of(reference text) returns uuid language plpgsql stable as $$ begin
   if reference ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then

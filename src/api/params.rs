@@ -6,7 +6,10 @@ use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef, Registry},
     types::{ParseFromParameter, ParseResult, Type},
 };
-use tenantry_accounts::users::{IfMatch, Order, Role, SortBy};
+use tenantry_accounts::{
+    fields::{Email, FromText, Problem},
+    users::{IfMatch, Order, Role, SortBy},
+};
 
 use super::{body::wrong, envelope::Condition};
 use crate::error::{ApiError, Code, FieldError};
@@ -181,6 +184,18 @@ closed!(
         "Must be one of created_at, email, name, last_login_at",
     Order: ["asc" => Order::Asc, "desc" => Order::Desc] "Must be asc or desc"
 );
+
+impl Value for Email {
+    fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
+        let first =
+            |problems: Vec<Problem>| problems.first().map_or(("invalid", ""), |p| (p.code, p.message));
+        Self::from_text(text).map_err(first)
+    }
+
+    fn schema() -> MetaSchemaRef {
+        Self::schema_ref()
+    }
+}
 
 /// `X-Min-Version`.
 pub(crate) struct MinVersion(pub(crate) i64);

@@ -9,13 +9,13 @@ use poem_openapi::{
 use tenantry_accounts::{
     UserId,
     fields::{Email, Name, NewPassword},
-    users::{self, Filter, Order, Role, SortBy, User},
+    users::{self, Filter, Found, Order, Role, SortBy, User},
 };
 use tenantry_cache::Level;
 
 use super::{
     Tag,
-    body::{Body, Ids, body},
+    body::{Body, Ids, body, wrong},
     envelope::{Answer, Condition, Created, Deleted, Envelope, Pagination, etag},
     params::{Limit, MinVersion, PageNumber, Param, Search},
     schema::shown,
@@ -214,6 +214,29 @@ impl Users {
         find(&state, caller.tenant, caller.user, if_none_match.0, min_version.0).await
     }
 
+    /// Get a user by address
+    ///
+    /// As fresh as a look-up by id. The address may be written in any case.
+    #[oai(path = "/lookup", method = "get", operation_id = "lookupUser")]
+    async fn lookup(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// The user's address.
+        email: Query<Param<Email>>,
+        /// Answer 304 while this is the current version.
+        #[oai(name = "If-None-Match")]
+        if_none_match: Header<Param<Condition>>,
+    ) -> Result<UserFound, ApiError> {
+        let mut errors = vec![];
+        let email = email.0.take("email", &mut errors);
+        let missing = || vec![wrong("email", "missing", "Say which address")];
+        let email =
+            email.ok_or_else(|| ApiError::invalid(if errors.is_empty() { missing() } else { errors }))?;
+        let found = users::get_by_email(&state.app, caller.tenant, &email).await?;
+        Ok(answer(found, if_none_match.0))
+    }
+
     /// Get many users
     ///
     /// As fresh as one look-up each, in one round trip to each store. Ids that are nobody's are named.
@@ -300,12 +323,14 @@ async fn find(
     if_none_match: Param<Condition>,
     min_version: Param<MinVersion>,
 ) -> Result<UserFound, ApiError> {
-    let known = if_none_match.condition();
     let min = min_version.header()?.map(|version| version.0);
-    let found = users::get(&state.app, tenant, id, min).await?;
+    Ok(answer(users::get(&state.app, tenant, id, min).await?, if_none_match))
+}
+
+fn answer(found: Found, if_none_match: Param<Condition>) -> UserFound {
     let (version, level) = (found.entry.version, XCache(found.level));
-    Ok(match known {
+    match if_none_match.condition() {
         Some(known) if known.holds(version) => UserFound::NotModified(etag(version), level),
         _ => UserFound::Found(Envelope::around(&found.entry.body), etag(version), level),
-    })
+    }
 }

@@ -181,6 +181,49 @@ async fn a_change_by_a_node_without_redis_reaches_the_nodes_with_it() {
 }
 
 #[tokio::test]
+async fn an_address_leads_to_whoever_has_it_now() {
+    let app = TestApp::spawn().await;
+    let node = app.another_node().await;
+    let by = |node: &TestApp, email: &str| {
+        let request = node.request(Method::GET, "/api/v1/users/lookup").query(&[("email", email)]);
+        async move {
+            let (status, body) = answer(request).await;
+            (status, body["data"]["id"].as_str().unwrap_or_default().to_owned())
+        }
+    };
+    assert_eq!(by(&app, "first@example.org").await.0, StatusCode::NOT_FOUND);
+    let first = app.create_user("first@example.org").await;
+    let found = (StatusCode::OK, id(&first).to_owned());
+    for node in [&app, &node, &app, &node] {
+        assert_eq!(by(node, " FIRST@example.org").await, found, "though it was nobody's a moment ago");
+    }
+
+    // The address moves on: no pointer that any node has used may lead to its former owner.
+    app.patch(&format!("/api/v1/users/{}", id(&first)), &json!({"email": "other@example.org"})).await;
+    for node in [&app, &node] {
+        assert_eq!(by(node, "first@example.org").await.0, StatusCode::NOT_FOUND);
+        assert_eq!(by(node, "other@example.org").await, found);
+    }
+    let second = app.create_user("first@example.org").await;
+    for node in [&node, &app] {
+        assert_eq!(by(node, "first@example.org").await, (StatusCode::OK, id(&second).to_owned()));
+    }
+    app.delete(&format!("/api/v1/users/{}", id(&second))).await;
+    for node in [&node, &app] {
+        assert_eq!(by(node, "first@example.org").await.0, StatusCode::NOT_FOUND);
+    }
+
+    let (status, body) = app.get("/api/v1/users/lookup").await;
+    assert_eq!(
+        (status, wrong_fields(&body)),
+        (StatusCode::UNPROCESSABLE_ENTITY, vec![("email".into(), "missing".into())])
+    );
+    assert_eq!(by(&app, "nobody").await.0, StatusCode::UNPROCESSABLE_ENTITY);
+    let stranger = TestApp::spawn().await;
+    assert_eq!(by(&stranger, "other@example.org").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn a_batch_keeps_the_order_and_names_who_is_missing() {
     let (app, other) = (TestApp::spawn().await, TestApp::spawn().await);
     let node = app.another_node().await;

@@ -118,7 +118,7 @@ async fn begin(app: &App, tenant: TenantId, user: UserId, origin: &Origin) -> Re
         user,
     };
     if touched {
-        users::commit(app, tx, &signed_in.user, State::Live).await?;
+        users::commit(app, tx, &signed_in.user, State::Live, &[]).await?;
     } else {
         tx.commit().await?;
     }

@@ -85,7 +85,7 @@ pub async fn redeem(app: &App, token: &Secret) -> Result<User> {
             .await?;
         let user = User::try_from(&tx.query_one(&statement, &[&tenant.0, &user.0]).await?)?;
         audit::record(&tx, tenant, Some(user.id), "user.email_verified", user.id.0, json!({})).await?;
-        users::commit(&app, tx, &user, State::Live).await?;
+        users::commit(&app, tx, &user, State::Live, &[]).await?;
         Ok(user)
     })
     .await

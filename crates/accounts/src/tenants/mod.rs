@@ -141,7 +141,7 @@ pub async fn sign_up(app: &App, sign_up: SignUp, plan: Plan) -> Result<(Tenant, 
         let user = users::insert(&tx, id, &admin, Some(&hash)).await?;
         let tenant = Tenant::try_from(&tx.query_one(SELECT, &[&id.0]).await?)?;
         audit::record(&tx, id, Some(user.id), "tenant.created", id.0, json!({"plan": plan})).await?;
-        users::commit(&app, tx, &user, State::Live).await?;
+        users::commit(&app, tx, &user, State::Live, &[&user.email]).await?;
         Ok((tenant, user))
     })
     .await

@@ -9,7 +9,7 @@ use tenantry_cache::{State, Version};
 use tenantry_jobs::{InvalidateUser, Stale, VerifyEmail};
 use tenantry_queue::Options;
 
-use super::{COLUMNS, Role, User, key};
+use super::{COLUMNS, Role, User, key, pointer};
 use crate::{
     Actor, App, Error, Result, TenantId, UserId, audit,
     db::{self, OnConstraint},
@@ -66,7 +66,7 @@ pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
             json!({"role": user.role}),
         )
         .await?;
-        commit(&app, tx, &user, State::Live).await?;
+        commit(&app, tx, &user, State::Live, &[&user.email]).await?;
         Ok(user)
     })
     .await
@@ -188,7 +188,8 @@ pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_matc
         let fields: Vec<_> = changed.iter().filter(|(_, changed)| *changed).map(|(field, _)| field).collect();
         audit::record(&tx, actor.tenant, Some(actor.user), "user.updated", id.0, json!({"fields": fields}))
             .await?;
-        commit(&app, tx, &user, State::Live).await?;
+        let moved = [&before.email, &user.email];
+        commit(&app, tx, &user, State::Live, if email != before.email { &moved } else { &[] }).await?;
         Ok(user)
     })
     .await
@@ -227,7 +228,7 @@ pub async fn delete(app: &App, actor: Actor, id: UserId, if_match: IfMatch) -> R
         end_sessions(&tx, actor.tenant, id).await?;
         void_mails(&tx, actor.tenant, id).await?;
         audit::record(&tx, actor.tenant, Some(actor.user), "user.deleted", id.0, json!({})).await?;
-        commit(&app, tx, &user, State::Deleted).await
+        commit(&app, tx, &user, State::Deleted, &[&user.email]).await
     })
     .await
 }
@@ -235,10 +236,21 @@ pub async fn delete(app: &App, actor: Actor, id: UserId, if_match: IfMatch) -> R
 /// Carries a changed row to its end: floor, job, feed, COMMIT, write-through, in this order (docs/cache.md).
 ///
 /// Before COMMIT the floor bars every older fill, so a reader that is late cannot bring the old row back; the job,
-/// which commits with the change, does what a writer that dies after COMMIT leaves undone.
-pub(crate) async fn commit(app: &App, tx: Transaction<'_>, user: &User, state: State) -> Result<()> {
+/// which commits with the change, does what a writer that dies after COMMIT leaves undone. `addresses` are those that the
+/// change gives to somebody or takes away.
+pub(crate) async fn commit(
+    app: &App,
+    tx: Transaction<'_>,
+    user: &User,
+    state: State,
+    addresses: &[&Email],
+) -> Result<()> {
     let entry = user.entry(state)?;
-    let write = app.cache.begin_write(&key(user.tenant_id, user.id), user.version).await;
+    let mut write = app.cache.begin_write(&key(user.tenant_id, user.id), user.version).await;
+    if !addresses.is_empty() {
+        let pointers: Vec<_> = addresses.iter().map(|email| pointer(user.tenant_id, email)).collect();
+        write.unlink(&pointers).await;
+    }
     let job = InvalidateUser { users: vec![Stale { id: user.id.0, version: user.version }] };
     let delay = if write.confirmed() { SECOND_LOOK } else { Duration::ZERO };
     let enqueued =

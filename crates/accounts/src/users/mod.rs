@@ -9,7 +9,8 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
-use tenantry_cache::{Entry, Key, Level, Loaded, Read, ReadError, State, Version};
+use sha2::{Digest, Sha256};
+use tenantry_cache::{Entry, Key, Level, Loaded, Pointer, Read, ReadError, State, Version};
 use tokio_postgres::Row;
 
 pub use change::{Change, IfMatch, NewUser, create, delete, invalidate, update};
@@ -130,6 +131,49 @@ pub async fn get(app: &App, tenant: TenantId, id: UserId, min: Option<Version>) 
     }
 }
 
+/// Looks up the user of `tenant` who has this address.
+///
+/// The cache holds a pointer from the address to an id, which is only a hint: what it leads to must have the address.
+/// That an address is nobody's is never held.
+///
+/// # Errors
+/// [`Error::NoUser`].
+pub async fn get_by_email(app: &App, tenant: TenantId, email: &Email) -> Result<Found> {
+    let mut lookup = app.cache.look_up(&pointer(tenant, email)).await;
+    if let Some(id) = lookup.target().map(UserId) {
+        let (key, reader) = (key(tenant, id), app.clone());
+        let read = lookup.read(&key, move || async move { select(&reader, tenant, id).await }).await;
+        let Read { entry, level } = read.map_err(read_error)?;
+        if let Some(entry) = entry.filter(|entry| entry.state == State::Live && has_address(entry, email)) {
+            return Ok(Found { entry, level });
+        }
+    }
+    let user = select_by_email(app, tenant, email).await?;
+    lookup.leads_to(user.as_ref().map(|user| user.id.0)).await;
+    let entry = Arc::new(user.ok_or(Error::NoUser)?.entry(State::Live)?);
+    Ok(Found { entry, level: Level::Postgres })
+}
+
+fn has_address(entry: &Entry, email: &Email) -> bool {
+    #[derive(Deserialize)]
+    struct Address {
+        email: Email,
+    }
+    serde_json::from_slice::<Address>(&entry.body).is_ok_and(|found| found.email == *email)
+}
+
+async fn select_by_email(app: &App, tenant: TenantId, email: &Email) -> Result<Option<User>> {
+    let client = app.db.client().await?;
+    let statement =
+        client.prepare_cached(&format!("select {COLUMNS} from tenantry.user_by_email($1, $2)")).await?;
+    client
+        .query_opt(&statement, &[&tenant.0, &email.as_str()])
+        .await?
+        .as_ref()
+        .map(User::try_from)
+        .transpose()
+}
+
 /// Looks up many users of `tenant`, in the order of `ids`: what the caches hold, and one statement for the rest. None
 /// for those who do not exist.
 ///
@@ -159,6 +203,11 @@ fn read_error(error: ReadError<Error>) -> Error {
 /// The entry of the cache that is this user.
 pub(crate) fn key(tenant: TenantId, id: UserId) -> Key {
     Key::new("u", tenant.0, id.0)
+}
+
+/// The hint from an address to an id. Hashed, so that Redis holds no list of addresses.
+pub(crate) fn pointer(tenant: TenantId, email: &Email) -> Pointer {
+    Pointer::new("e", tenant.0, Sha256::digest(email.as_str()).into())
 }
 
 /// Reads the row that the cache misses: one statement, one round trip, walled to the tenant.
