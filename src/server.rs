@@ -84,7 +84,8 @@ impl Bound {
     /// When the listener fails.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), ServeError> {
         let Self { state, acceptor, .. } = self;
-        let house = state.clone();
+        let (house, mut feed) = (state.clone(), Feed::new(state.app.clone()));
+        feed.begin().await;
         let grace = state.config.shutdown_grace;
         let routes = Arc::new(api::routes(&state));
         let app = poem::endpoint::make(move |request| {
@@ -99,7 +100,7 @@ impl Bound {
         tokio::select! {
             result = serve => Ok(result?),
             () = house.keep_house() => Ok(()),
-            () = Feed::new(house.app.clone()).follow() => Ok(()),
+            () = feed.follow() => Ok(()),
         }
     }
 }
@@ -185,7 +186,13 @@ async fn work(app: &App, config: &Config, stop: &CancellationToken) -> Result<()
         drain: config.shutdown_grace,
         handlers: handlers(app, config)?,
     };
-    Ok(tenantry_workers::run(settings, stop.clone()).await?)
+    // What workers make Redis forget must be of the database's present timeline, too.
+    let mut feed = Feed::new(app.clone());
+    feed.begin().await;
+    tokio::select! {
+        result = tenantry_workers::run(settings, stop.clone()) => Ok(result?),
+        () = feed.follow() => Ok(()),
+    }
 }
 
 /// What the kinds of job work with.

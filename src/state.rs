@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
-use tenantry_accounts::{App, Settings, db::Db, passwords::Hasher};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Pool, PoolBuilder, RecyclingMethod, Runtime, Timeouts,
+};
+use tenantry_accounts::{App, Settings, db::Db, feed::learn_timeline, passwords::Hasher};
 use tenantry_cache::Cache;
 use tokio_postgres::NoTls;
 
@@ -108,8 +110,15 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         require_verified_email: config.require_verified_email,
     };
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // No connection is used before its timeline is known: the cache of another one is out of reach by then.
+    let learner = cache.clone();
+    let learn = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
+        let cache = learner.clone();
+        Box::pin(async move { learn_timeline(client, &cache).await.map_err(HookError::Backend) })
+    });
+    let pool = builder(config.database_url()?, config.database_pool)?.post_create(learn).build();
     Ok(App {
-        db: Db::new(pool(config.database_url()?, config.database_pool)?),
+        db: Db::new(pool.map_err(|error| ConfigError(error.to_string()))?),
         cache,
         passwords: Arc::new(Hasher::new(workers)?),
         settings: Arc::new(settings),
@@ -126,6 +135,10 @@ pub(crate) fn tokens(config: &Config) -> Result<AccessTokens, StartError> {
 
 /// A pool on `url` of at most `size` connections.
 pub(crate) fn pool(url: &str, size: u16) -> Result<Pool, StartError> {
+    Ok(builder(url, size)?.build().map_err(|error| ConfigError(error.to_string()))?)
+}
+
+fn builder(url: &str, size: u16) -> Result<PoolBuilder, StartError> {
     let mut config: tokio_postgres::Config = url.parse().map_err(StartError::DatabaseUrl)?;
     if config.get_application_name().is_none() {
         config.application_name("tenantry");
@@ -144,7 +157,5 @@ pub(crate) fn pool(url: &str, size: u16) -> Result<Pool, StartError> {
         Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
     let timeouts =
         Timeouts { wait: Some(POOL_WAIT), create: Some(Duration::from_secs(2)), recycle: Some(POOL_WAIT) };
-    let pool =
-        Pool::builder(manager).max_size(size.into()).runtime(Runtime::Tokio1).timeouts(timeouts).build();
-    pool.map_err(|error| StartError::Config(ConfigError(error.to_string())))
+    Ok(Pool::builder(manager).max_size(size.into()).runtime(Runtime::Tokio1).timeouts(timeouts))
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tenantry::dev::{Home, redis};
+use tenantry::dev::{Home, postgres, redis};
 
 use crate::app::{TestApp, answer, eventually, wrong_fields};
 
@@ -177,6 +177,39 @@ async fn a_change_by_a_node_without_redis_reaches_the_nodes_with_it() {
         app.look_up(id(&user)).await.1["name"] == "Changed"
     })
     .await;
+    home.remove().unwrap();
+}
+
+/// After a fail-over or a restore Redis may hold what the database has never known.
+#[tokio::test]
+async fn a_database_on_a_new_timeline_is_not_shown_the_cache_of_the_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::open(folder.path()).await.unwrap();
+    let mut server = postgres::start(&home, postgres::Use::Test).await.unwrap();
+    let url = postgres::app_url(&home);
+    tenantry::migrate::run(&postgres::owner_url(&home), &url).await.unwrap();
+    let app = TestApp::spawn_with(&[&format!("--database-url={url}"), "--cache-local-ttl=1ms"]).await;
+    let user = app.create_user("timeline@example.org").await;
+    assert_eq!(app.look_up(id(&user)).await.0, "redis");
+
+    server.stop().await;
+    std::fs::write(folder.path().join("data/postgres/standby.signal"), "").unwrap();
+    server = postgres::start(&home, postgres::Use::Test).await.unwrap();
+    let config: tokio_postgres::Config = postgres::superuser_url(&home).parse().unwrap();
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.execute("select pg_promote()", &[]).await.unwrap();
+    // The new timeline has another history: the same version, and another name.
+    client.batch_execute("update tenantry.users set name = 'Other'").await.unwrap();
+
+    eventually(Duration::from_secs(1), || async {
+        let (status, body) = app.get(&format!("/api/v1/users/{}", id(&user))).await;
+        status == StatusCode::OK && body["data"]["name"] == "Other"
+    })
+    .await;
+    assert_eq!(app.look_up(id(&user)).await.0, "redis", "and it is cached again");
+    drop((app, client));
+    server.stop().await;
     home.remove().unwrap();
 }
 
