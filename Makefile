@@ -1,7 +1,7 @@
 # The two commands are `make dev` and `make test`; both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint audit openapi load clean
+.PHONY: help dev test lint audit openapi load chaos clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-9s%s\n", $$1, $$2 }'
@@ -26,6 +26,10 @@ openapi: ## writes openapi/openapi.json anew
 
 load: ## a cached look-up beside a bare server (release build; needs wrk)
 	loadtests/lookup.sh
+
+chaos: ## kills, freezes and empties what runs for a minute, and judges every answer (ARGS="--seed 1")
+	cargo build --bin tenantry
+	cargo run --example chaos -- --seconds 60 $(ARGS)
 
 clean: ## removes what was built, and the private servers' data
 	cargo clean

@@ -1,0 +1,140 @@
+//! A process of the program under test: started until it is ready, stopped, killed, started again.
+
+use std::{
+    fs::File,
+    net::SocketAddr,
+    path::PathBuf,
+    process::Stdio,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use tenantry::dev::signal;
+use tokio::{
+    net::TcpStream,
+    process::{Child, Command},
+    sync::Mutex,
+    time::sleep,
+};
+
+use crate::{Result, history::Run};
+
+pub(crate) struct Process {
+    pub(crate) name: String,
+    pub(crate) address: Option<SocketAddr>,
+    command: &'static str,
+    program: PathBuf,
+    settings: Vec<(String, String)>,
+    log: PathBuf,
+    /// Even while a process runs or may be started, odd while one is being killed.
+    generation: AtomicU32,
+    child: Mutex<Option<Child>>,
+}
+
+impl Process {
+    pub(crate) fn new(
+        name: String,
+        command: &'static str,
+        address: Option<SocketAddr>,
+        program: PathBuf,
+        settings: Vec<(String, String)>,
+        logs: &std::path::Path,
+    ) -> Self {
+        let log = logs.join(&name).with_extension("log");
+        let (generation, child) = (AtomicU32::new(1), Mutex::new(None));
+        Self { name, address, command, program, settings, log, generation, child }
+    }
+
+    /// Which of its lives the process is in; none between two.
+    pub(crate) fn run(&self) -> Run {
+        Some(self.generation.load(Ordering::SeqCst)).filter(|generation| generation % 2 == 0)
+    }
+
+    /// Starts it until it is ready; it may refuse while the database is away.
+    pub(crate) async fn start(&self) -> Result<()> {
+        self.start_in(&mut *self.child.lock().await).await
+    }
+
+    /// kill -9, some time of being dead, and a new one.
+    pub(crate) async fn replace(&self, dead: Duration) -> Result<()> {
+        let mut child = self.child.lock().await;
+        if let Some(mut child) = child.take() {
+            self.generation.fetch_add(1, Ordering::SeqCst);
+            child.kill().await?;
+        }
+        sleep(dead).await;
+        self.start_in(&mut child).await
+    }
+
+    /// SIGSTOP, some time, SIGCONT.
+    pub(crate) async fn freeze(&self, time: Duration) -> Result<()> {
+        let child = self.child.lock().await;
+        let Some(pid) = child.as_ref().and_then(Child::id) else { return Ok(()) };
+        send(pid, "STOP").await?;
+        sleep(time).await;
+        send(pid, "CONT").await
+    }
+
+    /// Starts it again if it has ended by itself, and says how it ended.
+    pub(crate) async fn revive(&self) -> Result<Option<String>> {
+        let mut slot = self.child.lock().await;
+        let Some(child) = slot.as_mut() else { return Ok(None) };
+        let Some(status) = child.try_wait()? else { return Ok(None) };
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.start_in(&mut slot).await?;
+        Ok(Some(format!("{} ended by itself: {status}", self.name)))
+    }
+
+    async fn start_in(&self, slot: &mut Option<Child>) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let mut child = self.spawn()?;
+            if self.ready(&mut child).await? {
+                *slot = Some(child);
+                self.generation.fetch_add(1, Ordering::SeqCst);
+                return Ok(());
+            }
+            child.kill().await?;
+            if Instant::now() > deadline {
+                return Err(format!("{} does not start; see {}", self.name, self.log.display()).into());
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    fn spawn(&self) -> Result<Child> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let mut command = Command::new(&self.program);
+        command.arg(self.command).env_clear().envs(self.settings.iter().cloned());
+        if let Some(address) = self.address {
+            command.env("LISTEN", address.to_string());
+        }
+        // Where there is no .env.
+        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.process_group(0).kill_on_drop(true);
+        Ok(command.spawn()?)
+    }
+
+    /// False once it has ended.
+    async fn ready(&self, child: &mut Child) -> Result<bool> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // A worker listens nowhere: it is ready when it has not refused to start.
+        let settled = Instant::now() + Duration::from_millis(500);
+        while Instant::now() < deadline {
+            if child.try_wait()?.is_some() {
+                return Ok(false);
+            }
+            match self.address {
+                Some(address) if TcpStream::connect(address).await.is_ok() => return Ok(true),
+                None if Instant::now() > settled => return Ok(true),
+                _ => sleep(Duration::from_millis(10)).await,
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// By a shell, which blocks.
+pub(crate) async fn send(pid: u32, name: &'static str) -> Result<()> {
+    Ok(tokio::task::spawn_blocking(move || signal(pid, name)).await?)
+}
