@@ -1,10 +1,11 @@
 use std::time::{Duration, Instant};
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use tenantry_cache::{Cache, Level};
+use tenantry_cache::{Cache, Level, Settings};
 use tokio::time::{sleep, timeout};
 
-use crate::stage::{RedisServer, Truth, entry};
+use crate::proxy::Proxy;
+use crate::stage::{RedisServer, Truth, entry, node};
 
 /// How long a node may take to give a silent Redis up, and a busy machine's slack.
 const OPENS: Duration = Duration::from_millis(1_000 + 500);
@@ -138,6 +139,32 @@ async fn a_write_that_loses_redis_after_its_floor_leaves_the_floor() {
     for node in [&here, &there] {
         assert_eq!(row.seen(node).await, (2, Level::Postgres));
     }
+}
+
+#[tokio::test]
+async fn a_floor_that_arrived_and_was_not_confirmed_is_not_filled_over() {
+    let redis = RedisServer::start().await;
+    let proxy = Proxy::before(&redis);
+    let here = node(Settings { redis_url: Some(proxy.url()), ..redis.settings() }).await;
+    let row = Truth::new(1);
+    Truth::new(1).write(&redis.node().await, 2).await; // so that Redis knows the scripts
+
+    proxy.close();
+    let arrived = async {
+        while row.field(&redis, "f").await.is_none() {
+            sleep(Duration::from_millis(5)).await;
+        }
+        proxy.cut();
+    };
+    let (write, ()) = tokio::join!(here.begin_write(&row.key, 2), arrived);
+    assert!(!write.confirmed());
+    returns(&here).await;
+    here.ping().await.unwrap();
+    row.set(2);
+    write.committed(entry(2)).await;
+
+    assert_eq!(row.field(&redis, "v").await, None);
+    assert_eq!(row.field(&redis, "l").await, None, "the floor was placed once more, without a token");
 }
 
 fn gauge(counts: &Snapshotter) -> Option<f64> {

@@ -47,6 +47,11 @@ impl Proxy {
         self.set(true);
     }
 
+    /// Breaks the connections that keep something back, or will have something to send.
+    pub(crate) fn cut(&self) {
+        self.gates.lock().unwrap().clear();
+    }
+
     fn set(&self, open: bool) {
         for gate in self.gates.lock().unwrap().iter() {
             gate.send_replace(open);
