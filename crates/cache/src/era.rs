@@ -48,12 +48,15 @@ impl Inner {
 
     /// Begins a new era, unless it is the one there is.
     pub(crate) fn begin_era(&self, epoch: &str) {
-        if self.era.reading().epoch == epoch {
+        // Only forward: a connection to the old primary, which may still answer, says what was true before. Timelines are
+        // numbers of one length that count up.
+        let is_new = |known: &str| (epoch.len(), epoch) > (known.len(), known);
+        if !is_new(&self.era.reading().epoch) {
             return;
         }
         let next = Arc::new(Era::new(epoch, &self.settings, self.floors.clone()));
         let mut era = self.era.writing();
-        if era.epoch != epoch {
+        if is_new(&era.epoch) {
             tracing::info!(
                 cache.epoch = epoch,
                 "the cache begins anew: the timeline of the database is {epoch}, it was {}",

@@ -23,20 +23,15 @@ pub(crate) struct Rules {
     pub(crate) lease: u8,
     pub(crate) floor: u8,
     pub(crate) ttl: u8,
-    /// A proposal: a lease that has run out fills nothing.
+    /// A lease that has run out fills nothing.
     pub(crate) expired_leases_fill_nothing: bool,
-    /// A proposal: a lease does not lengthen the life of a floor.
+    /// A lease does not lengthen the life of a floor.
     pub(crate) leases_leave_floors_alone: bool,
 }
 
 /// As in `src/lua`, for models without time: everything lives until an event ends it.
-pub(crate) const TIMELESS: Rules = Rules {
-    lease: 1,
-    floor: 1,
-    ttl: 1,
-    expired_leases_fill_nothing: false,
-    leases_leave_floors_alone: false,
-};
+pub(crate) const TIMELESS: Rules =
+    Rules { lease: 1, floor: 1, ttl: 1, expired_leases_fill_nothing: true, leases_leave_floors_alone: true };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lease {
