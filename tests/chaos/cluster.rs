@@ -61,15 +61,19 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts everything below `folder`, with `keys` users.
-    pub(crate) async fn start(folder: &Path, logs: &Path, keys: usize) -> Result<Self> {
+    /// Starts everything below `folder`, with `keys` users, and settings that are different.
+    pub(crate) async fn start(folder: &Path, logs: &Path, keys: usize, different: &[String]) -> Result<Self> {
         let home = Home::open(&folder.join("home")).await?;
         let postgres = postgres::start(&home, postgres::Use::Dev).await?;
         let redis = redis::start(&home).await?;
         migrate::run(&postgres::owner_url(&home), &postgres::app_url(&home)).await?;
 
         let program = program()?;
-        let settings = settings(&home, folder);
+        let mut settings = settings(&home, folder);
+        for setting in different {
+            let (name, value) = setting.split_once('=').ok_or("--set takes NAME=VALUE")?;
+            settings.push((name.to_owned(), value.to_owned()));
+        }
         tenantry(&program, &settings, &["seed", "--tenants", "1", "--users", &(keys + 1).to_string()])
             .await?;
         let database = database(&home).await?;

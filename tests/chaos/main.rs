@@ -60,6 +60,9 @@ struct Settings {
     /// These faults only, in this order
     #[arg(long, value_enum, value_delimiter = ',', value_name = "FAULTS")]
     only: Vec<Fault>,
+    /// A setting of the program under test that is different: CACHE_LOCAL_TTL=3s is found out at once
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
 }
 
 #[tokio::main]
@@ -100,13 +103,13 @@ async fn run(settings: Settings) -> Result<usize> {
     println!("seed {seed}; the processes' logs are in {}", logs.display());
 
     let folder = cluster::new_folder().await?;
-    let cluster = Arc::new(Cluster::start(&folder, &logs, load::HOT + load::COLD).await?);
-    let history = torment(&cluster, seed, settings.seconds, &settings.only).await;
+    let cluster = Cluster::start(&folder, &logs, load::HOT + load::COLD, &settings.set).await?;
+    let cluster = Arc::new(cluster);
+    let history = torment(&cluster, seed, settings.seconds, &settings.only).await?;
     let cluster = Arc::into_inner(cluster).ok_or("a client is still running")?;
     cluster.stop().await?;
     fs::remove_dir_all(&folder)?;
 
-    let history = history?;
     let findings = check::check(&history);
     let shown = Report { seed, history: &history, findings: &findings };
     fs::write(&report, shown.html())?;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::{
     check::{Findings, Rule, Violation},
-    history::{History, Micros, Outcome, Phase},
+    history::{History, Micros, Outcome, Phase, Version},
 };
 
 /// Violations of one rule that are shown in full.
@@ -18,6 +18,8 @@ struct Row {
     reads: usize,
     levels: BTreeMap<&'static str, usize>,
     acknowledged: usize,
+    /// Of these: without a floor in Redis, and so told by the feed.
+    by_feed: usize,
     unknown: usize,
     refused: usize,
     statuses: BTreeMap<u16, usize>,
@@ -36,7 +38,7 @@ impl Report<'_> {
     /// For the terminal.
     pub(crate) fn text(&self) -> String {
         let mut text = format!(
-            "{:<16} {:>5} {:>7} {:>6} {:>6} {:>6} {:>7} {:>7} {:>9} {:>7} {:>6}  errors\n",
+            "{:<16} {:>5} {:>7} {:>6} {:>6} {:>6} {:>7} {:>7} {:>7} {:>9} {:>7} {:>6}  errors\n",
             "phase",
             "s",
             "reads",
@@ -44,6 +46,7 @@ impl Report<'_> {
             "redis",
             "miss",
             "writes",
+            "by feed",
             "unknown",
             "stale ms",
             "excused",
@@ -53,7 +56,7 @@ impl Report<'_> {
             let level = |name| row.levels.get(name).copied().unwrap_or(0);
             let _ = writeln!(
                 text,
-                "{:<16} {:>5.1} {:>7} {:>6} {:>6} {:>6} {:>7} {:>7} {:>9.1} {:>7} {:>6}  {}",
+                "{:<16} {:>5.1} {:>7} {:>6} {:>6} {:>6} {:>7} {:>7} {:>7} {:>9.1} {:>7} {:>6}  {}",
                 row.name,
                 row.seconds,
                 row.reads,
@@ -61,6 +64,7 @@ impl Report<'_> {
                 level("redis"),
                 level("miss"),
                 row.acknowledged,
+                row.by_feed,
                 row.unknown,
                 row.staleness as f64 / 1000.0,
                 row.excused.values().sum::<usize>(),
@@ -86,7 +90,7 @@ impl Report<'_> {
              td:first-child,th:first-child{{text-align:left}}tr:nth-child(even){{background:#eee}}\
              li,pre{{font:12px monospace;white-space:pre-wrap}}</style>\
              <h1>{} violations</h1><p>Seed {}; {} reads and {} writes; {} reads of the healed cluster.</p>\
-             <table><tr><th>phase<th>seconds<th>reads<th>local<th>redis<th>miss<th>writes<th>unknown<th>refused\
+             <table><tr><th>phase<th>seconds<th>reads<th>local<th>redis<th>miss<th>writes<th>by feed<th>unknown<th>refused\
              <th>worst staleness, ms<th>excused<th>errors<th>violations</tr>",
             self.findings.violations.len(),
             self.seed,
@@ -99,7 +103,7 @@ impl Report<'_> {
             let excused: Vec<_> = row.excused.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
             let _ = write!(
                 page,
-                "<tr><td>{}<td>{:.1}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{:.1}<td>{}<td>{}<td>{}</tr>",
+                "<tr><td>{}<td>{:.1}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{:.1}<td>{}<td>{}<td>{}</tr>",
                 row.name,
                 row.seconds,
                 row.reads,
@@ -107,6 +111,7 @@ impl Report<'_> {
                 level("redis"),
                 level("miss"),
                 row.acknowledged,
+                row.by_feed,
                 row.unknown,
                 row.refused,
                 row.staleness as f64 / 1000.0,
@@ -153,8 +158,9 @@ impl Report<'_> {
             }
             for write in history.writes.iter().filter(|write| within(phase, write.start)) {
                 let status = match write.outcome {
-                    Outcome::Acknowledged(_) => {
+                    Outcome::Acknowledged(version) => {
                         row.acknowledged += 1;
+                        row.by_feed += usize::from(by_feed(history, write.key, version));
                         continue;
                     }
                     Outcome::Unknown(status) => {
@@ -194,6 +200,12 @@ impl Report<'_> {
         let phase = self.history.phases.iter().find(|phase| phase.from <= at && at < phase.to);
         phase.map_or("the end", |phase| phase.name)
     }
+}
+
+fn by_feed(history: &History, key: usize, version: Version) -> bool {
+    let versions = &history.ledger[key];
+    let found = versions.binary_search_by_key(&version, |one| one.version);
+    found.is_ok_and(|place| versions[place].by_feed)
 }
 
 fn statuses(statuses: &BTreeMap<u16, usize>) -> String {
