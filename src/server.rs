@@ -84,24 +84,40 @@ impl Bound {
     /// When the listener fails.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), ServeError> {
         let Self { state, acceptor, .. } = self;
-        let (house, mut feed) = (state.clone(), Feed::new(state.app.clone()));
-        feed.begin().await;
+        let house = state.clone();
         let grace = state.config.shutdown_grace;
         let routes = Arc::new(api::routes(&state));
         let app = poem::endpoint::make(move |request| {
             let (state, routes) = (state.clone(), routes.clone());
             async move { layers::around(state, routes, request).await }
         });
-        let serve = Server::new_with_acceptor(acceptor).idle_timeout(IDLE).run_with_graceful_shutdown(
-            app,
-            stop.cancelled_owned(),
-            Some(grace),
-        );
-        tokio::select! {
-            result = serve => Ok(result?),
-            () = house.keep_house() => Ok(()),
-            () = feed.follow() => Ok(()),
-        }
+        let server = Server::new_with_acceptor(acceptor).idle_timeout(IDLE);
+        let serve = server.run_with_graceful_shutdown(app, stop.clone().cancelled_owned(), Some(grace));
+        following(&house.app, &stop, async {
+            tokio::select! {
+                result = serve => Ok(result?),
+                () = house.keep_house() => Ok(()),
+            }
+        })
+        .await
+    }
+}
+
+/// Does `work` while following the feed, from the first look at it on: before that a node does not know what its caches
+/// may show. Told to stop before that, it does nothing.
+async fn following(
+    app: &App,
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<(), ServeError>>,
+) -> Result<(), ServeError> {
+    let mut feed = Feed::new(app.clone());
+    tokio::select! {
+        () = feed.begin() => {}
+        () = stop.cancelled() => return Ok(()),
+    }
+    tokio::select! {
+        result = work => result,
+        () = feed.follow() => Ok(()),
     }
 }
 
@@ -187,12 +203,7 @@ async fn work(app: &App, config: &Config, stop: &CancellationToken) -> Result<()
         handlers: handlers(app, config)?,
     };
     // What workers make Redis forget must be of the database's present timeline, too.
-    let mut feed = Feed::new(app.clone());
-    feed.begin().await;
-    tokio::select! {
-        result = tenantry_workers::run(settings, stop.clone()) => Ok(result?),
-        () = feed.follow() => Ok(()),
-    }
+    following(app, stop, async { Ok(tenantry_workers::run(settings, stop.clone()).await?) }).await
 }
 
 /// What the kinds of job work with.
