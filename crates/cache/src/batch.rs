@@ -52,11 +52,11 @@ impl Inner {
     /// batch lie on any shard; what has been answered when the budget ends is used.
     async fn look_in_redis(&self, era: &Era, keys: &[Key], budget: &mut Budget) -> Vec<(Key, Known)> {
         let mut found = Vec::new();
-        let Some(redis) = &self.redis else { return found };
+        let Some(run) = &era.run else { return found };
         // A blind node may show nothing of what Redis says.
         let keys = keys.iter().filter(|key| self.floors.get(key).is_some());
         let read_at = Instant::now();
-        let asked = |key: Key| async move { (key, redis.get(&era.row(&key)).await) };
+        let asked = |key: Key| async move { (key, run.get(&era.row(&key)).await) };
         let mut answers: FuturesUnordered<_> = keys.copied().map(asked).collect();
         if answers.is_empty() {
             return found;
@@ -77,7 +77,7 @@ impl Inner {
             failed
         };
         // What could not be read is missing, as what is not there.
-        let _ = redis.all("read", answered, budget).await;
+        let _ = run.all("read", answered, budget).await;
         found
     }
 

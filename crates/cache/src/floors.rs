@@ -98,6 +98,14 @@ impl Floors {
         self.change(key, |floor| floor.settle(version, until));
     }
 
+    /// The floors that writes have left behind. Those of writes under way are told by the writes when they end.
+    pub(crate) fn settled(&self) -> Vec<(Key, Version)> {
+        let now = Instant::now();
+        let inner = self.inner.reading();
+        let settled = inner.floors.iter().filter(|(_, floor)| floor.settled > 0 && now < floor.until);
+        settled.map(|(key, floor)| (*key, floor.settled)).collect()
+    }
+
     fn change(&self, key: Key, change: impl FnOnce(&mut Floor)) {
         let now = Instant::now();
         let mut inner = self.inner.writing();
@@ -215,6 +223,16 @@ mod tests {
         for id in [0, 2, 3, 4] {
             assert_eq!(floors.get(&key(id)), Some(2), "kept");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_placed_again_is_neither_under_way_nor_over() {
+        let floors = Floors::new(8);
+        floors.begin(key(1), 1, 5);
+        floors.settle(key(2), 2, 6, seconds(30));
+        floors.settle(key(3), 3, 7, seconds(10));
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert_eq!(floors.settled(), [(key(2), 6)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -48,8 +48,9 @@ use crate::{
     budget::Budget,
     era::Era,
     floors::Floors,
+    local::Local,
     read::{count, count_failure, count_read},
-    redis::{Redis, Times},
+    redis::{Redis, Run, Times, keep},
 };
 pub use crate::{
     entry::{Entry, State, Version},
@@ -82,8 +83,20 @@ struct Inner {
 
 /// Why a cache could not be set up. The message never holds the URL, which may hold a password.
 #[derive(Debug, thiserror::Error)]
-#[error("the URL of redis is not usable; write redis://host:port")]
-pub struct SetupError(#[from] deadpool_redis::redis::RedisError);
+pub enum SetupError {
+    /// It cannot be read.
+    #[error(
+        "it is not usable; write redis://host:port, rediss://user:password@host:port for TLS, or such URLs of several \
+         nodes of a cluster separated by commas (and %2C for a comma in a password)"
+    )]
+    Url(#[from] deadpool_redis::redis::RedisError),
+    /// This program cannot connect in that way.
+    #[error("it names a way to connect that is not built in")]
+    Unsupported,
+    /// Several servers, and not all of them on the network.
+    #[error("several URLs are those of a cluster, whose nodes are not found on sockets")]
+    ClusterOnSockets,
+}
 
 /// Redis did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +107,9 @@ pub enum Unreachable {
     /// It did not answer in time.
     #[error("redis did not answer in time; it is tried again")]
     TimedOut,
+    /// It cannot be used as it is; the text says why.
+    #[error("{0}")]
+    Unusable(String),
     /// It was not asked, because it has not answered others lately.
     #[error("redis has not answered lately; it is used again as soon as it does")]
     GivenUp,
@@ -108,14 +124,19 @@ impl Cache {
         let Settings { lease, floor, ttl, absent_ttl: absent, redis_budget: request, .. } = settings;
         let times = Times { lease, floor, ttl, absent, request };
         let redis = match &settings.redis_url {
-            Some(url) => Some(Redis::connect(url, times)?),
+            Some(url) => Some(Redis::new(url, times)?),
             None => None,
         };
         let floors = Arc::new(Floors::new(settings.node_floors));
-        let era = RwLock::new(Arc::new(Era::new(&settings.epoch, &settings, floors.clone())));
+        let local = Local::new(&settings, floors.clone());
+        let era = RwLock::new(Arc::new(Era::new(&settings.epoch, redis.clone().map(Run::none), local)));
         let absences = Absences::new(if absent.is_zero() { 0 } else { settings.absent_per_second });
         let (node, tokens) = (Uuid::new_v4(), AtomicU64::new(0));
-        Ok(Self(Arc::new(Inner { settings, era, floors, absences, redis, node, tokens })))
+        let inner = Arc::new(Inner { settings, era, floors, absences, redis: redis.clone(), node, tokens });
+        if let Some(redis) = redis {
+            tokio::spawn(keep(Arc::downgrade(&inner), redis));
+        }
+        Ok(Self(inner))
     }
 
     /// Reads a row through the cache. `load` reads it from the primary, version and body in one `select`; it is called at
@@ -188,10 +209,11 @@ impl Cache {
     /// # Errors
     /// If Redis has not confirmed it; at once while Redis is [given up](Self::has_given_up_redis).
     pub async fn invalidate(&self, key: &Key, version: Version) -> Result<(), Unreachable> {
-        match &self.0.redis {
-            Some(redis) => redis.floor(&self.0.era().row(key), version, "", &mut Budget::new(PATIENCE)).await,
-            None => Ok(()),
-        }
+        let era = self.0.era();
+        let Some(run) = &era.run else { return Ok(()) };
+        run.floor(&era.row(key), version, "", &mut Budget::new(PATIENCE)).await?;
+        // In an era that is over nobody has been told.
+        if self.0.is_over(&era) { Err(Unreachable::GivenUp) } else { Ok(()) }
     }
 
     /// Takes note that some node has committed `version` of a row whose floor could not be placed in Redis; for the feed.
@@ -208,7 +230,7 @@ impl Cache {
     /// that has not learned of the change yet reads and writes under the old epoch. Never return to an earlier epoch: what
     /// Redis still has of it would be shown.
     pub fn set_epoch(&self, epoch: &str) {
-        self.0.begin_era(epoch);
+        self.0.begin_timeline(epoch);
     }
 
     /// How long an entry may be served after a newer one was committed, where nothing but time forgets it.

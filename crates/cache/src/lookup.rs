@@ -41,8 +41,9 @@ pub struct Lookup {
 impl Lookup {
     pub(crate) async fn begin(cache: Arc<Inner>, pointer: Pointer) -> Self {
         let mut budget = Budget::new(cache.settings.redis_budget);
-        let target = match &cache.redis {
-            Some(redis) => redis.follow(&cache.era().pointer(&pointer), &mut budget).await.ok().flatten(),
+        let era = cache.era();
+        let target = match &era.run {
+            Some(run) => run.follow(&era.pointer(&pointer), &mut budget).await.ok().flatten(),
             None => None,
         };
         Self { cache, pointer, target, budget }
@@ -73,12 +74,13 @@ impl Lookup {
     /// Tells what the truth has said after the pointer was missing or wrong: the id, or that there is none. That there is
     /// none is not stored; a pointer that says otherwise is removed.
     pub async fn leads_to(mut self, id: Option<Uuid>) {
-        let Some(redis) = &self.cache.redis else { return };
-        let name = self.cache.era().pointer(&self.pointer);
+        let era = self.cache.era();
+        let Some(run) = &era.run else { return };
+        let name = era.pointer(&self.pointer);
         // A pointer that is not stored costs a miss, and one that is not removed is found to be wrong again.
         let _ = match (id, self.target) {
-            (Some(id), target) if target != Some(id) => redis.point(&name, id, &mut self.budget).await,
-            (None, Some(_)) => redis.unlink(&[name], &mut self.budget).await,
+            (Some(id), target) if target != Some(id) => run.point(&name, id, &mut self.budget).await,
+            (None, Some(_)) => run.unlink(&[name], &mut self.budget).await,
             _ => Ok(()),
         };
     }

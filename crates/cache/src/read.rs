@@ -156,7 +156,7 @@ impl Inner {
         let Some(load) = load.locked().take() else { return };
         let outcome = self.select(&era, key, load).await;
         drop(turn);
-        if let (Some(redis), Some(token)) = (&self.redis, token) {
+        if let (Some(run), Some(token)) = (&era.run, token) {
             let name = era.row(&key);
             // A fill that fails costs others a miss, and a lease that stays costs them a short wait. While a write of this
             // node is under way its floor should be in Redis and refuse the fill; should it have been lost, the node
@@ -164,9 +164,9 @@ impl Inner {
             let _ = match &outcome {
                 Ok(Selected { known, keep: true }) if self.floors.allow(&key, entry::version(known)) => {
                     let data = entry::encode(self.settings.schema, &key, known);
-                    redis.fill(&name, &token, entry::version(known), &data, &mut budget).await.map(drop)
+                    run.fill(&name, &token, entry::version(known), &data, &mut budget).await.map(drop)
                 }
-                _ => redis.release(&name, &token, &mut budget).await,
+                _ => run.release(&name, &token, &mut budget).await,
             };
         }
         flight.land(match outcome {
@@ -177,14 +177,14 @@ impl Inner {
 
     /// Looks in Redis, and asks for the lease where there is nothing to see.
     async fn ask_redis(&self, era: &Era, key: Key, flight: &Flight, budget: &mut Budget) -> Asked {
-        let Some(redis) = &self.redis else { return Asked::MayNotFill };
+        let Some(run) = &era.run else { return Asked::MayNotFill };
         let (name, (_, token)) = (era.row(&key), self.token('r'));
         let read_at = Instant::now();
         let mut rejected = Bytes::new();
         let mut pauses = PAUSES.into_iter();
         loop {
             let Some(floor) = self.floors.get(&key) else { return Asked::MayNotFill };
-            match redis.lease(&name, &token, floor, &rejected, budget).await {
+            match run.lease(&name, &token, floor, &rejected, budget).await {
                 Ok(Lease::Hit { version, data }) => {
                     let Some(found) = self.decode(&key, &version, &data) else {
                         rejected = data;

@@ -3,9 +3,10 @@ use std::time::Duration;
 /// How a cache is set up. The defaults are the protocol's; tests shorten them.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `redis://`, `redis+unix://` or `unix://`; without it the cache lives in this process alone.
+    /// `redis://`, `rediss://` (TLS), `redis+unix://` or `unix://`, or several of the first two, separated by commas: nodes
+    /// of one cluster. Without it the cache lives in this process alone.
     pub redis_url: Option<String>,
-    /// The timeline of the database, part of every key in Redis; [`Cache::set_epoch`](crate::Cache::set_epoch) changes it.
+    /// The timeline of the database, part of every key in Redis, as the run of Redis is; [`Cache::set_epoch`](crate::Cache::set_epoch) changes it.
     pub epoch: String,
     /// What the bodies look like, such as `users/1`: a value stored under another schema is a miss. No space or newline.
     pub schema: &'static str,

@@ -51,9 +51,9 @@ impl Write {
             pointers: Vec::new(),
             over: false,
         };
-        if let Some(redis) = write.cache.redis.clone() {
+        if let Some(run) = write.era.run.clone() {
             let name = write.era.row(&key);
-            write.confirmed = redis.floor(&name, version, &write.token, &mut write.budget).await.is_ok()
+            write.confirmed = run.floor(&name, version, &write.token, &mut write.budget).await.is_ok()
                 && !write.cache.is_over(&write.era);
         }
         write
@@ -93,26 +93,28 @@ impl Write {
     /// there the floor is placed now, should Redis be back, and else by the job. The same goes for a floor of an era that is
     /// over: those who read now look elsewhere.
     async fn write_through(&mut self, known: &Known) -> bool {
-        let Some(redis) = self.cache.redis.clone() else { return true };
+        let Some(run) = self.era.run.clone() else { return true };
         let version = entry::version(known);
         if self.confirmed && !self.cache.is_over(&self.era) {
             let data = entry::encode(self.cache.settings.schema, &self.key, known);
-            match redis.fill(&self.era.row(&self.key), &self.token, version, &data, &mut self.budget).await {
+            match run.fill(&self.era.row(&self.key), &self.token, version, &data, &mut self.budget).await {
                 Ok(true) => return true,
                 Ok(false) => {}
                 Err(_) => return false,
             }
         }
-        redis.floor(&self.cache.era().row(&self.key), version, "", &mut self.budget).await.is_ok()
+        let era = self.cache.era();
+        let Some(run) = &era.run else { return true };
+        run.floor(&era.row(&self.key), version, "", &mut self.budget).await.is_ok()
     }
 
     /// The transaction was rolled back for certain: everything is as it was before the write.
     pub async fn rolled_back(mut self) {
         self.over = true;
         self.cache.floors.withdraw(self.key, self.id);
-        if let Some(redis) = self.cache.redis.clone() {
+        if let Some(run) = self.era.run.clone() {
             // A floor that stays costs misses until it expires, no more.
-            let _ = redis.unfloor(&self.era.row(&self.key), &self.token, &mut self.budget).await;
+            let _ = run.unfloor(&self.era.row(&self.key), &self.token, &mut self.budget).await;
         }
     }
 
@@ -138,10 +140,10 @@ impl Write {
 }
 
 async fn unlink(cache: &Inner, pointers: &[Pointer], budget: &mut Budget) {
-    if let Some(redis) = &cache.redis {
-        let era = cache.era();
+    let era = cache.era();
+    if let Some(run) = &era.run {
         let names: Vec<_> = pointers.iter().map(|pointer| era.pointer(pointer)).collect();
-        let _ = redis.unlink(&names, budget).await;
+        let _ = run.unlink(&names, budget).await;
     }
 }
 

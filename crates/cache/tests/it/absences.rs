@@ -82,10 +82,10 @@ async fn a_row_that_redis_says_is_not_there_is_found_by_the_node_that_created_it
     row.write(&here, 1).await;
     // As if floor and write-through had been lost on their way.
     let mut connection = redis.connection().await;
-    cmd("DEL").arg(row.redis_key()).exec_async(&mut connection).await.unwrap();
+    cmd("DEL").arg(row.redis_key(&redis).await).exec_async(&mut connection).await.unwrap();
     let absent = format!("1 {} 0 absent 0\n", row.key);
     let mut plant = cmd("HSET");
-    plant.arg(row.redis_key()).arg(&["v", "0", "d", &absent]);
+    plant.arg(row.redis_key(&redis).await).arg(&["v", "0", "d", &absent]);
     plant.exec_async(&mut connection).await.unwrap();
     assert_eq!(missed(&row, &there).await, Level::Redis);
 

@@ -123,9 +123,9 @@ async fn a_value_in_a_batch_that_is_not_its_own_is_missing() {
     good.read(&there).await.unwrap();
     let mut connection = redis.connection().await;
     let mut plant = cmd("HSET");
-    plant.arg(foreign.redis_key()).arg(&["v", "1", "d", "rubbish"]);
+    plant.arg(foreign.redis_key(&redis).await).arg(&["v", "1", "d", "rubbish"]);
     plant.exec_async(&mut connection).await.unwrap();
-    cmd("RPUSH").arg(list.redis_key()).arg("rubbish").exec_async(&mut connection).await.unwrap();
+    cmd("RPUSH").arg(list.redis_key(&redis).await).arg("rubbish").exec_async(&mut connection).await.unwrap();
 
     let (seen, loaded) = read_many(&here, &[&foreign, &list, &good]).await;
 

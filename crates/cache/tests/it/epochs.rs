@@ -10,7 +10,12 @@ const NEXT: &str = "00000002";
 
 async fn field(redis: &RedisServer, row: &Truth, epoch: &str, name: &str) -> Option<String> {
     let mut connection = redis.connection().await;
-    cmd("HGET").arg(row.redis_key_in(epoch)).arg(name).query_async(&mut connection).await.unwrap()
+    cmd("HGET")
+        .arg(row.redis_key_in(redis, epoch).await)
+        .arg(name)
+        .query_async(&mut connection)
+        .await
+        .unwrap()
 }
 
 #[tokio::test]

@@ -19,8 +19,8 @@ impl Address {
         Pointer::new("e", self.0, [0xab; 32])
     }
 
-    fn redis_key(&self) -> String {
-        format!("e:0:{}:{}", self.0, "ab".repeat(32))
+    async fn redis_key(&self, redis: &RedisServer) -> String {
+        format!("e:0-{}:{}:{}", redis.tag().await, self.0, "ab".repeat(32))
     }
 
     async fn target(&self, node: &Cache) -> Option<Uuid> {
@@ -33,7 +33,11 @@ impl Address {
     }
 
     async fn stored(&self, redis: &RedisServer) -> bool {
-        cmd("EXISTS").arg(self.redis_key()).query_async(&mut redis.connection().await).await.unwrap()
+        cmd("EXISTS")
+            .arg(self.redis_key(redis).await)
+            .query_async(&mut redis.connection().await)
+            .await
+            .unwrap()
     }
 }
 
@@ -48,7 +52,8 @@ async fn a_pointer_that_one_node_has_stored_leads_all_to_the_row() {
 
     assert_eq!(address.target(&there).await, Some(id));
     let mut connection = redis.connection().await;
-    let left: i64 = cmd("PTTL").arg(address.redis_key()).query_async(&mut connection).await.unwrap();
+    let left: i64 =
+        cmd("PTTL").arg(address.redis_key(&redis).await).query_async(&mut connection).await.unwrap();
     assert!((700_000..=900_000).contains(&left), "{left} ms");
 }
 
@@ -137,8 +142,13 @@ async fn what_is_no_id_leads_nowhere_and_is_replaced() {
     let (address, id) = (Address::new(), Uuid::new_v4());
     let mut connection = redis.connection().await;
     for plant in ["SET", "RPUSH"] {
-        cmd("DEL").arg(address.redis_key()).exec_async(&mut connection).await.unwrap();
-        cmd(plant).arg(address.redis_key()).arg("rubbish").exec_async(&mut connection).await.unwrap();
+        cmd("DEL").arg(address.redis_key(&redis).await).exec_async(&mut connection).await.unwrap();
+        cmd(plant)
+            .arg(address.redis_key(&redis).await)
+            .arg("rubbish")
+            .exec_async(&mut connection)
+            .await
+            .unwrap();
         assert_eq!(address.target(&here).await, None);
         address.found(&here, Some(id)).await;
         assert_eq!(address.target(&here).await, Some(id));

@@ -130,11 +130,11 @@ async fn a_version_that_the_row_has_not_reached_is_an_error() {
     assert_eq!(here.read_through(&absent.key, Some(2), absent.load()).await.unwrap().entry, None);
 }
 
-/// What may get under our key, besides what we store: `[field, value, ...]`, or a plain string.
-fn foreign(row: &Truth, other: &Truth) -> Vec<redis::Cmd> {
+/// What may get under our key `at`, besides what we store: `[field, value, ...]`, or a plain string.
+fn foreign(at: &str, row: &Truth, other: &Truth) -> Vec<redis::Cmd> {
     let set = |fields: &[(&str, &[u8])]| {
         let mut set = cmd("HSET");
-        set.arg(row.redis_key());
+        set.arg(at);
         fields.iter().for_each(|(field, value)| {
             set.arg(*field).arg(*value);
         });
@@ -155,8 +155,8 @@ fn foreign(row: &Truth, other: &Truth) -> Vec<redis::Cmd> {
         set(&[("v", b"2"), ("d", format!("1 {ours} 1 live 2\n{{}}").as_bytes())]),
         set(&[("v", b"1"), ("d", format!("2 {ours} 1 live 2\n{{}}").as_bytes())]),
         set(&[("v", b"1"), ("d", format!("1 {ours} 1 live 3\n{{}}").as_bytes())]),
-        cmd("SET").arg(row.redis_key()).arg("rubbish").clone(),
-        cmd("RPUSH").arg(row.redis_key()).arg("rubbish").clone(),
+        cmd("SET").arg(at).arg("rubbish").clone(),
+        cmd("RPUSH").arg(at).arg("rubbish").clone(),
     ]
 }
 
@@ -165,8 +165,8 @@ async fn foreign_bytes_are_a_miss_and_are_repaired() {
     let redis = RedisServer::start().await;
     let mut connection = redis.connection().await;
     let (row, other) = (Truth::new(1), Truth::new(1));
-    for (n, plant) in foreign(&row, &other).iter().enumerate() {
-        let () = cmd("DEL").arg(row.redis_key()).query_async(&mut connection).await.unwrap();
+    for (n, plant) in foreign(&row.redis_key(&redis).await, &row, &other).iter().enumerate() {
+        let () = cmd("DEL").arg(row.redis_key(&redis).await).query_async(&mut connection).await.unwrap();
         let () = plant.exec_async(&mut connection).await.unwrap();
 
         let (here, there) = (redis.bare_node().await, redis.bare_node().await);
@@ -182,8 +182,12 @@ async fn a_write_goes_over_foreign_bytes() {
     let (row, other) = (Truth::new(1), Truth::new(1));
     // A number that is no version of ours but looks newer stays until a reader rejects it: floors never go down.
     let newer = [5, 6];
-    for (n, plant) in foreign(&row, &other).iter().enumerate().filter(|(n, _)| !newer.contains(n)) {
-        let () = cmd("DEL").arg(row.redis_key()).query_async(&mut connection).await.unwrap();
+    for (n, plant) in foreign(&row.redis_key(&redis).await, &row, &other)
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| !newer.contains(n))
+    {
+        let () = cmd("DEL").arg(row.redis_key(&redis).await).query_async(&mut connection).await.unwrap();
         let () = plant.exec_async(&mut connection).await.unwrap();
 
         let (here, there) = (redis.bare_node().await, redis.bare_node().await);
@@ -203,7 +207,7 @@ fn reads_and_mismatches_are_counted() {
             let here = redis.node().await;
             let row = Truth::new(1);
             let mut plant = cmd("HSET");
-            plant.arg(row.redis_key()).arg(&["v", "1", "d", "rubbish"]);
+            plant.arg(row.redis_key(&redis).await).arg(&["v", "1", "d", "rubbish"]);
             plant.exec_async(&mut redis.connection().await).await.unwrap();
             for node in [&here, &here, &redis.node().await] {
                 row.read(node).await.unwrap();

@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use deadpool_redis::redis::{Client, aio::MultiplexedConnection, cmd};
 use futures_util::future::{BoxFuture, FutureExt};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tenantry_cache::{Cache, Entry, Key, Level, Loaded, Read, ReadError, Settings, State, Version};
 use tokio::{sync::Semaphore, time::sleep};
@@ -76,6 +77,18 @@ impl RedisServer {
 
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
         Client::open(self.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
+    }
+
+    /// What the names of this run hold.
+    pub(crate) async fn tag(&self) -> String {
+        let mut connection = self.connection().await;
+        let mut info = async |section: &str, name: &str| -> String {
+            let text: String = cmd("INFO").arg(section).query_async(&mut connection).await.unwrap();
+            text.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned()
+        };
+        let (run, history) = (info("server", "run_id:").await, info("replication", "master_replid:").await);
+        let digest = Sha256::digest(format!("{run} {history}"));
+        digest[..4].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     pub(crate) fn kill(&mut self) {
@@ -188,23 +201,23 @@ impl Truth {
         confirmed
     }
 
-    pub(crate) fn redis_key(&self) -> String {
-        self.redis_key_in("0")
+    pub(crate) async fn redis_key(&self, redis: &RedisServer) -> String {
+        self.redis_key_in(redis, "0").await
     }
 
-    pub(crate) fn redis_key_in(&self, epoch: &str) -> String {
-        format!("u:{epoch}:{}:{}", self.tenant, self.id)
+    pub(crate) async fn redis_key_in(&self, redis: &RedisServer, timeline: &str) -> String {
+        format!("u:{timeline}-{}:{}:{}", redis.tag().await, self.tenant, self.id)
     }
 
     /// How many milliseconds the row has left in Redis.
     pub(crate) async fn left(&self, redis: &RedisServer) -> i64 {
         let mut connection = redis.connection().await;
-        cmd("PTTL").arg(self.redis_key()).query_async(&mut connection).await.unwrap()
+        cmd("PTTL").arg(self.redis_key(redis).await).query_async(&mut connection).await.unwrap()
     }
 
     pub(crate) async fn field(&self, redis: &RedisServer, name: &str) -> Option<String> {
         let mut connection = redis.connection().await;
-        cmd("HGET").arg(self.redis_key()).arg(name).query_async(&mut connection).await.unwrap()
+        cmd("HGET").arg(self.redis_key(redis).await).arg(name).query_async(&mut connection).await.unwrap()
     }
 }
 

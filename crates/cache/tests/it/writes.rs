@@ -212,9 +212,14 @@ async fn an_older_value_that_redis_still_has_is_dropped_by_the_node_that_knows_b
     row.write(&here, 2).await;
     // As if floor and write-through had been lost on their way.
     let mut connection = redis.connection().await;
-    cmd("DEL").arg(row.redis_key()).exec_async(&mut connection).await.unwrap();
+    cmd("DEL").arg(row.redis_key(&redis).await).exec_async(&mut connection).await.unwrap();
     let old = format!("1 {} 1 live 2\n{{}}", row.key);
-    cmd("HSET").arg(row.redis_key()).arg(&["v", "1", "d", &old]).exec_async(&mut connection).await.unwrap();
+    cmd("HSET")
+        .arg(row.redis_key(&redis).await)
+        .arg(&["v", "1", "d", &old])
+        .exec_async(&mut connection)
+        .await
+        .unwrap();
     assert_eq!(row.seen(&there).await, (1, Level::Redis));
 
     assert_eq!(row.seen(&here).await, (2, Level::Postgres));
