@@ -78,6 +78,9 @@ impl Link {
     }
 
     fn of_one(server: Server, report: &Report) -> Result<Self, Problem> {
+        if !report.is_master {
+            return Err(Problem::Replica(server.info.addr().to_string()));
+        }
         let nodes = vec![Node { id: String::new(), server }];
         Ok(Self { tag: tag(&[report]), nodes, slots: None, replicas: Vec::new() })
     }
@@ -96,6 +99,9 @@ impl Link {
     /// Asks all servers once more who they are. An error if this link cannot be used any more.
     pub(super) async fn probe(&self) -> Result<(), Problem> {
         let reports = try_join_all(self.nodes.iter().map(|node| node.server.report())).await?;
+        if let Some((node, _)) = self.nodes.iter().zip(&reports).find(|(_, report)| !report.is_master) {
+            return Err(Problem::Replica(node.server.info.addr().to_string()));
+        }
         if tag(&Vec::from_iter(&reports)) != self.tag {
             return Err(Problem::OtherRun);
         }
@@ -161,7 +167,7 @@ fn agreed(nodes: &[Node], reports: &[Report]) -> Result<Vec<usize>, Problem> {
     let ids: BTreeSet<&str> = nodes.iter().map(|node| node.id.as_str()).collect();
     let mut slots = vec![NOBODY; usize::from(SLOTS)];
     for (place, (node, report)) in nodes.iter().zip(reports).enumerate() {
-        let Some(view) = report.view.as_ref().filter(|view| view.ids() == ids) else {
+        let Some(view) = report.view.as_ref().filter(|view| report.is_master && view.ids() == ids) else {
             return Err(Problem::Disagreement(node.server.info.addr().to_string()));
         };
         for (first, last, _) in view.ranges.iter().filter(|(_, _, master)| *master == node.id) {
@@ -209,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_tag_names_the_set_of_runs_in_any_order() {
-        let report = |run: Option<&str>| Report { run: run.map(str::to_owned), view: None };
+        let report = |run: Option<&str>| Report { run: run.map(str::to_owned), is_master: true, view: None };
         let (a, b, hidden) = (report(Some("a 1")), report(Some("b 1")), report(None));
         assert_eq!(tag(&[&a, &b]), tag(&[&b, &a]));
         assert_ne!(tag(&[&a, &b]), tag(&[&a]));

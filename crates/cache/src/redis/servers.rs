@@ -14,8 +14,11 @@ use tokio::join;
 
 use crate::SetupError;
 
-/// How long a new connection may take, and an answer on one that has been given up for slow.
+/// How long making all connections may take, and an answer on one that has been given up for slow.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long one connection may take; less, so that whoever waits for all hears which one it was.
+const CONNECT: Duration = Duration::from_millis(800);
 
 /// How many slots a cluster has.
 pub(super) const SLOTS: u16 = 16_384;
@@ -54,6 +57,8 @@ pub(crate) enum Problem {
     Failed { server: String, error: RedisError },
     #[error("redis {0} ends the connection at once; if it speaks TLS, write rediss://")]
     HungUp(String),
+    #[error("redis {0} does not answer in time; if it speaks no TLS, write redis://")]
+    Mute(String),
     #[error("redis does not answer in time")]
     Slow,
     #[error("redis {0} is a replica; the cache needs the master")]
@@ -78,10 +83,11 @@ fn explain(error: &RedisError) -> String {
             "it wants a password; write redis://user:password@host:port".into()
         }
         ErrorKind::Server(ServerErrorKind::BusyLoading) => "it is loading its data".into(),
-        _ if text.contains("UnknownIssuer") || text.contains("CaUsedAsEndEntity") => format!(
-            "{text}; a certificate authority of your own is trusted when SSL_CERT_FILE names its certificate"
-        ),
-        _ if text.contains("InvalidContentType") => format!("{text}; without TLS it is redis://"),
+        _ if ["UnknownIssuer", "BadSignature", "CaUsedAsEndEntity"].iter().any(|why| text.contains(why)) => {
+            format!(
+                "{text}; a certificate authority of your own is trusted when SSL_CERT_FILE names its certificate"
+            )
+        }
         _ => text,
     }
 }
@@ -106,6 +112,7 @@ pub(super) struct Report {
     /// server that becomes a replica and then the master again is not the one it was: what it holds under the names of
     /// before has not seen what was written meanwhile. `None` if it does not tell.
     pub(super) run: Option<String>,
+    pub(super) is_master: bool,
     /// As a node of a cluster.
     pub(super) view: Option<View>,
 }
@@ -128,7 +135,7 @@ impl Server {
     /// Connects and asks who answers.
     pub(super) async fn connect(info: &ConnectionInfo) -> Result<(Self, Report), Problem> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
+            .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(Some(PATIENCE))
             .set_pipeline_buffer_size(1024);
         let connected =
@@ -136,6 +143,7 @@ impl Server {
         let connection = connected.await.map_err(|error| {
             let server = info.addr().to_string();
             match info.addr() {
+                ConnectionAddr::TcpTls { .. } if error.is_timeout() => Problem::Mute(server),
                 ConnectionAddr::Tcp(..)
                     if error.is_connection_dropped() && !error.is_connection_refusal() =>
                 {
@@ -149,7 +157,7 @@ impl Server {
         Ok((server, report))
     }
 
-    /// Who this is, if it can be used as it is now: a master that answers.
+    /// Who this is, if it answers.
     pub(super) async fn report(&self) -> Result<Report, Problem> {
         let name = || self.info.addr().to_string();
         let (server, replication, pong) =
@@ -159,9 +167,7 @@ impl Server {
         if server.get("redis_mode").is_some_and(|mode| mode == "sentinel") {
             return Err(Problem::Sentinel(name()));
         }
-        if replication.get("role").is_some_and(|role| role != "master") {
-            return Err(Problem::Replica(name()));
-        }
+        let is_master = replication.get("role").is_none_or(|role| role == "master");
         let ids: Vec<&str> = [server.get("run_id"), replication.get("master_replid")]
             .into_iter()
             .flatten()
@@ -169,7 +175,7 @@ impl Server {
             .collect();
         let run = (!ids.is_empty()).then(|| ids.join(" "));
         if server.get("redis_mode").is_none_or(|mode| mode != "cluster") {
-            return Ok(Report { run, view: None });
+            return Ok(Report { run, is_master, view: None });
         }
         let (state, slots) =
             join!(self.ask::<Vec<u8>>(&["CLUSTER", "INFO"]), self.ask::<Value>(&["CLUSTER", "SLOTS"]));
@@ -182,7 +188,7 @@ impl Server {
         let epoch = state.get("cluster_my_epoch").map_or("0", String::as_str);
         let run = run.map(|run| format!("{run} {epoch}"));
         let view = self.view(slots?).map_err(Problem::failed(&self.info))?;
-        Ok(Report { run, view: Some(view) })
+        Ok(Report { run, is_master, view: Some(view) })
     }
 
     /// A section of INFO; nothing where the provider refuses it.

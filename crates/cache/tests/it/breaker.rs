@@ -14,7 +14,7 @@ const CLOSES: Duration = Duration::from_secs(10);
 /// What "at once" is on a busy machine. A request that waited for Redis would take the 20 s of the tests' budget.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
-async fn gives_up(node: &Cache) {
+pub(crate) async fn gives_up(node: &Cache) {
     until(node, true, OPENS).await;
 }
 

@@ -9,9 +9,15 @@ mod batches;
 #[cfg(test)]
 mod breaker;
 #[cfg(test)]
+mod cluster;
+#[cfg(test)]
+mod cluster_server;
+#[cfg(test)]
 mod epochs;
 #[cfg(test)]
 mod flights;
+#[cfg(test)]
+mod logins;
 #[cfg(test)]
 mod lookups;
 #[cfg(test)]
@@ -19,7 +25,11 @@ mod proxy;
 #[cfg(test)]
 mod reads;
 #[cfg(test)]
+mod runs;
+#[cfg(test)]
 mod stage;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod trouble;
 #[cfg(test)]

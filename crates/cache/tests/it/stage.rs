@@ -1,7 +1,8 @@
 //! What the tests play with: a Redis of their own, nodes, and a row.
 
 use std::{
-    path::PathBuf,
+    net::TcpListener,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
@@ -19,24 +20,31 @@ use tenantry_cache::{Cache, Entry, Key, Level, Loaded, Read, ReadError, Settings
 use tokio::{sync::Semaphore, time::sleep};
 use uuid::Uuid;
 
-/// A private Redis on a socket in a folder of its own, without persistence. It dies with the value.
+/// A private Redis on a socket in a folder of its own, without persistence unless told otherwise. It dies with the value.
 pub(crate) struct RedisServer {
     child: Child,
     folder: TempDir,
+    more: Vec<String>,
 }
 
 impl RedisServer {
     pub(crate) async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let server = Self { child: Self::spawn(&folder), folder };
+        Self::start_with(tempfile::tempdir().unwrap(), &[]).await
+    }
+
+    /// With more settings, which may name files in `folder`.
+    pub(crate) async fn start_with(folder: TempDir, more: &[&str]) -> Self {
+        let more: Vec<String> = more.iter().map(|&word| word.to_owned()).collect();
+        let server = Self { child: Self::spawn(&folder, &more), folder, more };
         server.ready().await;
         server
     }
 
-    fn spawn(folder: &TempDir) -> Child {
+    fn spawn(folder: &TempDir, more: &[String]) -> Child {
         Command::new("redis-server")
             .current_dir(folder)
             .args(["--port", "0", "--unixsocket", "redis.sock", "--save", "", "--appendonly", "no"])
+            .args(more)
             .stdout(Stdio::null())
             .spawn()
             .expect("the tests need `redis-server` in the path: apt-get install redis-server")
@@ -54,6 +62,10 @@ impl RedisServer {
 
     pub(crate) fn url(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -97,7 +109,7 @@ impl RedisServer {
     }
 
     pub(crate) async fn start_again(&mut self) {
-        self.child = Self::spawn(&self.folder);
+        self.child = Self::spawn(&self.folder, &self.more);
         self.ready().await;
     }
 
@@ -113,6 +125,11 @@ impl Drop for RedisServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A port of 127.0.0.1 that nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub(crate) async fn node(settings: Settings) -> Cache {
