@@ -29,7 +29,7 @@ pub struct Config {
     #[arg(long, env = "DATABASE_POOL", global = true, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(2..))]
     pub database_pool: u16,
 
-    /// Redis. Without it each process caches on its own
+    /// Redis: redis:// or rediss:// (TLS); several with commas: a cluster. Without it each process caches on its own
     #[arg(long, env = "REDIS_URL", global = true, hide_env_values = true, value_name = "URL")]
     pub redis_url: Option<String>,
 

@@ -47,7 +47,7 @@ pub enum StartError {
     #[error("DATABASE_URL cannot be read: {0}; it looks like postgres://user:password@host/database")]
     DatabaseUrl(#[source] tokio_postgres::Error),
     /// The Redis URL cannot be read.
-    #[error("REDIS_URL cannot be read: {0}; it looks like redis://host:6379")]
+    #[error("REDIS_URL: {0}")]
     RedisUrl(#[source] tenantry_cache::SetupError),
     /// The hasher did not come up.
     #[error(transparent)]

@@ -116,6 +116,22 @@ fn check_says_what_is_well_and_what_is_not() {
 }
 
 #[test]
+fn check_says_why_redis_cannot_be_used_and_never_the_password() {
+    let (url, redis) = (from_stack("TEST_DATABASE_URL"), from_stack("TEST_REDIS_URL"));
+    for (redis, why) in [
+        ("redis://:hidden@127.0.0.1:1".to_owned(), "127.0.0.1:1: Connection refused"),
+        (format!("{redis}?pass=hidden"), "it refuses the user or the password"),
+        ("redis://:hidden@127.0.0.1:1,unix:///tmp/redis.sock".to_owned(), "not found on sockets"),
+    ] {
+        let output = tenantry(&["check"], &[("DATABASE_URL", &url), ("REDIS_URL", &redis)]);
+        let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        let line = said.lines().find(|line| line.contains("REDIS_URL")).unwrap_or_default();
+        assert!(line.starts_with("WRONG") && line.contains(why), "{said}");
+        assert!(!said.contains("hidden"), "{said}");
+    }
+}
+
+#[test]
 fn migrations_are_applied_once() {
     let (url, owner) = (from_stack("TEST_DATABASE_URL"), from_stack("TEST_DATABASE_OWNER_URL"));
     let variables = [("DATABASE_URL", url.as_str()), ("DATABASE_OWNER_URL", owner.as_str())];

@@ -106,8 +106,8 @@ impl Keeper {
                 tokio::spawn(place_floors(Arc::downgrade(cache), cache.era()));
             }
         }
-        self.redis.state.send_replace(State::Up(link.clone()));
         self.close_if_quick(&link).await;
+        self.redis.state.send_replace(State::Up(link));
     }
 
     /// Closes the breaker if Redis answers as fast as a request needs it.

@@ -164,7 +164,9 @@ impl Server {
             join!(self.info_of("server"), self.info_of("replication"), self.ask::<()>(&["PING"]));
         pong?; // the one of the three that is an error while data is loaded
         let (server, replication) = (server?, replication?);
-        if server.get("redis_mode").is_some_and(|mode| mode == "sentinel") {
+        // The second is Valkey's.
+        let mode = server.get("redis_mode").or(server.get("server_mode")).map_or("", String::as_str);
+        if mode == "sentinel" {
             return Err(Problem::Sentinel(name()));
         }
         let is_master = replication.get("role").is_none_or(|role| role == "master");
@@ -174,7 +176,7 @@ impl Server {
             .map(String::as_str)
             .collect();
         let run = (!ids.is_empty()).then(|| ids.join(" "));
-        if server.get("redis_mode").is_none_or(|mode| mode != "cluster") {
+        if mode != "cluster" {
             return Ok(Report { run, is_master, view: None });
         }
         let (state, slots) =
