@@ -16,7 +16,7 @@ pub(crate) fn tenantry(arguments: &[&str], variables: &[(&str, &str)]) -> Output
         .unwrap()
 }
 
-fn refusal(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+pub(crate) fn refusal(arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let output = tenantry(arguments, variables);
     assert!(!output.status.success(), "{arguments:?} was accepted");
     assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));

@@ -22,6 +22,7 @@ mod entry;
 mod era;
 mod flight;
 mod floors;
+mod inspect;
 mod key;
 mod local;
 mod lookup;
@@ -55,6 +56,7 @@ use crate::{
 };
 pub use crate::{
     entry::{Entry, State, Version},
+    inspect::{Held, Lease, Mismatch, Target, Value},
     key::Key,
     lookup::Lookup,
     pointer::Pointer,

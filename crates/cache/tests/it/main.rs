@@ -13,6 +13,8 @@ mod epochs;
 #[cfg(test)]
 mod flights;
 #[cfg(test)]
+mod inspections;
+#[cfg(test)]
 mod lookups;
 #[cfg(test)]
 mod proxy;
