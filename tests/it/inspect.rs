@@ -159,6 +159,41 @@ async fn a_user_is_shown_as_redis_holds_it_and_dropped_safely() {
     assert_eq!(get()["value"], Value::Null);
 }
 
+/// One job in sixteen looks whether Redis holds what the row says.
+#[tokio::test]
+async fn workers_find_what_is_wrong_by_samples() {
+    let app = TestApp::spawn().await;
+    let user = app.create_user("sample@example.org").await;
+    let mut planting = Planting { app: &app, redis: redis().await };
+    let old = planting.field(id(&user), "d").await.unwrap();
+    app.patch(&format!("/api/v1/users/{}", id(&user)), &json!({"name": "Newer"})).await;
+    app.run_jobs().await;
+    planting.set(id(&user), 1, &old).await;
+    // About the first version, so that none of them removes it as jobs do.
+    let payload = json!({"users": [{"id": id(&user), "version": 1}]}).to_string();
+    let sql = "select tenantry.enqueue_job('invalidate_user', $1::text::jsonb, $2)";
+    let database = app.database().await;
+    let mut sampled = false;
+    while !sampled {
+        let job: uuid::Uuid = database.query_one(sql, &[&payload, &app.tenant]).await.unwrap().get(0);
+        sampled = job.as_u128() % 16 == 0;
+    }
+    assert_eq!(planting.field(id(&user), "v").await.as_deref(), Some("1"));
+
+    app.run_jobs().await;
+
+    assert_eq!(planting.field(id(&user), "v").await, None);
+    assert_eq!(planting.field(id(&user), "f").await.as_deref(), Some("2"));
+    let metrics = tenantry::server::metrics().render();
+    let value = |metric: &str| {
+        let line =
+            metrics.lines().find_map(|line| line.strip_prefix(metric)).unwrap_or_else(|| panic!("{metrics}"));
+        line.trim().parse::<u64>().unwrap()
+    };
+    assert_eq!(value("tenantry_cache_mismatch_total{reason=\"stale\"}"), 1);
+    assert!(value("tenantry_cache_checked_total") >= 1);
+}
+
 #[tokio::test]
 async fn more_users_than_a_page_are_compared() {
     let output = tenantry(&["seed", "--tenants", "1", "--users", "1201"], &variables());

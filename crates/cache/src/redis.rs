@@ -173,7 +173,8 @@ impl Redis {
 
     /// Sends a command that touches one key, for a caller who goes through [`Self::all`].
     pub(crate) async fn command<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisError> {
-        command.query_async(&mut self.connection.reading().clone()).await
+        let mut connection = self.connection.reading().clone();
+        command.query_async(&mut connection).await
     }
 
     /// The id that `pointer` leads to. What is no id leads nowhere.

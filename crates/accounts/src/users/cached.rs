@@ -216,6 +216,28 @@ pub async fn repair(app: &App, found: &Found) -> std::result::Result<(), Unreach
     }
 }
 
+/// Compares the entries of these users with their rows, counts what is wrong, and removes it.
+///
+/// # Errors
+/// When Redis or the database cannot be asked; what was counted until then is counted.
+pub async fn sample(app: &App, tenant: TenantId, ids: &[UserId]) -> std::result::Result<(), CheckError> {
+    let users: Vec<_> = ids.iter().map(|id| Named { tenant, id: *id, email: None }).collect();
+    let suspects = suspects(app, &users).await?;
+    let found = if suspects.is_empty() { vec![] } else { confirm(app, &suspects).await? };
+    metrics::counter!("tenantry_cache_checked_total").increment(users.len() as u64);
+    for found in found {
+        metrics::counter!("tenantry_cache_mismatch_total", "reason" => found.fault.name()).increment(1);
+        tracing::error!(
+            cache.key = found.compared.held.name,
+            "redis held a value that is {}: the row is at version {}",
+            found.fault.name(),
+            found.compared.row.version()
+        );
+        repair(app, &found).await?;
+    }
+    Ok(())
+}
+
 /// Drops what Redis holds of these users, their pointers too. Floors stay, or are placed at the versions of the rows.
 ///
 /// # Errors
