@@ -1,6 +1,6 @@
 //! Every setting once: flag, variable, default and help are this struct.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
@@ -28,6 +28,11 @@ pub struct Config {
     /// Connections to PostgreSQL of a process, at most
     #[arg(long, env = "DATABASE_POOL", global = true, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(2..))]
     pub database_pool: u16,
+
+    /// Number of the database's history, where its servers do not tell their timeline; raise it after each fail-over
+    /// and restore
+    #[arg(long, env = "DATABASE_EPOCH", global = true, value_name = "N")]
+    pub database_epoch: Option<Epoch>,
 
     /// Redis: redis:// or rediss:// (TLS); several with commas: a cluster. Without it each process caches on its own
     #[arg(long, env = "REDIS_URL", global = true, hide_env_values = true, value_name = "URL")]
@@ -188,6 +193,25 @@ impl Config {
             }
             None => Ok(format!("http://{}", self.listen)),
         }
+    }
+}
+
+/// The number of a history of the database, from 1 on. It is written as servers write their timelines: then one that is
+/// told and one that is asked compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epoch(NonZeroU32);
+
+impl FromStr for Epoch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| "must be a number from 1 to 4294967295".into())
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08X}", self.0)
     }
 }
 

@@ -157,7 +157,7 @@ impl From<accounts::Error> for ApiError {
             }
             E::VersionNotReached => Self::new(Code::VersionNotReached, "This version does not exist yet"),
             E::Busy => Self::unavailable("Too much is going on at the moment, please try again", 1),
-            E::Unavailable(_) => {
+            E::Unavailable(_) | E::NotPrimary(_) => {
                 tracing::warn!("no database connection: {}", sources(&error));
                 Self::unavailable("The database is not available at the moment, please try again", 1)
             }

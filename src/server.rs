@@ -16,7 +16,11 @@ use poem::{
 };
 use tokio_util::sync::CancellationToken;
 
-use tenantry_accounts::{App, feed::Feed};
+use tenantry_accounts::{
+    App,
+    feed::Feed,
+    primary::{NotPrimary, timeline},
+};
 use tenantry_workers::Mailer;
 
 use crate::{api, config::Config, error::sources, layers, migrate, state::State};
@@ -140,6 +144,11 @@ pub async fn check_database(config: &Config) -> Result<(), ServeError> {
             })
         })?;
         migrate::check_role(&client).await.map_err(refused)?;
+        // A standby may be promoted yet, and is waited for.
+        if let Err(hidden @ NotPrimary::Hidden(_)) = timeline(&client, config.database_epoch.is_some()).await
+        {
+            return Err(refused(hidden.to_string()));
+        }
         let pending = migrate::pending(url).await.map_err(|error| refused(error.to_string()))?;
         if !pending.is_empty() {
             let problem = format!("{} migrations are pending: run `tenantry migrate` first", pending.len());
@@ -197,7 +206,8 @@ async fn work(app: &App, config: &Config, stop: &CancellationToken) -> Result<()
     let direct = config.direct_url().map_err(|error| ServeError::Refused(error.to_string()))?;
     let settings = tenantry_workers::Settings {
         // Of its own: a heartbeat must not wait behind the statements of handlers.
-        pool: crate::state::pool(direct, 5).map_err(|error| ServeError::Refused(error.to_string()))?,
+        pool: crate::state::pool(direct, 5, app.db.primary())
+            .map_err(|error| ServeError::Refused(error.to_string()))?,
         concurrency: config.worker_concurrency,
         drain: config.shutdown_grace,
         handlers: handlers(app, config)?,

@@ -2,11 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Pool, PoolBuilder, RecyclingMethod, Runtime, Timeouts,
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use tenantry_accounts::{
+    App, Settings,
+    db::Db,
+    passwords::Hasher,
+    primary::{NotPrimary, Primary},
 };
-use tenantry_accounts::{App, Settings, db::Db, feed::learn_timeline, passwords::Hasher};
 use tenantry_cache::Cache;
+use tokio::time::timeout;
 use tokio_postgres::NoTls;
 
 use crate::{
@@ -61,9 +65,10 @@ impl State {
     /// When a setting is wrong; the message names it.
     pub fn new(config: Config) -> Result<Self, StartError> {
         access_token::make_first(&config.jwt_keys_dir)?;
+        let app = app(&config)?;
         Ok(Self {
-            app: app(&config)?,
-            probe: pool(config.database_url()?, 1)?,
+            probe: pool(config.database_url()?, 1, app.db.primary())?,
+            app,
             tokens: Arc::new(tokens(&config)?),
             limits: Arc::new(Limits::new(config.rate_limit_ip, config.trusted_proxies.clone())),
             config: Arc::new(config),
@@ -100,6 +105,7 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         local_ttl: config.cache_local_ttl,
         local_entries: config.cache_local_entries,
         schema: CACHE_SCHEMA,
+        epoch: config.database_epoch.map_or_else(|| "0".into(), |epoch| epoch.to_string()),
         ..tenantry_cache::Settings::default()
     })
     .map_err(StartError::RedisUrl)?;
@@ -110,15 +116,10 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         require_verified_email: config.require_verified_email,
     };
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    // No connection is used before its timeline is known: the cache of another one is out of reach by then.
-    let learner = cache.clone();
-    let learn = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
-        let cache = learner.clone();
-        Box::pin(async move { learn_timeline(client, &cache).await.map_err(HookError::Backend) })
-    });
-    let pool = builder(config.database_url()?, config.database_pool)?.post_create(learn).build();
+    let primary = Primary::new(cache.clone(), config.database_epoch.is_some());
+    let pool = pool(config.database_url()?, config.database_pool, &primary)?;
     Ok(App {
-        db: Db::new(pool.map_err(|error| ConfigError(error.to_string()))?),
+        db: Db::new(pool, primary),
         cache,
         passwords: Arc::new(Hasher::new(workers)?),
         settings: Arc::new(settings),
@@ -133,12 +134,13 @@ pub(crate) fn tokens(config: &Config) -> Result<AccessTokens, StartError> {
     Ok(AccessTokens::open(&config.jwt_keys_dir, config.public_url()?, config.access_token_ttl)?)
 }
 
-/// A pool on `url` of at most `size` connections.
-pub(crate) fn pool(url: &str, size: u16) -> Result<Pool, StartError> {
-    Ok(builder(url, size)?.build().map_err(|error| ConfigError(error.to_string()))?)
-}
-
-fn builder(url: &str, size: u16) -> Result<PoolBuilder, StartError> {
+/// A pool on `url` of at most `size` connections, each to a server that `primary` admits: no connection is used before its
+/// server is known to be as new as the newest, and none that is older than what is known. Behind a pooler these are
+/// connections to the pooler, which has to let go of an old primary by itself.
+///
+/// # Errors
+/// When `url` cannot be read.
+pub(crate) fn pool(url: &str, size: u16, primary: &Primary) -> Result<Pool, StartError> {
     let mut config: tokio_postgres::Config = url.parse().map_err(StartError::DatabaseUrl)?;
     if config.get_application_name().is_none() {
         config.application_name("tenantry");
@@ -157,5 +159,23 @@ fn builder(url: &str, size: u16) -> Result<PoolBuilder, StartError> {
         Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
     let timeouts =
         Timeouts { wait: Some(POOL_WAIT), create: Some(Duration::from_secs(2)), recycle: Some(POOL_WAIT) };
-    Ok(Pool::builder(manager).max_size(size.into()).runtime(Runtime::Tokio1).timeouts(timeouts))
+    let (admitting, standing) = (primary.clone(), primary.clone());
+    let admit = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
+        let primary = admitting.clone();
+        Box::pin(async move {
+            // The pool's own time-outs end before this.
+            let admitted = timeout(POOL_WAIT, primary.admit(client)).await;
+            let admitted = admitted.map_err(|_| HookError::message("the server does not answer"))?;
+            admitted.map_err(|refused| match refused {
+                NotPrimary::Database(error) => HookError::Backend(error),
+                refused => HookError::message(refused.to_string()),
+            })
+        })
+    });
+    let stands = Hook::sync_fn(move |_, metrics| {
+        standing.stands(metrics.created).map_err(|overtaken| HookError::message(overtaken.to_string()))
+    });
+    let pool = Pool::builder(manager).max_size(size.into()).runtime(Runtime::Tokio1).timeouts(timeouts);
+    let pool = pool.post_create(admit).pre_recycle(stands).build();
+    Ok(pool.map_err(|error| ConfigError(error.to_string()))?)
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use tenantry_accounts::primary::timeline;
+
 use super::Result;
 use crate::{config::Config, error::sources, migrate, server, state};
 
@@ -31,6 +33,12 @@ pub(super) async fn run(config: Config) -> Result {
                 say(
                     "role",
                     migrate::check_role(&client).await.map(|()| "walled by row-level security".into()),
+                );
+                let told = config.database_epoch.map(|epoch| format!("{epoch}, by DATABASE_EPOCH"));
+                let timeline = timeline(&client, told.is_some()).await;
+                say(
+                    "timeline",
+                    timeline.map(|asked| asked.or(told).unwrap_or_default()).map_err(|e| sources(&e)),
                 );
                 let pending = migrate::pending(url).await.map_err(|error| error.to_string());
                 let pending = pending.and_then(|pending| match pending.len() {

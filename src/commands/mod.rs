@@ -1,5 +1,6 @@
 //! The command line.
 
+mod cache;
 mod check;
 mod dev;
 mod seed;
@@ -60,6 +61,8 @@ enum Command {
     Seed(seed::Seed),
     /// Print an access token of a user, without a password
     Token(token::Token),
+    /// Look into the cache in Redis, compare it with the database, drop entries
+    Cache(cache::Cache),
     /// Say of each dependency and setting whether it will do, and what to do if not
     Check,
 }
@@ -115,6 +118,7 @@ impl Cli {
             }
             Command::Seed(seed) => seed.run(config).await,
             Command::Token(token) => token.run(config).await,
+            Command::Cache(cache) => cache.run(config).await,
             Command::Check => check::run(config).await,
         }
     }

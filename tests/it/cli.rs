@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use crate::app::from_stack;
 
-fn tenantry(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+pub(crate) fn tenantry(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     // Nothing of the caller's environment or .env leaks in.
     let folder = tempfile::tempdir().unwrap();
     Command::new(env!("CARGO_BIN_EXE_tenantry"))
@@ -16,7 +16,7 @@ fn tenantry(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         .unwrap()
 }
 
-fn refusal(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+pub(crate) fn refusal(arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let output = tenantry(arguments, variables);
     assert!(!output.status.success(), "{arguments:?} was accepted");
     assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
@@ -28,6 +28,7 @@ fn a_bad_setting_is_named() {
     let url = ("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
     for (variable, value) in [
         ("LISTEN", "nowhere"),
+        ("DATABASE_EPOCH", "0"),
         ("CACHE_TTL", "soon"),
         ("CACHE_LOCAL_ENTRIES", "0"),
         ("RATE_LIMIT_IP", "many"),
@@ -108,9 +109,15 @@ fn check_says_what_is_well_and_what_is_not() {
     );
     let lines = String::from_utf8(output.stdout).unwrap();
     assert!(!output.status.success(), "the mail server is away");
-    for well in
-        ["ok     postgres", "ok     role", "ok     migrations", "WRONG  keys", "ok     redis", "WRONG  mail"]
-    {
+    for well in [
+        "ok     postgres",
+        "ok     role",
+        "ok     timeline",
+        "ok     migrations",
+        "WRONG  keys",
+        "ok     redis",
+        "WRONG  mail",
+    ] {
         assert!(lines.contains(well), "{well}: {lines}");
     }
 }

@@ -7,6 +7,8 @@ mod cache;
 mod cli;
 mod dev;
 mod http;
+mod inspect;
+mod primary;
 mod tenants;
 mod users;
 mod walls;

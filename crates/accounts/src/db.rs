@@ -1,20 +1,28 @@
 //! Connections and the transactions that run in them. Nobody else writes `begin` or sets a role.
 
-use deadpool_postgres::{Client, Pool, Transaction};
+use std::{ops::Deref, time::Instant};
+
+use deadpool_postgres::{Client, Pool};
 use tokio_postgres::error::SqlState;
 
-use crate::{Actor, Error, Result, TenantId};
+use crate::{Actor, Error, Result, TenantId, primary::Primary};
 
 /// The pool of connections to the primary.
 #[derive(Clone)]
 pub struct Db {
     pool: Pool,
+    primary: Primary,
 }
 
 impl Db {
-    /// Works on connections of `pool`, which logs in as the application's own role.
-    pub fn new(pool: Pool) -> Self {
-        Self { pool }
+    /// Works on connections of `pool`, which logs in as the application's own role and hands out what `primary` admits.
+    pub fn new(pool: Pool, primary: Primary) -> Self {
+        Self { pool, primary }
+    }
+
+    /// Which server may be asked.
+    pub fn primary(&self) -> &Primary {
+        &self.primary
     }
 
     /// The pool itself, for the queue and for metrics.
@@ -28,9 +36,45 @@ impl Db {
     }
 }
 
+/// A transaction, and since when its connection has been open.
+pub struct Transaction<'a> {
+    inner: deadpool_postgres::Transaction<'a>,
+    opened: Instant,
+}
+
+impl<'a> Transaction<'a> {
+    async fn begin(client: &'a mut Client) -> Result<Self> {
+        let opened = Client::metrics(client).created;
+        Ok(Self { inner: client.transaction().await?, opened })
+    }
+
+    /// When its connection was opened.
+    pub(crate) fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// Ends it, for good.
+    pub async fn commit(self) -> std::result::Result<(), tokio_postgres::Error> {
+        self.inner.commit().await
+    }
+
+    /// Ends it without a trace.
+    pub async fn rollback(self) -> std::result::Result<(), tokio_postgres::Error> {
+        self.inner.rollback().await
+    }
+}
+
+impl<'a> Deref for Transaction<'a> {
+    type Target = deadpool_postgres::Transaction<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.inner
+    }
+}
+
 /// A transaction that sees rows of `tenant` only, whatever its statements say: row-level security is its wall.
 pub async fn as_tenant(client: &mut Client, tenant: TenantId) -> Result<Transaction<'_>> {
-    let tx = client.transaction().await?;
+    let tx = Transaction::begin(client).await?;
     let statement = tx
         .prepare_cached(
             "select set_config('role', 'tenantry_app', true), set_config('tenantry.tenant', $1::uuid::text, true)",
@@ -52,7 +96,7 @@ pub(crate) async fn as_actor(client: &mut Client, actor: Actor, tenant: TenantId
 
 /// A transaction that sees all tenants, for sign-up and for work that belongs to none.
 pub async fn as_system(client: &mut Client) -> Result<Transaction<'_>> {
-    let tx = client.transaction().await?;
+    let tx = Transaction::begin(client).await?;
     tx.execute("select set_config('role', 'tenantry_system', true)", &[]).await?;
     Ok(tx)
 }

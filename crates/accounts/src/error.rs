@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::primary::NotPrimary;
+
 /// The result of most things here.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -53,6 +55,9 @@ pub enum Error {
     /// PostgreSQL could not be reached, or the pool stayed empty.
     #[error("the database is not available")]
     Unavailable(#[source] Arc<deadpool_postgres::PoolError>),
+    /// The server that was asked is not the primary, or no longer.
+    #[error("the database server may not be used")]
+    NotPrimary(#[source] Arc<NotPrimary>),
     /// PostgreSQL refused a statement.
     #[error("a database statement failed")]
     Database(#[source] Arc<tokio_postgres::Error>),
@@ -64,6 +69,12 @@ pub enum Error {
 impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Database(Arc::new(error))
+    }
+}
+
+impl From<NotPrimary> for Error {
+    fn from(error: NotPrimary) -> Self {
+        Self::NotPrimary(Arc::new(error))
     }
 }
 

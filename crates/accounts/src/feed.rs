@@ -7,32 +7,12 @@
 
 use std::time::Duration;
 
-use tenantry_cache::Cache;
 use uuid::Uuid;
 
 use crate::{App, Result, TenantId, UserId, users};
 
 /// How often a node looks: the most another node may serve an entry whose floor was lost, beside its own memory.
 const EVERY: Duration = Duration::from_millis(250);
-
-/// Learns from a connection which timeline the database is on, and gives the cache a new epoch when it is another one:
-/// after a fail-over or a restore, what Redis holds may be of a history that never was.
-///
-/// The timeline is the first eight digits of the name of the file that the log of changes is written to. A server that
-/// takes no changes has none.
-///
-/// # Errors
-/// When the database cannot be asked.
-pub async fn learn_timeline(
-    client: &tokio_postgres::Client,
-    cache: &Cache,
-) -> std::result::Result<(), tokio_postgres::Error> {
-    let sql = "select case when not pg_is_in_recovery() then substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end";
-    if let Some(timeline) = client.query_typed_one(sql, &[]).await?.try_get::<_, Option<&str>>(0)? {
-        cache.set_epoch(timeline);
-    }
-    Ok(())
-}
 
 /// A node's place in the feed.
 pub struct Feed {
@@ -53,7 +33,7 @@ impl Feed {
     /// When the database cannot be asked; the place stays.
     pub async fn look(&mut self) -> Result<usize> {
         let client = self.app.db.client().await?;
-        learn_timeline(&client, &self.app.cache).await?;
+        self.app.db.primary().admit(&client).await?;
         let statement = client
             .prepare_cached(
                 "select next::text as next, tenant_id, subject, subject_id, min_version
@@ -78,7 +58,7 @@ impl Feed {
     /// Looks until the database has answered once: before that a node does not know what its caches may hold.
     pub async fn begin(&mut self) {
         while let Err(error) = self.look().await {
-            tracing::warn!("the feed cannot be read yet: {error}");
+            tracing::warn!("the feed cannot be read yet: {}", in_full(&error));
             tokio::time::sleep(EVERY).await;
         }
     }
@@ -93,10 +73,16 @@ impl Feed {
             let look = self.look().await;
             match &look {
                 Ok(_) if lost => tracing::info!("following the feed again"),
-                Err(error) if !lost => tracing::warn!("the feed cannot be followed: {error}"),
+                Err(error) if !lost => tracing::warn!("the feed cannot be followed: {}", in_full(error)),
                 _ => {}
             }
             lost = look.is_err();
         }
     }
+}
+
+/// With what it came from: "not available" alone tells an operator nothing.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(Some(error), |error| error.source());
+    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

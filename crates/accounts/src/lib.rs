@@ -9,6 +9,7 @@ pub mod feed;
 pub mod fields;
 mod id;
 pub mod passwords;
+pub mod primary;
 mod schema;
 pub mod sessions;
 pub mod tenants;

@@ -22,6 +22,7 @@ mod entry;
 mod era;
 mod flight;
 mod floors;
+mod inspect;
 mod key;
 mod local;
 mod lookup;
@@ -30,6 +31,7 @@ mod read;
 mod redis;
 mod settings;
 mod sync;
+mod timeline;
 mod write;
 
 use std::{
@@ -51,9 +53,11 @@ use crate::{
     local::Local,
     read::{count, count_failure, count_read},
     redis::{Redis, Run, Times, keep},
+    timeline::Timeline,
 };
 pub use crate::{
     entry::{Entry, State, Version},
+    inspect::{Held, Lease, Mismatch, Target, Value},
     key::Key,
     lookup::Lookup,
     pointer::Pointer,
@@ -73,6 +77,7 @@ pub struct Cache(Arc<Inner>);
 struct Inner {
     settings: Settings,
     era: RwLock<Arc<Era>>,
+    timeline: Timeline,
     floors: Arc<Floors>,
     absences: Absences,
     redis: Option<Arc<Redis>>,
@@ -130,10 +135,12 @@ impl Cache {
         let floors = Arc::new(Floors::new(settings.node_floors));
         let local = Local::new(&settings, floors.clone());
         let era = RwLock::new(Arc::new(Era::new(&settings.epoch, redis.clone().map(Run::none), local)));
+        let timeline = Timeline::new(&settings.epoch);
         let absences = Absences::new(if absent.is_zero() { 0 } else { settings.absent_per_second });
         let (node, tokens) = (Uuid::new_v4(), AtomicU64::new(0));
-        let inner = Arc::new(Inner { settings, era, floors, absences, redis: redis.clone(), node, tokens });
-        if let Some(redis) = redis {
+        let redis_kept = redis.clone();
+        let inner = Arc::new(Inner { settings, era, timeline, floors, absences, redis, node, tokens });
+        if let Some(redis) = redis_kept {
             tokio::spawn(keep(Arc::downgrade(&inner), redis));
         }
         Ok(Self(inner))
@@ -201,7 +208,24 @@ impl Cache {
     /// made the version and before COMMIT; once for each row, with the last version. Never fails: without Redis the
     /// write is [unconfirmed](Write::confirmed).
     pub async fn begin_write(&self, key: &Key, version: Version) -> Write {
-        Write::begin(self.0.clone(), *key, version).await
+        Write::begin(self.0.clone(), self.0.era(), *key, version).await
+    }
+
+    /// As [`Self::begin_write`], for a write on a connection that was opened then. `None`, and nothing was announced, if
+    /// that was before [the epoch began](Self::epoch_began): the row may be locked on the old primary only, and a floor of
+    /// this write would take the place of one whose writer has locked the row that counts. Roll back.
+    pub async fn begin_write_on(
+        &self,
+        opened: std::time::Instant,
+        key: &Key,
+        version: Version,
+    ) -> Option<Write> {
+        // Taken first: whatever epoch it is of, its beginning is known by the time it is compared.
+        let era = self.0.era();
+        if opened <= self.epoch_began() {
+            return None;
+        }
+        Some(Write::begin(self.0.clone(), era, *key, version).await)
     }
 
     /// Removes from Redis whatever is older than `version` of a row that was committed; for the worker, until it succeeds.
@@ -230,7 +254,22 @@ impl Cache {
     /// that has not learned of the change yet reads and writes under the old epoch. Never return to an earlier epoch: what
     /// Redis still has of it would be shown.
     pub fn set_epoch(&self, epoch: &str) {
+        // First, so that nobody who reads in the new era is given a connection from before it.
+        self.0.timeline.learn(epoch);
         self.0.begin_timeline(epoch);
+    }
+
+    /// The newest epoch that was [told](Self::set_epoch): one told later that is older, by length and then by digits, counted
+    /// for nothing.
+    pub fn epoch(&self) -> String {
+        self.0.timeline.name()
+    }
+
+    /// When that epoch was first told. A connection to the database that is older may lead to a server of an epoch before: a
+    /// read through the cache that is given one would store what it says under the new epoch. So whoever checks connections
+    /// out compares this at each check-out, and [a writer](Self::begin_write_on) once more.
+    pub fn epoch_began(&self) -> std::time::Instant {
+        self.0.timeline.since()
     }
 
     /// How long an entry may be served after a newer one was committed, where nothing but time forgets it.

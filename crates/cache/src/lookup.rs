@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::{Inner, Key, Loaded, Pointer, Read, ReadError, budget::Budget, read::count};
+use crate::{Inner, Key, Loaded, Pointer, Read, ReadError, budget::Budget, era::Era, read::count};
 
 /// A look-up by something other than the id; [`Cache::look_up`](crate::Cache::look_up) makes it. All it asks of Redis
 /// shares one budget.
@@ -33,6 +33,8 @@ use crate::{Inner, Key, Loaded, Pointer, Read, ReadError, budget::Budget, read::
 #[derive(Debug)]
 pub struct Lookup {
     cache: Arc<Inner>,
+    /// What the truth says is stored where it was asked for: a connection to an old primary may be in use until the end.
+    era: Arc<Era>,
     pointer: Pointer,
     target: Option<Uuid>,
     budget: Budget,
@@ -46,7 +48,7 @@ impl Lookup {
             Some(run) => run.follow(&era.pointer(&pointer), &mut budget).await.ok().flatten(),
             None => None,
         };
-        Self { cache, pointer, target, budget }
+        Self { cache, era, pointer, target, budget }
     }
 
     /// The id that the pointer leads to, if there is one; to be validated.
@@ -74,9 +76,8 @@ impl Lookup {
     /// Tells what the truth has said after the pointer was missing or wrong: the id, or that there is none. That there is
     /// none is not stored; a pointer that says otherwise is removed.
     pub async fn leads_to(mut self, id: Option<Uuid>) {
-        let era = self.cache.era();
-        let Some(run) = &era.run else { return };
-        let name = era.pointer(&self.pointer);
+        let Some(run) = &self.era.run else { return };
+        let name = self.era.pointer(&self.pointer);
         // A pointer that is not stored costs a miss, and one that is not removed is found to be wrong again.
         let _ = match (id, self.target) {
             (Some(id), target) if target != Some(id) => run.point(&name, id, &mut self.budget).await,

@@ -214,7 +214,7 @@ impl Inner {
     pub(crate) fn decode(&self, key: &Key, version: &[u8], data: &Bytes) -> Option<Loaded> {
         let found = entry::decode(self.settings.schema, key, version, data);
         if found.is_none() {
-            metrics::counter!("tenantry_cache_mismatch_total").increment(1);
+            metrics::counter!("tenantry_cache_mismatch_total", "reason" => "foreign").increment(1);
             tracing::warn!(cache.key = %key, "passed by a value of {key} that is not its own");
         }
         found

@@ -32,8 +32,8 @@ pub struct Write {
 }
 
 impl Write {
-    pub(crate) async fn begin(cache: Arc<Inner>, key: Key, version: Version) -> Self {
-        let (era, (id, token)) = (cache.era(), cache.token('w'));
+    pub(crate) async fn begin(cache: Arc<Inner>, era: Arc<Era>, key: Key, version: Version) -> Self {
+        let (id, token) = cache.token('w');
         cache.floors.begin(key, id, version);
         era.local.remove(&key);
         let budget = Budget::new(cache.settings.redis_budget);

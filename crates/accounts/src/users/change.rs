@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::Transaction;
 use serde_json::json;
 use tenantry_cache::{State, Version};
 use tenantry_jobs::{InvalidateUser, Stale, VerifyEmail};
@@ -12,8 +11,9 @@ use tenantry_queue::Options;
 use super::{COLUMNS, Role, User, key, pointer};
 use crate::{
     Actor, App, Error, Result, TenantId, UserId, audit,
-    db::{self, OnConstraint},
+    db::{self, OnConstraint, Transaction},
     fields::{Email, Name, NewPassword},
+    primary::NotPrimary,
     tenants::seats,
     to_the_end,
 };
@@ -246,7 +246,13 @@ pub(crate) async fn commit(
     addresses: &[&Email],
 ) -> Result<()> {
     let entry = user.entry(state)?;
-    let mut write = app.cache.begin_write(&key(user.tenant_id, user.id), user.version).await;
+    let Some(mut write) =
+        app.cache.begin_write_on(tx.opened(), &key(user.tenant_id, user.id), user.version).await
+    else {
+        // The node knows of a fail-over: what this connection commits may be lost.
+        let _ = tx.rollback().await;
+        return Err(NotPrimary::Overtaken.into());
+    };
     if !addresses.is_empty() {
         let pointers: Vec<_> = addresses.iter().map(|email| pointer(user.tenant_id, email)).collect();
         write.unlink(&pointers).await;

@@ -1,5 +1,6 @@
 //! Users of a tenant: the row, its look-up and its changes.
 
+pub mod cached;
 mod change;
 mod list;
 

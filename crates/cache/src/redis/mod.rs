@@ -236,6 +236,15 @@ impl Run {
         Ok(version.zip(data.map(Bytes::from)))
     }
 
+    /// Sends a command that touches one key, for a caller who goes through [`Self::all`].
+    pub(crate) async fn command<T: FromRedisValue>(
+        &self,
+        key: &str,
+        command: &redis::Cmd,
+    ) -> Result<T, RedisError> {
+        command.query_async(&mut self.connection(key)?).await
+    }
+
     /// The id that `pointer` leads to. What is no id leads nowhere.
     pub(crate) async fn follow(
         &self,

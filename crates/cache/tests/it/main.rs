@@ -17,6 +17,8 @@ mod epochs;
 #[cfg(test)]
 mod flights;
 #[cfg(test)]
+mod inspections;
+#[cfg(test)]
 mod logins;
 #[cfg(test)]
 mod lookups;

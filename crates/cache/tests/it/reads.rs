@@ -232,7 +232,7 @@ fn reads_and_mismatches_are_counted() {
     assert_eq!(
         counted,
         [
-            ("tenantry_cache_mismatch_total", "", 1),
+            ("tenantry_cache_mismatch_total", "foreign", 1),
             ("tenantry_cache_reads_total", "local live", 1),
             ("tenantry_cache_reads_total", "postgres live", 1),
             ("tenantry_cache_reads_total", "postgres version_not_reached", 1),

@@ -1,6 +1,7 @@
 //! Redis that comes back with an old snapshot, and a Postgres that fails over to a standby which has not seen the last
-//! COMMIT: why the key in Redis names the timeline of Postgres and the run of Redis. One row, a writer on each node, a
-//! reader on each node that may read for ever. As in `feed.rs` each state is asked what a read would show.
+//! COMMIT: why the key in Redis names the timeline of Postgres and the run of Redis. The old primary goes on answering and
+//! committing for those who have a connection to it. One row, a writer on each node, a reader on each node that may read for
+//! ever. As in `feed.rs` each state is asked what a read would show.
 
 use crate::{
     explorer::{Invariant, Model, Steps, explore, large},
@@ -23,10 +24,12 @@ enum Variant {
     RunNotNamed,
     /// The run of Redis is named, the timeline is not.
     TimelineNotNamed,
-    /// The old primary goes on answering on connections that are open.
-    OldPrimaryLives,
-    /// A proposal for that: nothing is filled that was read on another timeline than the lease was taken on.
-    FillsOnItsTimeline,
+    /// A node that knows the new timeline selects on a connection to the old primary.
+    OldPrimaryIsRead,
+    /// A write that began on the old primary is committed there by a node that has learned of the new timeline.
+    OldPrimaryIsWritten,
+    /// Such a write is rolled back, but only once it has placed its floor under the new timeline.
+    OldPrimaryIsFloored,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +54,6 @@ enum Flight {
     None,
     Leased,
     Selected,
-    /// On another timeline than the lease was taken on.
-    Elsewhere,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -61,6 +62,8 @@ enum Writing {
     Idle,
     Begun,
     Floored,
+    /// Floored, on a connection from before the timeline that the node knows.
+    Overtaken,
     Committed,
     /// COMMIT or its effect was lost with the primary.
     Unknown,
@@ -73,13 +76,15 @@ struct Node {
     run: u8,
     /// To Redis; whoever connects asks for its run first.
     connected: bool,
-    /// The timeline on which its open connection to Postgres is; others see only the newest.
+    /// The timeline of the server that its open connection to Postgres leads to.
     primary: u8,
     flight: Flight,
     /// Where the lease was taken.
     leased: u8,
     read: Row,
     writing: Writing,
+    /// The timeline of the server that it writes on.
+    on: u8,
     version: u8,
 }
 
@@ -90,7 +95,7 @@ struct State {
     row: Row,
     /// What the standby has.
     standby: Row,
-    /// The last row of the timeline before.
+    /// The row on the old primary.
     abandoned: Row,
     /// Which version each body has on the timeline; 0 if none.
     history: [u8; BODIES],
@@ -100,6 +105,8 @@ struct State {
     /// Nodes whose writes wait for their invalidation job.
     jobs: [u8; NODES],
     locked: bool,
+    /// On the old primary.
+    abandoned_locked: bool,
     restarts: u8,
     failovers: u8,
 }
@@ -128,18 +135,13 @@ impl Run {
         usize::from(timeline) * RUNS + usize::from(run)
     }
 
-    fn old_primary_lives(&self) -> bool {
-        matches!(self.variant, Variant::OldPrimaryLives | Variant::FillsOnItsTimeline)
-    }
-
-    /// What a select on the node's connection sees. If the primary is dead, a new connection is opened, and the timeline
-    /// is asked for.
+    /// What a select sees. A connection from before the timeline that the node knows is not used again, and a new one
+    /// leads to the new primary; the old one would be found out.
     fn select(&self, state: &State, node: &mut Node) -> Row {
-        if node.primary != state.timeline && self.old_primary_lives() {
-            return state.abandoned;
+        if node.primary < node.timeline && self.variant != Variant::OldPrimaryIsRead {
+            (node.primary, node.timeline) = (state.timeline, state.timeline);
         }
-        (node.primary, node.timeline) = (state.timeline, state.timeline);
-        state.row
+        if node.primary == state.timeline { state.row } else { state.abandoned }
     }
 
     fn read(&self, state: &State, steps: &mut Steps<State>, number: usize) {
@@ -160,12 +162,13 @@ impl Run {
             Flight::None => {}
             Flight::Leased => {
                 node.read = self.select(state, node);
-                let elsewhere = self.variant == Variant::FillsOnItsTimeline && node.primary != node.leased;
-                node.flight = if elsewhere { Flight::Elsewhere } else { Flight::Selected };
-                steps.push(who, "select", next);
+                node.flight = Flight::Selected;
+                let server =
+                    if node.primary == state.timeline { "select" } else { "select on the old primary" };
+                steps.push(who, server, next);
             }
-            Flight::Selected | Flight::Elsewhere => {
-                let fills = node.connected && node.flight == Flight::Selected;
+            Flight::Selected => {
+                let fills = node.connected;
                 let Row { version, body } = node.read;
                 (node.flight, node.leased, node.read) = (Flight::None, 0, Row::default());
                 if fills {
@@ -181,21 +184,40 @@ impl Run {
 
     fn write(&self, state: &State, steps: &mut Steps<State>, number: usize) {
         let who = WHO[number];
+        if matches!(state.nodes[number].writing, Writing::Begun | Writing::Floored)
+            && state.nodes[number].on != state.timeline
+        {
+            let mut next = State { abandoned_locked: false, ..*state };
+            next.nodes[number].writing = Writing::Unknown;
+            steps.push(who, "the connection to the old primary is lost", next);
+        }
         let token = writer_token(number);
         let mut next = *state;
         let node = &mut next.nodes[number];
         let version = node.version;
-        // A transaction on the old primary can commit nothing that counts.
-        let primary = node.primary == state.timeline || !self.old_primary_lives();
         match node.writing {
-            Writing::Idle if !state.locked && primary => {
-                (node.primary, node.timeline) = (state.timeline, state.timeline);
-                (node.writing, node.version) = (Writing::Begun, state.row.version + 1);
-                next.locked = true;
-                steps.push(who, "update", next);
+            Writing::Idle => {
+                let old = node.primary != state.timeline;
+                let (row, locked) = match old {
+                    true => (state.abandoned, &mut next.abandoned_locked),
+                    false => (state.row, &mut next.locked),
+                };
+                // As for a select; there the new connection is opened.
+                if !*locked && node.primary >= node.timeline {
+                    (node.writing, node.on, node.version) = (Writing::Begun, node.primary, row.version + 1);
+                    *locked = true;
+                    steps.push(who, if old { "update on the old primary" } else { "update" }, next);
+                }
             }
             Writing::Begun => {
-                node.writing = Writing::Floored;
+                let overtaken = node.on < node.timeline && self.variant != Variant::OldPrimaryIsWritten;
+                if overtaken && self.variant != Variant::OldPrimaryIsFloored {
+                    (node.writing, node.version) = (Writing::Over, 0);
+                    next.abandoned_locked = false;
+                    steps.push(who, "rolled back: the connection is overtaken", next);
+                    return;
+                }
+                node.writing = if overtaken { Writing::Overtaken } else { Writing::Floored };
                 if node.connected {
                     let key = self.key(node.timeline, node.run);
                     next.entries[key].floor(version, token, TIMELESS);
@@ -204,14 +226,29 @@ impl Run {
                     steps.push(who, "floor: unconfirmed", next);
                 }
             }
+            Writing::Overtaken => {
+                (node.writing, node.version) = (Writing::Over, 0);
+                if node.connected {
+                    next.entries[self.key(node.timeline, node.run)].unfloor(token);
+                }
+                next.abandoned_locked = false;
+                steps.push(who, "rolled back: the floor is taken back", next);
+            }
             Writing::Floored => {
                 node.writing = Writing::Committed;
                 let body = body_of(number);
-                next.row = Row { version, body };
-                next.history[usize::from(body)] = version;
-                next.jobs[number] = version;
-                next.locked = false;
-                steps.push(who, "commit", next);
+                if node.on == state.timeline {
+                    next.row = Row { version, body };
+                    next.history[usize::from(body)] = version;
+                    next.jobs[number] = version;
+                    next.locked = false;
+                    steps.push(who, "commit", next);
+                } else {
+                    // Nothing that counts.
+                    next.abandoned = Row { version, body };
+                    next.abandoned_locked = false;
+                    steps.push(who, "commit on the old primary", next);
+                }
             }
             Writing::Committed => {
                 (node.writing, node.version) = (Writing::Over, 0);
@@ -230,7 +267,7 @@ impl Run {
                 (node.writing, node.version) = (Writing::Over, 0);
                 steps.push(who, "unknown", next);
             }
-            Writing::Idle | Writing::Over => {}
+            Writing::Over => {}
         }
     }
 
@@ -249,7 +286,7 @@ impl Run {
             let node = Node { timeline: state.timeline, ..node };
             steps.push(WHO[number], "poll: a new timeline", with(node));
         }
-        if node.primary != state.timeline && self.old_primary_lives() {
+        if node.primary != state.timeline {
             let node = Node { timeline: state.timeline, primary: state.timeline, ..node };
             steps.push(WHO[number], "opens a new connection to Postgres", with(node));
         }
@@ -282,7 +319,7 @@ impl Run {
         if state.failovers > 0 {
             let mut next =
                 State { failovers: 0, timeline: 1, row: state.standby, abandoned: state.row, ..*state };
-            next.locked = false;
+            (next.locked, next.abandoned_locked) = (false, state.locked);
             for (body, version) in next.history.iter_mut().enumerate() {
                 if *version > state.standby.version {
                     *version = 0;
@@ -290,11 +327,6 @@ impl Run {
                     if body >= 2 {
                         next.jobs[body - 2] = 0;
                     }
-                }
-            }
-            for node in &mut next.nodes {
-                if matches!(node.writing, Writing::Begun | Writing::Floored) {
-                    node.writing = Writing::Unknown;
                 }
             }
             steps.push("postgres", "fails over to the standby", next);
@@ -321,6 +353,7 @@ impl Model for Run {
             nodes: [Node { connected: true, ..Node::default() }; NODES],
             jobs: [0; NODES],
             locked: false,
+            abandoned_locked: false,
             restarts: self.restarts,
             failovers: self.failovers,
         }]
@@ -411,7 +444,17 @@ fn a_redis_without_snapshots_needs_no_name_for_its_run() {
 
 #[test]
 fn an_abandoned_timeline_is_out_of_reach() {
-    holds(FAILOVER, &["fails over to the standby", "poll: a new timeline", "the standby catches up"]);
+    holds(
+        FAILOVER,
+        &[
+            "fails over to the standby",
+            "poll: a new timeline",
+            "the standby catches up",
+            "select on the old primary",
+            "commit on the old primary",
+            "rolled back: the connection is overtaken",
+        ],
+    );
     if large() {
         holds(BOTH, &[]);
     }
@@ -426,14 +469,10 @@ fn planted_bugs_are_caught() {
     catches(FAILOVER, Variant::TimelineNotNamed, NeverUncommitted);
 }
 
-/// The epoch a node knows by the feed may be newer than the connection it selects on.
+/// The epoch a node knows by the feed may be newer than the connection it works on.
 #[test]
-fn a_row_read_on_the_old_primary_is_not_stored_for_the_new_timeline() {
-    catches(FAILOVER, Variant::OldPrimaryLives, Invariant::NeverUncommitted);
-    let proposal = Run { variant: Variant::FillsOnItsTimeline, ..FAILOVER };
-    explore(&proposal).holds(
-        "restart and epoch",
-        "FillsOnItsTimeline; Postgres fails over",
-        &["fill: given up"],
-    );
+fn what_the_old_primary_says_is_not_stored_for_the_new_timeline() {
+    catches(FAILOVER, Variant::OldPrimaryIsRead, Invariant::NeverUncommitted);
+    catches(FAILOVER, Variant::OldPrimaryIsWritten, Invariant::NeverUncommitted);
+    catches(FAILOVER, Variant::OldPrimaryIsFloored, Invariant::NeverStaleFromRedis);
 }
