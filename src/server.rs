@@ -260,7 +260,9 @@ async fn serve_metrics(app: &App, config: &Config, stop: &CancellationToken) -> 
         let Some(address) = config.metrics_listen else { return pending().await };
         let (acceptor, address) = listen(address, "METRICS_LISTEN").await?;
         tracing::info!("metrics are at http://{address}/metrics");
+        let cache = app.cache.clone();
         let page = make_sync(move |_| {
+            cache.measure();
             Response::builder().content_type("text/plain; version=0.0.4").body(handle.render())
         });
         let routes = Route::new().at("/metrics", get(page)).map_to_response();

@@ -7,6 +7,8 @@ mod cache;
 mod cli;
 mod dev;
 mod http;
+mod node;
+mod steady;
 mod tenants;
 mod users;
 mod walls;

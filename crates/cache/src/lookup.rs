@@ -40,7 +40,7 @@ pub struct Lookup {
 
 impl Lookup {
     pub(crate) async fn begin(cache: Arc<Inner>, pointer: Pointer) -> Self {
-        let mut budget = Budget::new(cache.settings.redis_budget);
+        let mut budget = Budget::of_request(cache.settings.redis_budget);
         let target = match &cache.redis {
             Some(redis) => redis.follow(&cache.era().pointer(&pointer), &mut budget).await.ok().flatten(),
             None => None,
