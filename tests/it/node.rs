@@ -44,7 +44,7 @@ pub(crate) struct Node {
 }
 
 /// What a client got.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     /// `X-Cache`.
