@@ -1,10 +1,10 @@
 # The two commands are `make dev` and `make test`; both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint audit openapi load chaos clean
+.PHONY: help dev test lint audit openapi load load-large chaos clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-9s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-11s%s\n", $$1, $$2 }'
 
 dev: ## everything in one process, on a private PostgreSQL and Redis (ARGS=--fresh starts over)
 	@scripts/setup dev && exec cargo run -- dev $(ARGS)
@@ -24,8 +24,13 @@ openapi: ## writes openapi/openapi.json anew
 	cargo run --quiet -- openapi >openapi/openapi.json.new
 	mv openapi/openapi.json.new openapi/openapi.json
 
-load: ## a cached look-up beside a bare server (release build; needs wrk)
-	loadtests/lookup.sh
+load: ## look-ups by level beside a bare server (release build; needs wrk)
+	cargo build --release --workspace --bin tenantry --example bare --example load
+	target/release/examples/load lookup --report loadtests/lookup.txt $(ARGS)
+
+load-large: ## look-ups with a million users beside a thousand (the same)
+	cargo build --release --workspace --bin tenantry --example bare --example load
+	target/release/examples/load scale --report loadtests/scale.txt $(ARGS)
 
 chaos: ## kills, freezes and empties what runs for a minute, and judges every answer (ARGS="--seed 1")
 	cargo build --bin tenantry

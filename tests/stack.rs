@@ -6,7 +6,7 @@
 //!
 //! The command finds them in `TEST_DATABASE_URL` (the application's login), `TEST_DATABASE_OWNER_URL`,
 //! `TEST_DATABASE_SUPERUSER_URL` and `TEST_REDIS_URL`; its exit code is ours. Tests that need a database of their own
-//! copy `tenantry_template`.
+//! copy `tenantry_template`. How often statements ran is in `pg_stat_statements` of the database `postgres`.
 
 use std::{
     env,
@@ -94,6 +94,8 @@ async fn make_template(superuser_url: &str) -> Result<()> {
     let mut config: tokio_postgres::Config = superuser_url.parse()?;
     let (client, connection) = config.dbname("postgres").connect(tokio_postgres::NoTls).await?;
     let connection = tokio::spawn(connection);
+    // Who asks how often a statement ran asks there; the server counts for all databases.
+    client.batch_execute("create extension pg_stat_statements").await?;
     // The migrations' own connection is closing.
     let copy = "create database tenantry_template template tenantry";
     let deadline = std::time::Instant::now() + Duration::from_secs(10);

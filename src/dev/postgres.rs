@@ -30,6 +30,10 @@ create database tenantry owner tenantry_owner;
 /// A StartupMessage of protocol 3.0 for `user=postgres`; `R` is the answer once logins are accepted.
 const GREETING: (&[u8], u8) = (b"\0\0\0\x17\0\x03\0\0user\0postgres\0\0", b'R');
 
+/// Counts statements, for tests that say how many a request may cost. It comes with PostgreSQL's contrib modules.
+/// Each test database has statements of its own, and none may be forgotten for another.
+const COUNTED: [&str; 2] = ["shared_preload_libraries=pg_stat_statements", "pg_stat_statements.max=50000"];
+
 /// What a cluster is for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Use {
@@ -59,8 +63,10 @@ pub async fn start(home: &Home, purpose: Use) -> Result<Server, ServerError> {
     settings.extend(match purpose {
         Use::Dev => ["max_connections=100".into(), "fsync=on".into()].to_vec(),
         Use::Test => ["max_connections=300", "fsync=off", "synchronous_commit=off", "full_page_writes=off"]
+            .into_iter()
+            .chain(COUNTED)
             .map(String::from)
-            .to_vec(),
+            .collect(),
     });
     let mut arguments = vec!["-D".into(), cluster.display().to_string()];
     arguments.extend(settings.into_iter().flat_map(|setting| ["-c".into(), setting]));

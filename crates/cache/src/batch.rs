@@ -35,7 +35,7 @@ impl Inner {
                 None => missing.push(*key),
             }
         }
-        let mut budget = Budget::new(self.settings.redis_budget);
+        let mut budget = Budget::of_request(self.settings.redis_budget);
         for (key, entry) in self.look_in_redis(&era, &missing, &mut budget).await {
             found.insert(key, Read { entry, level: Level::Redis });
         }

@@ -4,16 +4,29 @@ use tokio::time::{Instant, timeout};
 
 /// The time one request may spend on Redis, over all of its calls and waits. Time spent elsewhere, such as in Postgres
 /// between two calls, does not count. The clock is monotonic.
-#[derive(Clone, Debug)]
-pub(crate) struct Budget(Duration);
+///
+/// That of a request is told to `tenantry_cache_redis_wait_seconds` when it is dropped: what was really waited, a timer
+/// that fires late included. A clone is told by itself, so the parts of a look-up by address are two.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    left: Duration,
+    waited: Duration,
+    is_told: bool,
+}
 
 impl Budget {
+    /// For whoever has patience, such as a worker or the background ping.
     pub(crate) const fn new(whole: Duration) -> Self {
-        Self(whole)
+        Self { left: whole, waited: Duration::ZERO, is_told: false }
+    }
+
+    /// For a request, whose waiting is told.
+    pub(crate) const fn of_request(whole: Duration) -> Self {
+        Self { left: whole, waited: Duration::ZERO, is_told: true }
     }
 
     pub(crate) const fn is_spent(&self) -> bool {
-        self.0.is_zero()
+        self.left.is_zero()
     }
 
     /// Runs `work` for as long as time is left; `None` when it ran out. With nothing left `work` is not even started.
@@ -23,9 +36,11 @@ impl Budget {
         }
         let start = Instant::now();
         // An answer may lie there for as long as the process was stopped: what is looked at too late came too late.
-        let in_time = |_: &T| start.elapsed() <= self.0;
-        let done = timeout(self.0, work).await.ok().filter(in_time);
-        self.0 = if done.is_some() { self.0.saturating_sub(start.elapsed()) } else { Duration::ZERO };
+        let in_time = |_: &T| start.elapsed() <= self.left;
+        let done = timeout(self.left, work).await.ok().filter(in_time);
+        let waited = start.elapsed();
+        self.waited += waited;
+        self.left = if done.is_some() { self.left.saturating_sub(waited) } else { Duration::ZERO };
         done
     }
 
@@ -34,8 +49,23 @@ impl Budget {
     pub(crate) async fn charge<T>(&mut self, work: impl Future<Output = T>) -> T {
         let start = Instant::now();
         let done = work.await;
-        self.0 = self.0.saturating_sub(start.elapsed());
+        self.left = self.left.saturating_sub(start.elapsed());
         done
+    }
+}
+
+/// With what is left of the first one, which alone tells what it has waited so far.
+impl Clone for Budget {
+    fn clone(&self) -> Self {
+        Self { left: self.left, waited: Duration::ZERO, is_told: self.is_told }
+    }
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        if self.is_told && !self.waited.is_zero() {
+            metrics::histogram!("tenantry_cache_redis_wait_seconds").record(self.waited.as_secs_f64());
+        }
     }
 }
 

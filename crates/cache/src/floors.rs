@@ -70,6 +70,11 @@ impl Floors {
         }
     }
 
+    /// How many rows have a floor, or had one that nobody has cleared away yet.
+    pub(crate) fn len(&self) -> usize {
+        self.inner.reading().floors.len()
+    }
+
     /// Whether `version` of `key` may be shown from a cache.
     pub(crate) fn allow(&self, key: &Key, version: Version) -> bool {
         self.get(key).is_some_and(|floor| version >= floor)

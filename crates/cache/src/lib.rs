@@ -294,6 +294,13 @@ impl Cache {
         self.0.redis.as_ref().is_some_and(|redis| redis.is_given_up())
     }
 
+    /// Sets the gauges of what this process holds, `tenantry_cache_local_entries` and `tenantry_cache_node_floors`; to be
+    /// called when somebody looks at the metrics.
+    pub fn measure(&self) {
+        metrics::gauge!("tenantry_cache_local_entries").set(self.0.era().local.len() as f64);
+        metrics::gauge!("tenantry_cache_node_floors").set(self.0.floors.len() as f64);
+    }
+
     /// Whether a Redis is configured.
     pub fn has_redis(&self) -> bool {
         self.0.redis.is_some()

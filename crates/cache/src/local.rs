@@ -68,6 +68,11 @@ impl Local {
         }
     }
 
+    /// How many entries take up room, fresh or not.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(crate) fn remove(&self, key: &Key) {
         self.entries.remove(key);
     }

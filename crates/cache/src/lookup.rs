@@ -42,7 +42,7 @@ pub struct Lookup {
 
 impl Lookup {
     pub(crate) async fn begin(cache: Arc<Inner>, pointer: Pointer) -> Self {
-        let mut budget = Budget::new(cache.settings.redis_budget);
+        let mut budget = Budget::of_request(cache.settings.redis_budget);
         let era = cache.era();
         let target = match &era.run {
             Some(run) => run.follow(&era.pointer(&pointer), &mut budget).await.ok().flatten(),

@@ -83,7 +83,7 @@ impl Inner {
         if let Some(entry) = self.era.reading().local.get(&key).filter(reaches) {
             return Ok(Read { entry, level: Level::Local });
         }
-        self.read_past_local(key, min, load, Budget::new(self.settings.redis_budget)).await
+        self.read_past_local(key, min, load, Budget::of_request(self.settings.redis_budget)).await
     }
 
     /// Reads without a look at what the process holds. `budget` is for the flight, should this reader lead it.

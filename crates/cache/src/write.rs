@@ -36,7 +36,7 @@ impl Write {
         let (id, token) = cache.token('w');
         cache.floors.begin(key, id, version);
         era.local.remove(&key);
-        let budget = Budget::new(cache.settings.redis_budget);
+        let budget = Budget::of_request(cache.settings.redis_budget);
         // Made before the call, so that a caller who goes away during it leaves the node's floor to `Drop`.
         let mut write = Self {
             cache,

@@ -1,0 +1,97 @@
+//! What a look-up costs, on servers of its own: `make load` and `make load-large`.
+//!
+//! ```text
+//! cargo build --release --bin tenantry --examples && target/release/examples/load lookup
+//! ```
+//!
+//! Each case is run in turn, and all of them again in each round, so that a machine that is slower for a while is so for
+//! all. A case fails when its look-ups were not answered by the level that it is about.
+
+mod cases;
+mod process;
+mod servers;
+mod table;
+mod wrk;
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, ValueEnum};
+
+use crate::{servers::Servers, table::Table};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+#[derive(Parser)]
+pub(crate) struct Settings {
+    /// What is measured
+    #[arg(value_enum)]
+    question: Question,
+    /// How long each run lasts
+    #[arg(long, default_value_t = 8)]
+    seconds: u64,
+    /// How many connections ask
+    #[arg(long, default_value_t = 64)]
+    connections: u64,
+    /// How often each case is run
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// How many users there are where there are many
+    #[arg(long)]
+    users: Option<u64>,
+    /// Where the table goes, too
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Question {
+    /// Each level beside a bare server
+    Lookup,
+    /// A thousand users beside a million
+    Scale,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(&Settings::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("load: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(settings: &Settings) -> Result<()> {
+    wrk::check()?;
+    let folder = std::env::temp_dir().join(format!("tenantry-load-{}", std::process::id()));
+    fs::create_dir(&folder)?;
+    let servers = Servers::start(&folder).await?;
+    let measured = tokio::select! {
+        measured = measure(settings, &servers) => measured,
+        _ = tokio::signal::ctrl_c() => Err("stopped".into()),
+    };
+    servers.stop().await?;
+    fs::remove_dir_all(&folder)?;
+    let page = measured?.to_string();
+    print!("{page}");
+    if let Some(report) = &settings.report {
+        fs::write(report, page)?;
+    }
+    Ok(())
+}
+
+async fn measure(settings: &Settings, servers: &Servers) -> Result<Table> {
+    let (mut table, cases) = match settings.question {
+        Question::Lookup => cases::lookup(settings, servers).await?,
+        Question::Scale => cases::scale(settings, servers).await?,
+    };
+    for round in 1..=settings.rounds {
+        for (row, case) in cases.iter().enumerate() {
+            eprintln!("round {round} of {}: {}", settings.rounds, case.name);
+            let run = case.run(settings, servers, round, &table).await;
+            table.add(row, &case.name, run.map_err(|error| format!("{}: {error}", case.name))?);
+        }
+    }
+    Ok(table)
+}

@@ -1,0 +1,328 @@
+//! The program itself: processes of their own on a database and a Redis of their own, and clients that keep their
+//! connections. For tests that count what a process does, or take Redis away from it.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use reqwest::Method;
+use serde_json::Value;
+use tempfile::TempDir;
+use tenantry::dev::{Home, Server, redis, signal};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
+use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
+
+use crate::app::from_stack;
+
+/// A database with one seeded tenant, a Redis, and processes on both. All of it ends with the value.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
+    /// Everybody but the administrator, who is who asks.
+    pub(crate) users: Vec<Uuid>,
+    pub(crate) tenant: Uuid,
+    pub(crate) token: String,
+    /// A superuser in the database.
+    pub(crate) database: Client,
+    name: String,
+    settings: Vec<(&'static str, String)>,
+    redis: Option<Server>,
+    home: Home,
+    folder: TempDir,
+}
+
+/// A process of the API.
+pub(crate) struct Node {
+    pub(crate) address: SocketAddr,
+    metrics: SocketAddr,
+    child: Child,
+}
+
+/// What a client got.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// `X-Cache`.
+    pub(crate) level: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    pub(crate) fn contains(&self, text: &str) -> bool {
+        self.body.windows(text.len()).any(|part| part == text.as_bytes())
+    }
+
+    pub(crate) fn is_hit(&self) -> bool {
+        ["local", "redis"].contains(&self.level.as_str())
+    }
+}
+
+impl Cluster {
+    /// `nodes` processes with so many users, and settings that differ from the defaults.
+    pub(crate) async fn start(nodes: usize, users: usize, different: &[(&'static str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(&folder.path().join("home")).await.unwrap();
+        let redis = redis::start(&home).await.unwrap();
+        let name = format!("steady_{}", Uuid::now_v7().simple());
+        let copy = format!("create database {name} template tenantry_template");
+        connect("postgres").await.batch_execute(&copy).await.unwrap();
+        let mut settings = vec![
+            ("DATABASE_URL", in_database(&from_stack("TEST_DATABASE_URL"), &name)),
+            ("REDIS_URL", redis::url(&home)),
+            ("PUBLIC_URL", "http://tenantry.test".into()),
+            ("JWT_KEYS_DIR", folder.path().join("keys").display().to_string()),
+            ("RATE_LIMIT_IP", "off".into()),
+            ("RUST_LOG", "warn".into()),
+        ];
+        settings.extend(different.iter().map(|&(variable, value)| (variable, value.to_owned())));
+        let mut cluster = Self {
+            nodes: vec![],
+            users: vec![],
+            tenant: Uuid::nil(),
+            token: String::new(),
+            database: connect(&name).await,
+            name,
+            settings,
+            redis: Some(redis),
+            home,
+            folder,
+        };
+        cluster.run(&["seed", "--tenants", "1", "--users", &(users + 1).to_string()]);
+        for _ in 0..nodes {
+            cluster.add_node().await;
+        }
+        let rows =
+            cluster.database.query("select tenant_id, id, role from tenantry.users", &[]).await.unwrap();
+        cluster.tenant = rows[0].get("tenant_id");
+        let users = rows.iter().filter(|row| row.get::<_, &str>("role") == "user");
+        cluster.users = users.map(|row| row.get("id")).collect();
+        // The first node has made the keys.
+        let (tenant, email) = (cluster.tenant.to_string(), "admin@example.org");
+        cluster.token = cluster.run(&["token", "--tenant", &tenant, "--email", email]).trim().to_owned();
+        cluster
+    }
+
+    /// A command of the program, to its end.
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = self.command().args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tenantry"));
+        command.env_clear().envs(self.settings.iter().cloned()).current_dir("/").stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) async fn add_node(&mut self) {
+        let log = self.folder.path().join(format!("node-{}.log", self.nodes.len()));
+        // Somebody else may get a port between the look and the use; then the process ends and another is tried.
+        for _ in 0..10 {
+            let (address, metrics) = (free_address(), free_address());
+            let mut command = self.command();
+            command.arg("api").env("LISTEN", address.to_string()).env("METRICS_LISTEN", metrics.to_string());
+            command.stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
+            let mut node = Node { address, metrics, child: command.spawn().unwrap() };
+            if node.is_up().await {
+                self.nodes.push(node);
+                return;
+            }
+        }
+        panic!("no node starts: {}", std::fs::read_to_string(log).unwrap());
+    }
+
+    /// A connection to a node, as the administrator.
+    pub(crate) async fn client(&self, node: usize) -> Connection {
+        Connection::open(self.nodes[node].address, &self.token).await
+    }
+
+    /// How often a row was read by id, by all nodes, since the cluster began.
+    pub(crate) async fn reads_by_id(&self) -> i64 {
+        let sql = "select coalesce(sum(calls), 0)::bigint from pg_stat_statements s join pg_database d on d.oid = s.dbid
+                   where d.datname = $1 and query like '%tenantry.user_by_id(%'";
+        connect("postgres").await.query_one(sql, &[&self.name]).await.unwrap().get(0)
+    }
+
+    /// Another superuser's connection to the database.
+    pub(crate) async fn another_client(&self) -> Client {
+        connect(&self.name).await
+    }
+
+    pub(crate) fn redis_key(&self, user: Uuid) -> String {
+        // A cluster that nobody has failed over is on its first timeline.
+        format!("u:00000001:{}:{user}", self.tenant)
+    }
+
+    pub(crate) async fn redis(&self) -> deadpool_redis::redis::aio::MultiplexedConnection {
+        let client = deadpool_redis::redis::Client::open(redis::url(&self.home)).unwrap();
+        client.get_multiplexed_async_connection().await.unwrap()
+    }
+
+    /// Sends a signal to Redis.
+    pub(crate) fn signal_redis(&self, name: &str) {
+        signal(self.redis.as_ref().and_then(Server::pid).unwrap(), name);
+    }
+
+    /// kill -9.
+    pub(crate) async fn kill_redis(&mut self) {
+        self.signal_redis("KILL");
+        self.redis.take().unwrap().stop().await;
+    }
+
+    /// An empty one, which answers when this returns.
+    pub(crate) async fn start_redis(&mut self) {
+        self.redis = Some(redis::start(&self.home).await.unwrap());
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.nodes.clear();
+        if let Some(pid) = self.redis.as_ref().and_then(Server::pid) {
+            // It may be stopped, and would not hear anything else.
+            signal(pid, "KILL");
+        }
+    }
+}
+
+impl Node {
+    async fn is_up(&mut self) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(self.address).await.is_err()
+            || TcpStream::connect(self.metrics).await.is_err()
+        {
+            assert!(Instant::now() < deadline, "a node neither listens nor ends");
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        true
+    }
+
+    /// The sum of a metric over those of its labels that contain `labels`.
+    pub(crate) async fn metric(&self, name: &str, labels: &str) -> f64 {
+        let page =
+            reqwest::get(format!("http://{}/metrics", self.metrics)).await.unwrap().text().await.unwrap();
+        let values = page.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let (found, value) = rest.rsplit_once(' ')?;
+            let is_it = found.is_empty() || found.starts_with('{');
+            (is_it && found.contains(labels)).then(|| value.parse::<f64>().unwrap())
+        });
+        values.sum()
+    }
+
+    /// Waits until the process has nothing to do but wait, where that can be seen; not for long.
+    pub(crate) async fn is_idle(&self) {
+        let cpu = || {
+            std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))
+                .ok()
+                .map(|stat| stat.split(' ').skip(13).take(2).map(str::to_owned).collect::<Vec<_>>())
+        };
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let mut before = None;
+        while before != Some(cpu()) && Instant::now() < deadline {
+            before = Some(cpu());
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+
+    /// Resident memory, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let pid = self.child.id().to_string();
+        let output = Command::new("ps").args(["-o", "rss=", "-p", &pid]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // It has ended already if this fails.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client that keeps its connection, of one file descriptor and little more.
+pub(crate) struct Connection {
+    stream: BufReader<TcpStream>,
+    token: String,
+}
+
+impl Connection {
+    pub(crate) async fn open(address: SocketAddr, token: &str) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream: BufReader::with_capacity(2048, stream), token: token.to_owned() }
+    }
+
+    pub(crate) async fn get(&mut self, path: &str) -> Answer {
+        self.ask(Method::GET, path, "").await
+    }
+
+    pub(crate) async fn ask(&mut self, method: Method, path: &str, body: &str) -> Answer {
+        self.send(method, path, body).await;
+        self.answer().await
+    }
+
+    pub(crate) async fn look_up(&mut self, user: Uuid) -> Answer {
+        self.get(&format!("/api/v1/users/{user}")).await
+    }
+
+    pub(crate) async fn send(&mut self, method: Method, path: &str, body: &str) {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: tenantry.test\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            self.token,
+            body.len()
+        );
+        self.stream.write_all(request.as_bytes()).await.unwrap();
+    }
+
+    /// The answer to the oldest request that has none yet.
+    pub(crate) async fn answer(&mut self) -> Answer {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).await.unwrap();
+        let status = line.split(' ').nth(1).expect("an answer").parse().unwrap();
+        let (mut length, mut level) = (0, String::new());
+        loop {
+            line.clear();
+            self.stream.read_line(&mut line).await.unwrap();
+            match line.trim_end().split_once(": ") {
+                Some(("content-length", value)) => length = value.parse().unwrap(),
+                Some(("x-cache", value)) => value.clone_into(&mut level),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).await.unwrap();
+        Answer { status, level, body }
+    }
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn in_database(url: &str, name: &str) -> String {
+    url.replacen("/tenantry?", &format!("/{name}?"), 1)
+}
+
+async fn connect(database: &str) -> Client {
+    let url = in_database(&from_stack("TEST_DATABASE_SUPERUSER_URL"), database);
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
