@@ -25,6 +25,8 @@ mod floors;
 mod key;
 mod local;
 mod lookup;
+#[doc(hidden)]
+pub mod planted;
 mod pointer;
 mod read;
 mod redis;

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::{Inner, Key, Loaded, Pointer, Read, ReadError, budget::Budget, read::count};
+use crate::{Inner, Key, Loaded, Pointer, Read, ReadError, budget::Budget, planted, read::count};
 
 /// A look-up by something other than the id; [`Cache::look_up`](crate::Cache::look_up) makes it. All it asks of Redis
 /// shares one budget.
@@ -75,6 +75,7 @@ impl Lookup {
     pub async fn leads_to(mut self, id: Option<Uuid>) {
         let Some(redis) = &self.cache.redis else { return };
         let name = self.cache.era().pointer(&self.pointer);
+        planted::point("before-pointer").await;
         // A pointer that is not stored costs a miss, and one that is not removed is found to be wrong again.
         let _ = match (id, self.target) {
             (Some(id), target) if target != Some(id) => redis.point(&name, id, &mut self.budget).await,
