@@ -15,6 +15,8 @@ use crate::{
 
 /// Of the phase before: transactions that wait for its locks, connections that have to be made again.
 const SHADOW: Micros = SECOND;
+/// How long the service waits for a connection at least before it says 503.
+const WAIT: Micros = SECOND;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Rule {
@@ -152,7 +154,8 @@ fn writes(history: &History, findings: &mut Findings) {
     }
 }
 
-/// What is asked is always answered, unless PostgreSQL or the node is away.
+/// What is asked is always answered, unless PostgreSQL or the node is away, or it took as long as the service waits for a
+/// connection or a lock: so it is on a busy machine.
 fn failures(history: &History, findings: &mut Findings) {
     let unknown = history.writes.iter().filter_map(|write| match write.outcome {
         Outcome::Unknown(status) => Some((write.start, write.end, status, write.node, write.key, "a write")),
@@ -163,6 +166,7 @@ fn failures(history: &History, findings: &mut Findings) {
     for (start, end, status, node, key, what) in unknown.chain(reads) {
         let calm = |phase: &&Phase| phase.always_answers && phase.from + SHADOW <= start && end < phase.to;
         if status >= 500
+            && end - start < WAIT
             && let Some(phase) = history.phases.iter().find(calm)
         {
             let took = end - start;

@@ -234,6 +234,9 @@ fn errors_where_nothing_excuses_them() {
     assert_eq!(rules(&failed(0, 503)), []);
     assert_eq!(rules(&failed(30, 503)), []);
     assert_eq!(rules(&failed(25, 412)), []);
+    let mut waited = failed(25, 503);
+    waited.failures[0].end += SECOND;
+    assert_eq!(rules(&waited), [], "for a connection or a lock");
 }
 
 #[test]

@@ -32,6 +32,7 @@ use uuid::Uuid;
 use crate::{
     Result,
     history::{Clock, Committed, Effect, Event, FOREIGN, History, Micros, NO_KEY, SEEDED, Value},
+    mail,
     points::Points,
     process::{Parts, Process, send},
     proxy::Proxy,
@@ -94,6 +95,7 @@ impl Cluster {
 
         let program = program()?;
         let mut settings = settings(&home, folder);
+        settings.push(("SMTP_URL".into(), mail::start().await?));
         for setting in different {
             let (name, value) = setting.split_once('=').ok_or("--set takes NAME=VALUE")?;
             settings.push((name.to_owned(), value.to_owned()));
@@ -407,8 +409,6 @@ fn settings(home: &Home, folder: &Path) -> Vec<(String, String)> {
         ("JWT_KEYS_DIR", keys),
         ("ACCESS_TOKEN_TTL", "1d".into()),
         ("RATE_LIMIT_IP", "off".into()),
-        // Nobody listens there, and nothing is mailed: names need no verification.
-        ("SMTP_URL", "smtp://127.0.0.1:1".into()),
         ("RUST_LOG", "warn".into()),
     ];
     settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()

@@ -27,8 +27,10 @@ use crate::{
 pub(crate) const HOT: usize = 20;
 /// Users that the others are for, the first ones more often.
 pub(crate) const COLD: usize = 200;
-/// Clients of each node.
-const CLIENTS: usize = 10;
+/// Clients of each node. More would only wait for each other: two processors are enough for these.
+const CLIENTS: usize = 6;
+/// Of a client between two requests, in microseconds.
+const PAUSE: std::ops::Range<u64> = 0..30_000;
 /// Users made lately that are read, changed and deleted as well.
 const FRESH: usize = 12;
 /// At most so many keys: the newest versions have a place each.
@@ -159,7 +161,7 @@ impl User {
     async fn run(mut self, node: usize) -> History {
         let shared = self.shared.clone();
         while !shared.stop.load(Ordering::Relaxed) {
-            sleep(Duration::from_micros(self.rng.random_range(0..20_000))).await;
+            sleep(Duration::from_micros(self.rng.random_range(PAUSE))).await;
             shared.busy.fetch_add(1, Ordering::SeqCst);
             if !shared.pause.load(Ordering::SeqCst) {
                 let answered = match self.rng.random_range(0..100) {
@@ -208,9 +210,9 @@ impl User {
 
     async fn write(&mut self, node: usize) -> bool {
         let (key, outcome) = match self.rng.random_range(0..100) {
-            0..4 => return self.create(node).await,
-            4..7 => return self.delete(node).await,
-            7..15 => {
+            0..2 => return self.create(node).await,
+            2..4 => return self.delete(node).await,
+            4..12 => {
                 let key = self.pick();
                 let (value, outcome) = self.client.change(node, key, Change::Address, None).await;
                 if let (Outcome::Acknowledged(_), Some(address)) = (outcome, self.shared.addresses.get(key)) {
@@ -218,7 +220,7 @@ impl User {
                 }
                 (key, outcome)
             }
-            15..25 => {
+            12..25 => {
                 let key = self.pick();
                 let stale = i64::from(self.rng.random_bool(0.3));
                 let version = self.newest(key).map(|version| (version - stale).max(1));

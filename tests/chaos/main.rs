@@ -13,6 +13,7 @@ mod cluster;
 mod directed;
 mod history;
 mod load;
+mod mail;
 mod nemesis;
 mod points;
 mod process;

@@ -27,6 +27,7 @@ pub(crate) enum Fault {
     KillAtPoint,
     StopAtPoint,
     CutRedis,
+    CutBoth,
     SlowRedis,
     RestartRedis,
     FlushRedis,
@@ -55,7 +56,7 @@ const API_POINTS: [&str; 10] = [
 const WORKER_POINT: &str = "after-job";
 
 impl Fault {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::None,
         Self::KillApi,
         Self::KillWorker,
@@ -63,6 +64,7 @@ impl Fault {
         Self::KillAtPoint,
         Self::StopAtPoint,
         Self::CutRedis,
+        Self::CutBoth,
         Self::SlowRedis,
         Self::RestartRedis,
         Self::FlushRedis,
@@ -84,6 +86,7 @@ impl Fault {
             Self::KillAtPoint => "kill-at-point",
             Self::StopAtPoint => "stop-at-point",
             Self::CutRedis => "cut-redis",
+            Self::CutBoth => "cut-both",
             Self::SlowRedis => "slow-redis",
             Self::RestartRedis => "restart-redis",
             Self::FlushRedis => "flush-redis",
@@ -195,6 +198,7 @@ async fn strike(cluster: &Cluster, fault: Fault, rng: &mut StdRng) -> Result<()>
             at_point(cluster, process, effect, point, Action::Stop, millis(rng, 200, 4000)).await
         }
         Fault::CutRedis => cut_redis(cluster, rng).await,
+        Fault::CutBoth => cut_both(cluster, rng).await,
         Fault::SlowRedis => {
             let (time, slow) = (millis(rng, 300, 2000), Flow::Slow(Duration::from_millis(45)));
             let part = if rng.random_bool(0.5) { cluster.apis.len() } else { 1 };
@@ -344,6 +348,25 @@ async fn cut_redis(cluster: &Cluster, rng: &mut StdRng) -> Result<()> {
     let what = format!("{} cut off from Redis ({how}, {flow:?}) for {time:?}", names.join(", "));
     let links = cut.iter().map(|process| &process.redis).collect();
     cluster.during(what, Effect::Nothing, bend(links, link, time)).await
+}
+
+/// One node and the workers are cut off from Redis, another node from PostgreSQL: it cannot follow the feed, and still
+/// reads in Redis what nobody could remove.
+async fn cut_both(cluster: &Cluster, rng: &mut StdRng) -> Result<()> {
+    let (time, writer) = (millis(rng, 500, 3000), rng.random_range(0..cluster.apis.len()));
+    let reader = (writer + rng.random_range(1..cluster.apis.len())) % cluster.apis.len();
+    let (writes, reads) = (&cluster.apis[writer], &cluster.apis[reader]);
+    let what = format!(
+        "{} and the workers cut off from Redis, {} from PostgreSQL, for {time:?}",
+        writes.name, reads.name
+    );
+    let redis = cluster.workers.iter().chain([writes]).map(|process| &process.redis).collect();
+    let both = async {
+        let held = Link { requests: Flow::Held, answers: Flow::Held };
+        let (one, other) = (bend(redis, Link::LOST, time), bend(vec![&reads.postgres], held, time));
+        tokio::try_join!(one, other).map(drop)
+    };
+    cluster.during(what, Effect::NodeAway(reader), both).await
 }
 
 async fn bend(proxies: Vec<&Proxy>, link: Link, time: Duration) -> Result<()> {
