@@ -83,10 +83,10 @@ pub(crate) fn check(history: &History) -> Findings {
     ledger(history, &mut findings);
     writes(history, &mut findings);
     failures(history, &mut findings);
-    nobodies(history, &mut findings);
+    let deletions = deletions(history);
+    nobodies(history, &deletions, &mut findings);
     let acknowledged = Acknowledged::of(history);
     let bounds = Bounds::of(history);
-    let deletions = deletions(history);
     for (place, read) in history.reads.iter().enumerate() {
         let known = read.version != GONE || gone(history, read, &deletions, &mut findings);
         let staleness = if known {
@@ -197,26 +197,29 @@ fn gone(history: &History, read: &Read, deletions: &HashMap<usize, Micros>, find
     false
 }
 
-/// An address is nobody's only where nobody had it all the time.
-fn nobodies(history: &History, findings: &mut Findings) {
-    let mut given = HashMap::new();
-    let mut taken: HashMap<usize, Vec<Micros>> = HashMap::new();
-    for write in &history.writes {
-        if write.change != Change::Name {
-            taken.entry(write.key).or_default().push(write.start);
-        }
-        if matches!(write.change, Change::Address | Change::Create)
-            && matches!(write.outcome, Outcome::Acknowledged(_))
-        {
-            given.insert(write.value, (write.key, write.start, write.end));
-        }
-    }
+/// An address is nobody's only where nobody had it all the time: from the acknowledgement of the version that gave it until
+/// somebody began to take it away.
+fn nobodies(history: &History, deletions: &HashMap<usize, Micros>, findings: &mut Findings) {
+    let began: HashMap<Value, Micros> =
+        history.writes.iter().map(|write| (write.value, write.start)).collect();
+    let given: HashMap<Value, _> = history
+        .writes
+        .iter()
+        .filter(|write| matches!(write.change, Change::Address | Change::Create))
+        .filter_map(|write| match write.outcome {
+            Outcome::Acknowledged(version) => Some((write.value, (write.key, version, write.end))),
+            _ => None,
+        })
+        .collect();
     for nobody in &history.nobodies {
-        let Some(&(key, given_from, given_at)) = given.get(&nobody.address) else { continue };
-        // Any later change of its address may have taken it away.
-        let taken = taken[&key].iter().any(|start| *start > given_from && *start <= nobody.end);
-        if given_at < nobody.start && !taken {
-            let detail = format!("404: {nobody:?}, but key {key} has had the address since {given_at}");
+        let Some(&(key, version, at)) = given.get(&nobody.address) else { continue };
+        let Some(versions) = history.ledger.get(key) else { continue };
+        let next = versions
+            .iter()
+            .find(|one| one.version > version && (one.deleted || one.address != nobody.address))
+            .and_then(|one| if one.deleted { deletions.get(&key) } else { began.get(&one.value) });
+        if at < nobody.start && next.is_none_or(|taken| *taken > nobody.end) {
+            let detail = format!("404: {nobody:?}, but key {key} has had the address since {at}");
             findings.violation(Rule::Missing, nobody.start, detail);
         }
     }

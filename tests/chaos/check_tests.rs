@@ -356,10 +356,17 @@ fn an_address_that_somebody_has_is_found() {
     };
     assert_eq!(rules(&nobody(21)), [Rule::Missing]);
     assert_eq!(rules(&nobody(19)), [], "before it was given");
+    // Its answer was lost.
     let mut taken = nobody(26);
-    taken.writes.push(Write { change: Change::Address, outcome: Outcome::Unknown(503), ..write(3, 4, 25) });
-    taken.phases.clear();
-    assert_eq!(rules(&taken), [], "perhaps taken away again");
+    taken.writes.push(Write { change: Change::Address, outcome: Outcome::Unknown(0), ..write(3, 4, 25) });
+    taken.ledger[0].push(Committed { address: 3, ..committed(4, 3) });
+    taken.rows[0] = taken.ledger[0][3].clone();
+    assert_eq!(rules(&taken), [], "taken away again");
+    // One that began before and came later.
+    taken.writes[2].start = 19 * SECOND;
+    assert_eq!(rules(&taken), []);
+    taken.writes[2].start = 27 * SECOND;
+    assert_eq!(rules(&taken), [Rule::Missing]);
 }
 
 #[test]
