@@ -1,7 +1,7 @@
 # The two commands are `make dev` and `make test`; both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint audit openapi load load-large chaos clean
+.PHONY: help dev test lint audit openapi load load-large chaos planted clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-11s%s\n", $$1, $$2 }'
@@ -15,6 +15,7 @@ test: ## every check and every test, on servers of its own
 lint: ## formatting and clippy
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --example tenantry-planted --features tenantry/planted -- -D warnings
 
 audit: ## known vulnerabilities in the dependencies (needs the network and cargo-deny)
 	@command -v cargo-deny >/dev/null || { echo 'missing: cargo-deny; run: cargo install cargo-deny --locked' >&2; exit 1; }
@@ -32,9 +33,11 @@ load-large: ## look-ups with a million users beside a thousand (the same)
 	cargo build --release --workspace --bin tenantry --example bare --example load
 	target/release/examples/load scale --report loadtests/scale.txt $(ARGS)
 
-chaos: ## kills, freezes and empties what runs for a minute, and judges every answer (ARGS="--seed 1")
-	cargo build --bin tenantry
-	cargo run --example chaos -- --seconds 60 $(ARGS)
+chaos: ## kills, stops and cuts off what runs for a minute, and judges every answer (ARGS="--seed 1")
+	@scripts/chaos --seconds 60 $(ARGS)
+
+planted: ## bugs in the real code that the history checker must find, each in five runs (ARGS="--runs 1")
+	@scripts/chaos --planted all $(ARGS)
 
 clean: ## removes what was built, and the private servers' data
 	cargo clean

@@ -6,7 +6,7 @@ mod dev;
 mod seed;
 mod token;
 
-use std::{error::Error, io::IsTerminal};
+use std::{error::Error, io::IsTerminal, process::ExitCode};
 
 use clap::{
     CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
@@ -74,6 +74,32 @@ enum Format {
 }
 
 pub(crate) type Result = std::result::Result<(), Box<dyn Error>>;
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    // Before the arguments are read, since variables stand in for flags.
+    if let Err(error) = dotenvy::dotenv()
+        && !error.not_found()
+    {
+        eprintln!("tenantry: .env cannot be read: {error}");
+        return ExitCode::FAILURE;
+    }
+    let cli = Cli::read();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("tenantry: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(cli.run()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tenantry: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 impl Cli {
     /// Reads flags and variables; what is wrong ends the program and says so. A variable that is empty is as one that is

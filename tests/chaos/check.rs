@@ -5,20 +5,18 @@ use std::{
     fmt,
 };
 
-use crate::history::{Effect, History, Micros, Outcome, Phase, Read, SECOND, Version};
+use crate::{
+    bounds::{Bounds, Deadline, LOCAL, Reason, SLACK},
+    history::{
+        Change, Effect, GONE, History, Level, Micros, NO_KEY, Outcome, Phase, Read, SECOND, Value, Version,
+    },
+    load::shows,
+};
 
-/// How long a process may serve an entry of its own after another one wrote the row.
-const LOCAL: Micros = SECOND;
-/// How long until the feed has told every node, where Redis could not.
-const FEED: Micros = SECOND / 4;
-/// For the clock itself.
-const SLACK: Micros = SECOND / 20;
-/// For a look at the feed to be taken on a busy machine.
-const FEED_SLACK: Micros = SECOND / 4;
-/// Until the job has placed a floor anew that Redis has forgotten in the middle of a write.
-const JOB: Micros = 3 * SECOND;
-/// Of the phase before: transactions that wait for its locks.
+/// Of the phase before: transactions that wait for its locks, connections that have to be made again.
 const SHADOW: Micros = SECOND;
+/// How long the service waits for a connection at least before it says 503.
+const WAIT: Micros = SECOND;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Rule {
@@ -38,25 +36,22 @@ pub(crate) enum Rule {
     MinVersion,
     /// Older than the bound allows.
     Stale,
+    /// Older than Redis and the database may answer.
+    StalePastLocal,
+    /// A write took effect though the version in its `If-Match` was no longer the current one.
+    IfMatch,
+    /// A user was found by an address that is not theirs.
+    WrongAddress,
     /// Not the row, after everything was healed.
     Converged,
-    /// A user who exists was not found.
+    /// Redis did not answer where nothing kept it from that.
+    Cold,
+    /// A user who exists was not found, or one was found who was no more.
     Missing,
     /// 500 or more where neither PostgreSQL nor the node was away.
     Unavailable,
     /// A process ended that nobody had killed.
     Exit,
-}
-
-/// Why a read may be older than `LOCAL` allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Reason {
-    /// The writer could not place the floor; the feed told the node (G2b).
-    ByFeed,
-    /// The same, and the node could not follow the feed (G3).
-    FeedAway,
-    /// Redis forgot the floor in the middle of the write; the job placed it again.
-    RedisForgot,
 }
 
 #[derive(Clone, Debug)]
@@ -70,7 +65,7 @@ pub(crate) struct Violation {
 pub(crate) struct Findings {
     /// In the order of time.
     pub(crate) violations: Vec<Violation>,
-    /// For each read how long before its start the oldest newer write had been acknowledged; 0: there was none.
+    /// For each read how long before its start somebody was told of a newer version; 0: nobody was.
     pub(crate) staleness: Vec<Micros>,
     /// Reads that a reason excused, by their place.
     pub(crate) excused: Vec<(usize, Reason)>,
@@ -88,21 +83,25 @@ pub(crate) fn check(history: &History) -> Findings {
     ledger(history, &mut findings);
     writes(history, &mut findings);
     failures(history, &mut findings);
+    let deletions = deletions(history);
+    nobodies(history, &deletions, &mut findings);
     let acknowledged = Acknowledged::of(history);
-    let deadlines = Deadlines::of(history);
+    let bounds = Bounds::of(history);
     for (place, read) in history.reads.iter().enumerate() {
-        one_value(history, read, &mut findings);
-        least_version(read, &acknowledged, &mut findings);
-        let staleness = staleness(place, read, history, &deadlines, &mut findings);
+        let known = read.version != GONE || gone(history, read, &deletions, &mut findings);
+        let staleness = if known {
+            // A 404 shows the last version.
+            let version = history.deletion(read.key).filter(|_| read.version == GONE).unwrap_or(read.version);
+            let read = &Read { version, ..read.clone() };
+            one_value(history, read, &mut findings);
+            least_version(read, &acknowledged, &mut findings);
+            staleness(place, read, history, &bounds, &mut findings)
+        } else {
+            0
+        };
         findings.staleness.push(staleness);
     }
-    for read in &history.finals {
-        let row = history.rows[read.key];
-        if (read.version, read.value) != row {
-            let detail = format!("{read:?}, but the row is {row:?}");
-            findings.violation(Rule::Converged, read.start, detail);
-        }
-    }
+    healed(history, &mut findings);
     for (at, exit) in &history.exits {
         findings.violation(Rule::Exit, *at, exit.clone());
     }
@@ -110,16 +109,19 @@ pub(crate) fn check(history: &History) -> Findings {
     findings
 }
 
-/// Versions go up by one, and the last is the row.
+/// Versions go up by one, the last is the row, and nothing comes after a deletion.
 fn ledger(history: &History, findings: &mut Findings) {
     for (key, versions) in history.ledger.iter().enumerate() {
         for pair in versions.windows(2) {
-            if pair[1].version != pair[0].version + 1 {
+            if pair[1].version != pair[0].version + 1 || pair[0].deleted {
                 findings.violation(Rule::Ledger, 0, format!("key {key}: {:?} after {:?}", pair[1], pair[0]));
             }
         }
-        let (last, row) = (versions.last().map(|last| (last.version, last.value)), history.rows[key]);
-        if last != Some(row) {
+        let (last, row) = (versions.last(), &history.rows[key]);
+        let same = last.is_some_and(|last| {
+            (last.version, last.value, last.deleted) == (row.version, row.value, row.deleted)
+        });
+        if !same {
             findings.violation(Rule::Ledger, 0, format!("key {key}: {last:?} was last, the row is {row:?}"));
         }
     }
@@ -127,65 +129,136 @@ fn ledger(history: &History, findings: &mut Findings) {
 
 /// What was acknowledged is there, what was refused is not.
 fn writes(history: &History, findings: &mut Findings) {
-    let made: HashMap<_, _> = history
-        .ledger
-        .iter()
-        .enumerate()
-        .flat_map(|(key, versions)| versions.iter().map(move |one| ((key, one.value), one.version)))
-        .collect();
+    // A deletion leaves the name, so the first version with it is the one that made it.
+    let mut made: HashMap<Value, (usize, Version)> = HashMap::new();
+    for (key, versions) in history.ledger.iter().enumerate() {
+        for one in versions {
+            made.entry(one.value).or_insert((key, one.version));
+        }
+    }
     for write in &history.writes {
-        let made = made.get(&(write.key, write.value)).copied();
+        let made = match write.change {
+            Change::Delete => history.deletion(write.key).map(|_| (write.key, GONE)),
+            _ => made.get(&write.value).copied(),
+        };
         let rule = match write.outcome {
-            Outcome::Acknowledged(version) if made != Some(version) => Rule::LostWrite,
-            Outcome::Refused(_) if made.is_some() => Rule::RefusedWrite,
+            Outcome::Acknowledged(version) if made != Some((write.key, version)) => Rule::LostWrite,
+            Outcome::Acknowledged(version) if write.if_match.is_some_and(|seen| seen + 1 != version) => {
+                Rule::IfMatch
+            }
+            // Whether this deletion or another one took effect, nobody can tell.
+            Outcome::Refused(_) if made.is_some() && write.change != Change::Delete => Rule::RefusedWrite,
             _ => continue,
         };
         findings.violation(rule, write.end, format!("{write:?}, but the database made it {made:?}"));
     }
 }
 
-/// Users are always there, and always answered for unless PostgreSQL or the node is away.
+/// What is asked is always answered, unless PostgreSQL or the node is away, or it took as long as the service waits for a
+/// connection or a lock: so it is on a busy machine.
 fn failures(history: &History, findings: &mut Findings) {
     let unknown = history.writes.iter().filter_map(|write| match write.outcome {
-        Outcome::Unknown(status) => Some((write.start, write.end, status, write.node, write.key, "PATCH")),
+        Outcome::Unknown(status) => Some((write.start, write.end, status, write.node, write.key, "a write")),
         _ => None,
     });
     let reads = history.failures.iter();
-    let reads = reads.map(|one| (one.start, one.end, one.status, one.node, one.key, "GET"));
-    for (start, end, status, node, key, method) in unknown.chain(reads) {
-        let detail = format!("{status} to {method} of key {key} on node {node} after {} us", end - start);
+    let reads = reads.map(|one| (one.start, one.end, one.status, one.node, one.key, "a look-up"));
+    for (start, end, status, node, key, what) in unknown.chain(reads) {
         let calm = |phase: &&Phase| phase.always_answers && phase.from + SHADOW <= start && end < phase.to;
-        if status == 404 {
-            findings.violation(Rule::Missing, start, detail);
-        } else if status >= 500
+        if status >= 500
+            && end - start < WAIT
             && let Some(phase) = history.phases.iter().find(calm)
         {
-            findings.violation(Rule::Unavailable, start, format!("{detail} in phase {}", phase.name));
+            let took = end - start;
+            let detail =
+                format!("{status} to {what} of key {key} on node {node} after {took} us in {}", phase.name);
+            findings.violation(Rule::Unavailable, start, detail);
         }
     }
 }
 
-/// A read shows a version that was committed, with the value that was committed.
+/// By key: when the first attempt to delete it began.
+fn deletions(history: &History) -> HashMap<usize, Micros> {
+    let mut first: HashMap<_, Micros> = HashMap::new();
+    for write in history.writes.iter().filter(|write| write.change == Change::Delete) {
+        let start = first.entry(write.key).or_insert(write.start);
+        *start = write.start.min(*start);
+    }
+    first
+}
+
+/// Whether a 404 is right: the user was deleted, and somebody had begun to.
+fn gone(history: &History, read: &Read, deletions: &HashMap<usize, Micros>, findings: &mut Findings) -> bool {
+    let begun = deletions.get(&read.key).is_some_and(|start| *start <= read.end);
+    if begun && history.deletion(read.key).is_some() {
+        return true;
+    }
+    findings.violation(Rule::Missing, read.start, format!("404: {read:?}"));
+    false
+}
+
+/// An address is nobody's only where nobody had it all the time: from the acknowledgement of the version that gave it until
+/// somebody began to take it away.
+fn nobodies(history: &History, deletions: &HashMap<usize, Micros>, findings: &mut Findings) {
+    let began: HashMap<Value, Micros> =
+        history.writes.iter().map(|write| (write.value, write.start)).collect();
+    let given: HashMap<Value, _> = history
+        .writes
+        .iter()
+        .filter(|write| matches!(write.change, Change::Address | Change::Create))
+        .filter_map(|write| match write.outcome {
+            Outcome::Acknowledged(version) => Some((write.value, (write.key, version, write.end))),
+            _ => None,
+        })
+        .collect();
+    for nobody in &history.nobodies {
+        let Some(&(key, version, at)) = given.get(&nobody.address) else { continue };
+        let Some(versions) = history.ledger.get(key) else { continue };
+        let next = versions
+            .iter()
+            .find(|one| one.version > version && (one.deleted || one.address != nobody.address))
+            .and_then(|one| if one.deleted { deletions.get(&key) } else { began.get(&one.value) });
+        if at < nobody.start && next.is_none_or(|taken| *taken > nobody.end) {
+            let detail = format!("404: {nobody:?}, but key {key} has had the address since {at}");
+            findings.violation(Rule::Missing, nobody.start, detail);
+        }
+    }
+}
+
+/// A healed and quiet node shows every row, and Redis helps.
+fn healed(history: &History, findings: &mut Findings) {
+    for one in &history.healed {
+        if !one.read.as_ref().is_some_and(|read| shows(read, one.row)) {
+            findings.violation(Rule::Converged, one.at, format!("{one:?}"));
+        }
+    }
+    for event in &history.events {
+        let Effect::Warm(key) = event.effect else { continue };
+        let within = |read: &&Read| read.key == key && event.from <= read.start && read.end <= event.to;
+        if !history.reads.iter().filter(within).any(|read| read.level == Level::Redis) {
+            let detail = format!("Redis answered no look-up of key {key} until {} us", event.to);
+            findings.violation(Rule::Cold, event.from, detail);
+        }
+    }
+}
+
+/// A read shows a version that was committed, with the value that was committed, and by its own address.
 fn one_value(history: &History, read: &Read, findings: &mut Findings) {
-    let versions = &history.ledger[read.key];
+    let versions = history.ledger.get(read.key).map_or(&[][..], Vec::as_slice);
     let found = versions.binary_search_by_key(&read.version, |one| one.version);
-    match found.map(|place| &versions[place]) {
-        Err(_) => {
-            let last = versions.last();
-            findings.violation(
-                Rule::Uncommitted,
-                read.end,
-                format!("{read:?}, but the last committed is {last:?}"),
-            );
-        }
-        Ok(committed) if committed.value != read.value || read.body_version != read.version => {
-            findings.violation(
-                Rule::OneValue,
-                read.end,
-                format!("{read:?}, but committed was {committed:?}"),
-            );
-        }
-        Ok(_) => {}
+    let Some(committed) = found.ok().map(|place| &versions[place]) else {
+        let detail = format!("{read:?}, but the last committed is {:?}", versions.last());
+        return findings.violation(Rule::Uncommitted, read.end, detail);
+    };
+    let shown = (read.version, read.value, read.address);
+    if !committed.deleted && (shown != (read.body_version, committed.value, committed.address)) {
+        let detail = format!("{read:?}, but committed was {committed:?}");
+        findings.violation(Rule::OneValue, read.end, detail);
+    } else if committed.deleted && read.body_version != GONE {
+        findings.violation(Rule::Missing, read.end, format!("{read:?}, but that is a deletion"));
+    }
+    if read.asked.is_some_and(|asked| asked != read.address) {
+        findings.violation(Rule::WrongAddress, read.end, format!("{read:?}"));
     }
 }
 
@@ -212,8 +285,10 @@ struct Acknowledged(HashMap<(usize, usize, u32), BTreeMap<Micros, Version>>);
 impl Acknowledged {
     fn of(history: &History) -> Self {
         let mut all: HashMap<_, BTreeMap<_, _>> = HashMap::new();
-        for write in &history.writes {
+        for write in history.writes.iter().filter(|write| write.key != NO_KEY) {
             if let (Outcome::Acknowledged(version), Some(run)) = (write.outcome, write.run) {
+                let version =
+                    if version == GONE { history.deletion(write.key).unwrap_or(0) } else { version };
                 let newest: &mut Version =
                     all.entry((write.key, write.node, run)).or_default().entry(write.end).or_default();
                 *newest = version.max(*newest);
@@ -235,119 +310,49 @@ impl Acknowledged {
     }
 }
 
-/// Measures how far a read is behind, and compares that with the bound.
+/// Measures how far a read is behind, and compares that with the bounds.
 fn staleness(
     place: usize,
     read: &Read,
     history: &History,
-    deadlines: &Deadlines,
+    bounds: &Bounds,
     findings: &mut Findings,
 ) -> Micros {
-    let Some(newer) = deadlines.after(read.key, read.version) else { return 0 };
-    let staleness = read.start.saturating_sub(newer.acknowledged);
-    let (deadline, reason, version) = newer.until[read.node];
-    if read.start > deadline {
+    let Some(newer) = bounds.after(read.key, read.version) else { return 0 };
+    let staleness = read.start.saturating_sub(newer.known);
+    let until = newer.until[read.node];
+    let past_local = matches!(read.level, Level::Redis | Level::Miss) && !stood_still(history, read);
+    let late = |rule: Rule, bound: Deadline, findings: &mut Findings| {
         let write = history
             .writes
             .iter()
-            .find(|write| write.key == read.key && write.outcome == Outcome::Acknowledged(version));
+            .find(|write| write.key == read.key && write.outcome == Outcome::Acknowledged(bound.version));
         let detail = format!(
-            "{staleness} us after the oldest newer write was acknowledged, and {} us past the bound of version \
-             {version} ({reason:?}): {read:?}; {write:?}",
-            read.start - deadline
+            "{staleness} us after somebody was told of a newer version, and {} us past the bound of version {} \
+             ({:?}): {read:?}; {write:?}",
+            read.start - bound.at,
+            bound.version,
+            bound.reason
         );
-        findings.violation(Rule::Stale, read.start, detail);
+        findings.violation(rule, read.start, detail);
+    };
+    if read.start > until.at {
+        late(Rule::Stale, until, findings);
+    } else if past_local && read.start > newer.past_local.at {
+        late(Rule::StalePastLocal, newer.past_local, findings);
     } else if staleness > LOCAL + SLACK
-        && let Some(reason) = reason
+        && let Some(reason) = until.reason
     {
         findings.excused.push((place, reason));
     }
     staleness
 }
 
-/// By key and version: until when an older one may be read.
-struct Deadlines(Vec<Newer>, Vec<(Version, usize, usize)>);
-
-/// What the acknowledgements of a version and of all newer ones say.
-#[derive(Clone, Debug)]
-struct Newer {
-    /// The first of them.
-    acknowledged: Micros,
-    /// By node: the earliest deadline, why it is not earlier, and the version whose deadline it is.
-    until: Vec<(Micros, Option<Reason>, Version)>,
-}
-
-impl Deadlines {
-    fn of(history: &History) -> Self {
-        let never = Newer { acknowledged: Micros::MAX, until: vec![(Micros::MAX, None, 0); history.nodes] };
-        let mut acknowledged: HashMap<_, _> = HashMap::new();
-        for write in &history.writes {
-            if let Outcome::Acknowledged(version) = write.outcome {
-                acknowledged.insert((write.key, version), (write.start, write.end));
-            }
-        }
-        let (mut all, mut keys) = (vec![], vec![]);
-        for (key, versions) in history.ledger.iter().enumerate() {
-            let first = versions.first().map_or(0, |first| first.version);
-            keys.push((first, all.len(), versions.len()));
-            let mut newer = never.clone();
-            let mut backwards = vec![];
-            for one in versions.iter().rev() {
-                if let Some(&(start, end)) = acknowledged.get(&(key, one.version)) {
-                    newer.acknowledged = newer.acknowledged.min(end);
-                    for (node, until) in newer.until.iter_mut().enumerate() {
-                        let (deadline, reason) = deadline(history, node, start, end, one.by_feed);
-                        if deadline < until.0 {
-                            *until = (deadline, reason, one.version);
-                        }
-                    }
-                }
-                backwards.push(newer.clone());
-            }
-            all.extend(backwards.into_iter().rev());
-        }
-        Self(all, keys)
-    }
-
-    /// What is known of the versions after `version`.
-    fn after(&self, key: usize, version: Version) -> Option<&Newer> {
-        let (first, from, count) = self.1[key];
-        let place = usize::try_from(version + 1 - first).ok().filter(|place| *place < count)?;
-        self.0.get(from + place).filter(|newer| newer.acknowledged < Micros::MAX)
-    }
-}
-
-/// Until when `node` may show something older than a write that took from `start` to its acknowledgement at `end`.
-fn deadline(
-    history: &History,
-    node: usize,
-    start: Micros,
-    end: Micros,
-    by_feed: bool,
-) -> (Micros, Option<Reason>) {
-    let (mut deadline, mut reason) = (end + LOCAL + SLACK, None);
-    if by_feed {
-        (deadline, reason) = (end + FEED + LOCAL + FEED_SLACK, Some(Reason::ByFeed));
-        for event in &history.events {
-            let away = event.effect == Effect::FeedAway || event.effect == Effect::NodeAway(node);
-            // Each one that begins before the feed must have been looked at puts that off.
-            if away && event.from <= deadline && event.to >= start {
-                let put_off = event.to + FEED + LOCAL + FEED_SLACK;
-                if put_off > deadline {
-                    (deadline, reason) = (put_off, Some(Reason::FeedAway));
-                }
-            }
-        }
-    }
-    for event in &history.events {
-        if event.effect == Effect::RedisForgets && event.from <= end && event.to >= start {
-            let until = event.to.max(end) + JOB + LOCAL + SLACK;
-            if until > deadline {
-                (deadline, reason) = (until, Some(Reason::RedisForgot));
-            }
-        }
-    }
-    (deadline, reason)
+/// Whether the node was frozen during a read: a thread may have been stopped between the clock and the answer.
+fn stood_still(history: &History, read: &Read) -> bool {
+    history.events.iter().any(|event| {
+        event.effect == Effect::NodeAway(read.node) && event.from <= read.end && event.to >= read.start
+    })
 }
 
 impl fmt::Display for Rule {
@@ -361,6 +366,10 @@ impl fmt::Display for Rule {
             Self::ReadYourWrites => "read-your-writes",
             Self::MinVersion => "X-Min-Version",
             Self::Stale => "staleness",
+            Self::StalePastLocal => "staleness past the process",
+            Self::IfMatch => "If-Match",
+            Self::WrongAddress => "address",
+            Self::Cold => "cold",
             Self::Converged => "convergence",
             Self::Missing => "user not found",
             Self::Unavailable => "availability",

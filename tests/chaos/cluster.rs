@@ -6,9 +6,14 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{
+        RwLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
+use futures_util::future::try_join_all;
 use rand::Rng;
 use tenantry::{
     dev::{Home, Server, postgres, redis},
@@ -26,38 +31,58 @@ use uuid::Uuid;
 
 use crate::{
     Result,
-    history::{Clock, Committed, Effect, Event, FOREIGN, History, Micros, SEEDED, Value},
-    process::{Process, send},
+    history::{Clock, Committed, Effect, Event, FOREIGN, History, Micros, NO_KEY, SEEDED, Value},
+    mail,
+    points::Points,
+    process::{Parts, Process, send},
+    proxy::Proxy,
 };
 
 /// Of the folder of a run, before the number of its process.
 const PREFIX: &str = "tenantry-chaos-";
-const APIS: usize = 3;
+pub(crate) const APIS: usize = 3;
 const WORKERS: usize = 2;
 
 /// Notes every version of every user in the transaction that makes it: what the readers' answers are compared with.
 const LEDGER: &str = "
     create schema chaos;
-    create table chaos.ledger (user_id uuid not null, version bigint not null, name text not null);
-    create function chaos.note() returns trigger language plpgsql security definer as $$
-      begin insert into chaos.ledger values (new.id, new.version, new.name); return null; end $$;
+    create table chaos.ledger (user_id uuid, version bigint, name text, email text, deleted boolean);
+    create function chaos.note() returns trigger language plpgsql security definer as $$ begin
+      insert into chaos.ledger values (new.id, new.version, new.name, new.email, new.deleted_at is not null);
+      return null; end $$;
     create trigger chaos_note after insert or update on tenantry.users
       for each row execute function chaos.note();
-    insert into chaos.ledger select id, version, name from tenantry.users;
+    insert into chaos.ledger select id, version, name, email, false from tenantry.users;
 ";
 
 pub(crate) struct Cluster {
     pub(crate) clock: Clock,
     pub(crate) apis: Vec<Process>,
     pub(crate) workers: Vec<Process>,
-    /// The users that are read and written; a key is a place in this list.
-    pub(crate) users: Vec<Uuid>,
     pub(crate) token: String,
+    /// The users that are read and written; a key is a place in this list, for ever.
+    users: RwLock<Users>,
+    next_value: AtomicU32,
     events: std::sync::Mutex<Vec<Event>>,
     exits: std::sync::Mutex<Vec<(Micros, String)>>,
     home: Home,
     postgres: Mutex<Option<Server>>,
     redis: Mutex<Option<Server>>,
+}
+
+#[derive(Default)]
+struct Users {
+    ids: Vec<Uuid>,
+    keys: HashMap<Uuid, usize>,
+}
+
+impl Users {
+    fn key_of(&mut self, id: Uuid) -> usize {
+        *self.keys.entry(id).or_insert_with(|| {
+            self.ids.push(id);
+            self.ids.len() - 1
+        })
+    }
 }
 
 impl Cluster {
@@ -70,6 +95,7 @@ impl Cluster {
 
         let program = program()?;
         let mut settings = settings(&home, folder);
+        settings.push(("SMTP_URL".into(), mail::start().await?));
         for setting in different {
             let (name, value) = setting.split_once('=').ok_or("--set takes NAME=VALUE")?;
             settings.push((name.to_owned(), value.to_owned()));
@@ -82,24 +108,37 @@ impl Cluster {
             .await?
             .try_get(0)?;
         let sql = "select id from tenantry.users where email like 'user%@example.org' order by email";
-        let rows = database.query(sql, &[]).await?;
-        let users = rows.iter().map(|row| row.try_get(0)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let mut users = Users::default();
+        for row in database.query(sql, &[]).await? {
+            users.key_of(row.try_get(0)?);
+        }
         database.batch_execute(LEDGER).await?;
 
-        let process = |name: String, command, address| {
-            Process::new(name, command, address, program.clone(), settings.clone(), logs)
+        let process = |name: String, address| -> Result<Process> {
+            let own = folder.join(&name);
+            fs::create_dir(&own)?;
+            let (redis_socket, mut settings) = (own.join("redis.sock"), settings.clone());
+            let postgres = Proxy::start(&own.join(SOCKET), socket_folder(&home)?.join(SOCKET))?;
+            let redis = Proxy::start(&redis_socket, redis_path(&home))?;
+            let app_url = format!("postgresql://tenantry@/tenantry?host={}", own.display());
+            settings.push(("DATABASE_URL".into(), app_url));
+            settings.push(("REDIS_URL".into(), format!("redis+unix://{}", redis_socket.display())));
+            let points = Points::new(own.join("points"))?;
+            let program = &program;
+            Ok(Process::new(Parts { name, address, program, settings, logs, points, redis, postgres }))
         };
         let mut apis = vec![];
         for n in 0..APIS {
-            apis.push(process(format!("api-{n}"), "api", Some(free_address()?)));
+            apis.push(process(format!("api-{n}"), Some(free_address()?))?);
         }
-        let workers = (0..WORKERS).map(|n| process(format!("worker-{n}"), "worker", None)).collect();
+        let workers = (0..WORKERS).map(|n| process(format!("worker-{n}"), None)).collect::<Result<_>>()?;
         let mut cluster = Self {
             clock: Clock::start(),
             apis,
             workers,
-            users,
             token: String::new(),
+            users: RwLock::new(users),
+            next_value: AtomicU32::new(1),
             events: std::sync::Mutex::default(),
             exits: std::sync::Mutex::default(),
             home,
@@ -113,6 +152,24 @@ impl Cluster {
         let arguments = ["token", "--tenant", &tenant, "--email", "admin@example.org"];
         cluster.token = tenantry(&program, &settings, &arguments).await?.trim().to_owned();
         Ok(cluster)
+    }
+
+    /// The key of a user; a user not seen before gets a new one.
+    pub(crate) fn key_of(&self, id: Uuid) -> usize {
+        self.users.write().map_or(NO_KEY, |mut users| users.key_of(id))
+    }
+
+    pub(crate) fn id(&self, key: usize) -> Uuid {
+        self.users.read().ok().and_then(|users| users.ids.get(key).copied()).unwrap_or_default()
+    }
+
+    pub(crate) fn keys(&self) -> usize {
+        self.users.read().map_or(0, |users| users.ids.len())
+    }
+
+    /// A number that no write has used.
+    pub(crate) fn new_value(&self) -> Value {
+        self.next_value.fetch_add(1, Ordering::SeqCst)
     }
 
     pub(crate) fn processes(&self) -> impl Iterator<Item = &Process> {
@@ -143,6 +200,18 @@ impl Cluster {
         Ok(())
     }
 
+    /// Notes what is so for a while.
+    pub(crate) fn note(&self, event: Event) -> Result<()> {
+        self.events.lock().map_err(|_| "poisoned")?.push(event);
+        Ok(())
+    }
+
+    /// Starts processes anew.
+    pub(crate) async fn replace<'a>(&self, processes: impl Iterator<Item = &'a Process>) -> Result<()> {
+        try_join_all(processes.map(|process| process.replace(Duration::ZERO))).await?;
+        Ok(())
+    }
+
     /// kill -9 of Redis, some time, and an empty one.
     pub(crate) async fn replace_redis(&self, dead: Duration) -> Result<()> {
         let mut slot = self.redis.lock().await;
@@ -168,11 +237,12 @@ impl Cluster {
 
     /// Says one line to Redis; it may be away or slow, if something else torments it as well.
     pub(crate) async fn tell_redis(&self, line: &str) -> Result<()> {
-        let path = redis::url(&self.home).replace("redis+unix://", "");
+        let path = redis_path(&self.home);
         let exchange = async {
             let mut stream = UnixStream::connect(path).await?;
             stream.write_all(format!("{line}\r\n").as_bytes()).await?;
-            stream.read_u8().await
+            let mut answer = [0; 512];
+            stream.read(&mut answer).await
         };
         let _ = timeout(Duration::from_secs(2), exchange).await;
         Ok(())
@@ -235,27 +305,51 @@ impl Cluster {
         Ok(())
     }
 
-    /// What the database committed, and what happened to the cluster.
+    /// Ends the connections that are in the middle of a transaction.
+    pub(crate) async fn end_transactions(&self) -> Result<u64> {
+        let database = database(&self.home).await?;
+        let sql = "select pg_terminate_backend(pid) from pg_stat_activity
+                   where usename = 'tenantry' and state = 'idle in transaction'";
+        Ok(database.query(sql, &[]).await?.len() as u64)
+    }
+
+    /// By key: the rows as they are.
+    pub(crate) async fn rows(&self) -> Result<Vec<Committed>> {
+        let none = Committed { version: 0, value: FOREIGN, address: FOREIGN, deleted: false, by_feed: false };
+        let mut rows = vec![none; self.keys()];
+        let sql = "select id, version, name, email, deleted_at is not null, false from tenantry.users";
+        for row in database(&self.home).await?.query(sql, &[]).await? {
+            if let Some((key, committed)) = self.committed(&row)? {
+                rows[key] = committed;
+            }
+        }
+        Ok(rows)
+    }
+
+    fn committed(&self, row: &tokio_postgres::Row) -> Result<Option<(usize, Committed)>> {
+        let id: Uuid = row.try_get(0)?;
+        let key = self.users.read().map_err(|_| "poisoned")?.keys.get(&id).copied();
+        let Some(key) = key else { return Ok(None) };
+        let (version, value) = (row.try_get(1)?, value(row.try_get(2)?));
+        let (address, deleted, by_feed) = (address_value(row.try_get(3)?), row.try_get(4)?, row.try_get(5)?);
+        Ok(Some((key, Committed { version, value, address, deleted, by_feed })))
+    }
+
+    /// What the database committed, and what happened to the cluster since it was asked last.
     pub(crate) async fn confess(&self, history: &mut History) -> Result<()> {
         history.nodes = self.apis.len();
-        history.events = self.events.lock().map_err(|_| "poisoned")?.clone();
-        history.exits = self.exits.lock().map_err(|_| "poisoned")?.clone();
-        let place: HashMap<Uuid, usize> = self.users.iter().enumerate().map(|(n, id)| (*id, n)).collect();
-        let database = database(&self.home).await?;
-        history.ledger = vec![vec![]; self.users.len()];
-        history.rows = vec![(0, FOREIGN); self.users.len()];
-        let sql = "select l.user_id, l.version, l.name, exists (
+        history.events = std::mem::take(&mut *self.events.lock().map_err(|_| "poisoned")?);
+        history.exits = std::mem::take(&mut *self.exits.lock().map_err(|_| "poisoned")?);
+        history.rows = self.rows().await?;
+        history.ledger = vec![vec![]; history.rows.len()];
+        let sql = "select l.user_id, l.version, l.name, l.email, l.deleted, exists (
                      select from tenantry.revocations r
                      where r.subject = 'cached_user' and r.subject_id = l.user_id and r.min_version = l.version
                    ) from chaos.ledger l order by l.version";
-        for row in database.query(sql, &[]).await? {
-            let Some(&key) = place.get(&row.try_get::<_, Uuid>(0)?) else { continue };
-            let (version, value, by_feed) = (row.try_get(1)?, value(row.try_get(2)?), row.try_get(3)?);
-            history.ledger[key].push(Committed { version, value, by_feed });
-        }
-        for row in database.query("select id, version, name from tenantry.users", &[]).await? {
-            let Some(&key) = place.get(&row.try_get::<_, Uuid>(0)?) else { continue };
-            history.rows[key] = (row.try_get(1)?, value(row.try_get(2)?));
+        for row in database(&self.home).await?.query(sql, &[]).await? {
+            if let Some((key, committed)) = self.committed(&row)? {
+                history.ledger[key].push(committed);
+            }
         }
         Ok(())
     }
@@ -280,6 +374,31 @@ pub(crate) fn value(name: &str) -> Value {
     }
 }
 
+/// The address that a write gives.
+pub(crate) fn address(value: Value) -> String {
+    format!("w{value}@example.org")
+}
+
+/// The write that gave an address.
+pub(crate) fn address_value(address: &str) -> Value {
+    match address.strip_suffix("@example.org") {
+        Some(name) if name.starts_with("user") => SEEDED,
+        Some(name) if name.starts_with('w') => value(name),
+        _ => FOREIGN,
+    }
+}
+
+/// Of the server itself; clients go through a proxy.
+const SOCKET: &str = ".s.PGSQL.5432";
+
+fn redis_path(home: &Home) -> PathBuf {
+    redis::url(home).replace("redis+unix://", "").into()
+}
+
+fn socket_folder(home: &Home) -> Result<PathBuf> {
+    Ok(redis_path(home).parent().ok_or("Redis has no folder")?.to_owned())
+}
+
 fn settings(home: &Home, folder: &Path) -> Vec<(String, String)> {
     let keys = folder.join("keys").display().to_string();
     let settings = [
@@ -290,18 +409,18 @@ fn settings(home: &Home, folder: &Path) -> Vec<(String, String)> {
         ("JWT_KEYS_DIR", keys),
         ("ACCESS_TOKEN_TTL", "1d".into()),
         ("RATE_LIMIT_IP", "off".into()),
-        // Nobody listens there, and nothing is mailed: names need no verification.
-        ("SMTP_URL", "smtp://127.0.0.1:1".into()),
         ("RUST_LOG", "warn".into()),
     ];
     settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// The program under test, which was built into the folder above ours.
+/// The program under test, which was built into our own folder.
 fn program() -> Result<PathBuf> {
-    let ours = std::env::current_exe()?;
-    let program = ours.parent().and_then(Path::parent).map(|folder| folder.join("tenantry"));
-    program.filter(|program| program.is_file()).ok_or("tenantry is not built: run cargo build first".into())
+    let program = std::env::current_exe()?.with_file_name("tenantry-planted");
+    if !program.is_file() {
+        return Err("tenantry-planted is not built: use `make chaos`".into());
+    }
+    Ok(program)
 }
 
 /// Runs a command of the program, and returns what it prints.
@@ -348,6 +467,6 @@ pub(crate) async fn new_folder() -> Result<PathBuf> {
         }
     }
     let path = std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()));
-    fs::create_dir(&path)?;
+    fs::create_dir_all(&path)?;
     Ok(path)
 }

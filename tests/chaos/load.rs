@@ -1,32 +1,40 @@
-//! The clients: each stays with one node and reads or writes users as fast as it is answered, with short pauses.
+//! The load: clients that each stay with one node and ask as fast as they are answered, with short pauses.
 
 use std::{
+    collections::VecDeque,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use rand::{Rng, SeedableRng, rngs::StdRng};
-use reqwest::{RequestBuilder, Response, StatusCode};
-use serde_json::{Value as Json, json};
-use tokio::{task::JoinHandle, time::sleep};
+use futures_util::future::join_all;
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IteratorRandom};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 
 use crate::{
     Result,
-    cluster::{Cluster, value},
-    history::{Failure, History, Outcome, Read, Version, Write},
+    client::Client,
+    cluster::{APIS, Cluster},
+    history::{Change, GONE, Healed, History, Outcome, Read, Value, Version},
 };
 
 /// Users that half of the requests are for.
 pub(crate) const HOT: usize = 20;
 /// Users that the others are for, the first ones more often.
 pub(crate) const COLD: usize = 200;
-/// Clients of each node.
-const CLIENTS: usize = 10;
-/// The service answers within 5 s, or a node is frozen.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// Clients of each node. More would only wait for each other: two processors are enough for these.
+const CLIENTS: usize = 6;
+/// Of a client between two requests, in microseconds.
+const PAUSE: std::ops::Range<u64> = 0..30_000;
+/// Users made lately that are read, changed and deleted as well.
+const FRESH: usize = 12;
+/// At most so many keys: the newest versions have a place each.
+const KEYS: usize = 50_000;
 
 /// The load while it runs.
 pub(crate) struct Load {
@@ -36,46 +44,61 @@ pub(crate) struct Load {
 
 struct Shared {
     cluster: Arc<Cluster>,
-    http: reqwest::Client,
-    /// By key: the newest version that any client has seen.
+    /// By key: the newest version that any client has seen, and the last address it was given.
     newest: Vec<AtomicI64>,
-    next_value: AtomicU32,
+    addresses: Vec<AtomicU32>,
+    /// Made lately and not deleted yet.
+    fresh: Mutex<VecDeque<usize>>,
+    /// Deleted lately.
+    gone: Mutex<VecDeque<usize>>,
+    pause: AtomicBool,
     stop: AtomicBool,
+    busy: AtomicU64,
     answered: AtomicU64,
     failed: AtomicU64,
     zipf: Vec<f64>,
 }
 
-impl Shared {
-    fn new(cluster: &Arc<Cluster>) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self {
+impl Load {
+    pub(crate) fn start(cluster: &Arc<Cluster>, seed: u64) -> Result<Self> {
+        let shared = Arc::new(Shared {
             cluster: cluster.clone(),
-            http: reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?,
-            newest: cluster.users.iter().map(|_| AtomicI64::new(0)).collect(),
-            next_value: AtomicU32::new(1),
+            newest: (0..KEYS).map(|_| AtomicI64::new(0)).collect(),
+            addresses: (0..KEYS).map(|_| AtomicU32::new(0)).collect(),
+            fresh: Mutex::default(),
+            gone: Mutex::default(),
+            pause: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            busy: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             zipf: zipf(COLD),
-        }))
-    }
-}
-
-impl Load {
-    pub(crate) fn start(cluster: &Arc<Cluster>, seed: u64) -> Result<Self> {
-        let shared = Shared::new(cluster)?;
-        let clients = (0..cluster.apis.len() * CLIENTS).map(|n| {
+        });
+        let http = Client::http()?;
+        let clients = (0..APIS * CLIENTS).map(|n| {
             let rng = StdRng::seed_from_u64(seed.wrapping_mul(1000).wrapping_add(n as u64));
-            let client = Client { shared: shared.clone(), rng, log: History::default() };
-            tokio::spawn(client.run(n / CLIENTS))
+            let user = User { shared: shared.clone(), client: Client::new(cluster, &http), rng };
+            tokio::spawn(user.run(n / CLIENTS))
         });
         let clients = clients.collect();
         Ok(Self { shared, clients })
     }
 
-    /// Requests answered with 200, and others.
+    /// Requests that were answered as wished, and others.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.shared.answered.load(Ordering::Relaxed), self.shared.failed.load(Ordering::Relaxed))
+    }
+
+    /// Waits until all that was asked is answered; nobody asks until `resume`.
+    pub(crate) async fn pause(&self) {
+        self.shared.pause.store(true, Ordering::SeqCst);
+        while self.shared.busy.load(Ordering::SeqCst) > 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub(crate) fn resume(&self) {
+        self.shared.pause.store(false, Ordering::SeqCst);
     }
 
     /// Stops the clients and returns all that they saw.
@@ -83,52 +106,179 @@ impl Load {
         self.shared.stop.store(true, Ordering::Relaxed);
         let mut all = History::default();
         for client in self.clients {
-            let log = client.await?;
-            all.reads.extend(log.reads);
-            all.writes.extend(log.writes);
-            all.failures.extend(log.failures);
+            all.extend(client.await?);
         }
         Ok(all)
     }
 }
 
-/// Reads every key on every node once: what a healed cluster says.
-pub(crate) async fn read_all(cluster: &Arc<Cluster>) -> Result<(Vec<Read>, Vec<Failure>)> {
-    let shared = Shared::new(cluster)?;
-    let mut client = Client { shared, rng: StdRng::seed_from_u64(0), log: History::default() };
-    for node in 0..cluster.apis.len() {
-        for key in 0..cluster.users.len() {
-            client.read(node, key, None, PATIENCE).await;
-        }
-    }
-    Ok((client.log.reads, client.log.failures))
-}
-
-struct Client {
-    shared: Arc<Shared>,
-    rng: StdRng,
-    log: History,
-}
-
-impl Client {
-    async fn run(mut self, node: usize) -> History {
-        let nodes = self.shared.cluster.apis.len();
-        while !self.shared.stop.load(Ordering::Relaxed) {
-            sleep(Duration::from_micros(self.rng.random_range(0..20_000))).await;
-            let key = self.pick();
-            if self.rng.random_bool(0.3) {
-                let acknowledged = self.write(node, key).await;
-                // Somebody else is told of it, and asks another node.
-                if acknowledged && self.rng.random_bool(0.3) {
-                    let other = (node + self.rng.random_range(1..nodes)) % nodes;
-                    self.read(other, key, self.newest(key), Duration::from_secs(1)).await;
+/// Reads every key on every node until each shows its row, for `patience` at most, and returns the last answers: what a
+/// healed and quiet cluster says.
+pub(crate) async fn read_all(cluster: &Arc<Cluster>, patience: Duration) -> Result<Vec<Healed>> {
+    let (deadline, http) = (Instant::now() + patience, Client::http()?);
+    let rows = Arc::new(cluster.rows().await?);
+    let nodes = (0..APIS).map(|node| {
+        let (cluster, client, rows) = (cluster.clone(), Client::new(cluster, &http), rows.clone());
+        async move {
+            let mut healed = vec![];
+            let mut left: Vec<_> = (0..rows.len()).collect();
+            while !left.is_empty() {
+                let late = Instant::now() > deadline;
+                let mut again = vec![];
+                for key in left {
+                    let row = Some(&rows[key]).filter(|row| !row.deleted).map(|row| (row.version, row.value));
+                    let read = client.get(node, key, None).await;
+                    if late || read.as_ref().is_some_and(|read| shows(read, row)) {
+                        healed.push(Healed { node, key, at: cluster.clock.now(), read, row });
+                    } else {
+                        again.push(key);
+                    }
                 }
-            } else {
-                let min = if self.rng.random_bool(0.15) { self.newest(key) } else { None };
-                self.read(node, key, min, PATIENCE).await;
+                left = again;
+                sleep(Duration::from_millis(20)).await;
+            }
+            healed
+        }
+    });
+    Ok(join_all(nodes).await.concat())
+}
+
+/// Whether a look-up shows the row; none: it is deleted.
+pub(crate) fn shows(read: &Read, row: Option<(Version, Value)>) -> bool {
+    match row {
+        Some(row) => row == (read.version, read.value),
+        None => read.version == GONE,
+    }
+}
+
+struct User {
+    shared: Arc<Shared>,
+    client: Client,
+    rng: StdRng,
+}
+
+impl User {
+    async fn run(mut self, node: usize) -> History {
+        let shared = self.shared.clone();
+        while !shared.stop.load(Ordering::Relaxed) {
+            sleep(Duration::from_micros(self.rng.random_range(PAUSE))).await;
+            shared.busy.fetch_add(1, Ordering::SeqCst);
+            if !shared.pause.load(Ordering::SeqCst) {
+                let answered = match self.rng.random_range(0..100) {
+                    0..30 => self.write(node).await,
+                    30..35 => self.look_up(node).await,
+                    35..38 => self.batch(node).await,
+                    _ => self.read(node).await,
+                };
+                self.count(answered).await;
+            }
+            shared.busy.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.client.take()
+    }
+
+    async fn read(&mut self, node: usize) -> bool {
+        let key = self.pick_any();
+        let min = if self.rng.random_bool(0.15) { self.newest(key) } else { None };
+        let read = self.client.get(node, key, min).await;
+        self.saw(read)
+    }
+
+    async fn look_up(&mut self, node: usize) -> bool {
+        let key = self.pick_any();
+        match self.shared.addresses.get(key).map(|address| address.load(Ordering::SeqCst)) {
+            // Not that of whoever has it now: nobody's since, mostly.
+            Some(address) if address > 20 && self.rng.random_bool(0.2) => {
+                let address = self.rng.random_range(address - 20..address);
+                self.client.look_up(node, address).await.is_some()
+            }
+            Some(address @ 1..) => {
+                let read = self.client.look_up(node, address).await;
+                self.saw(read)
+            }
+            _ => {
+                let read = self.client.get(node, key, None).await;
+                self.saw(read)
             }
         }
-        self.log
+    }
+
+    async fn batch(&mut self, node: usize) -> bool {
+        let keys: Vec<_> = (0..8).map(|_| self.pick_any()).collect();
+        self.client.batch(node, &keys).await
+    }
+
+    async fn write(&mut self, node: usize) -> bool {
+        let (key, outcome) = match self.rng.random_range(0..100) {
+            0..2 => return self.create(node).await,
+            2..4 => return self.delete(node).await,
+            4..12 => {
+                let key = self.pick();
+                let (value, outcome) = self.client.change(node, key, Change::Address, None).await;
+                if let (Outcome::Acknowledged(_), Some(address)) = (outcome, self.shared.addresses.get(key)) {
+                    address.store(value, Ordering::SeqCst);
+                }
+                (key, outcome)
+            }
+            12..25 => {
+                let key = self.pick();
+                let stale = i64::from(self.rng.random_bool(0.3));
+                let version = self.newest(key).map(|version| (version - stale).max(1));
+                (key, self.client.change(node, key, Change::Name, version).await.1)
+            }
+            _ => {
+                let key = self.pick();
+                (key, self.client.rename(node, key).await)
+            }
+        };
+        let Outcome::Acknowledged(version) = outcome else { return matches!(outcome, Outcome::Refused(412)) };
+        self.newer(key, version);
+        // Somebody else is told of it, and asks another node.
+        if self.rng.random_bool(0.3) {
+            let other = (node + self.rng.random_range(1..APIS)) % APIS;
+            let read = self.client.get_within(other, key, self.newest(key), Duration::from_secs(1)).await;
+            self.saw(read);
+        }
+        true
+    }
+
+    /// Makes a user and looks for it elsewhere at once; its address was nobody's before.
+    async fn create(&mut self, node: usize) -> bool {
+        if self.shared.cluster.keys() >= KEYS {
+            return true;
+        }
+        let Some((key, value)) = self.client.create(node).await else { return false };
+        if let Some(address) = self.shared.addresses.get(key) {
+            address.store(value, Ordering::SeqCst);
+        }
+        self.newer(key, 1);
+        let other = self.rng.random_range(0..APIS);
+        let read = match self.rng.random_bool(0.5) {
+            true => self.client.get(other, key, None).await,
+            false => self.client.look_up(other, value).await,
+        };
+        if let Ok(mut fresh) = self.shared.fresh.lock() {
+            fresh.push_back(key);
+        }
+        read.is_some()
+    }
+
+    async fn delete(&mut self, node: usize) -> bool {
+        let oldest = self
+            .shared
+            .fresh
+            .lock()
+            .ok()
+            .and_then(|mut fresh| if fresh.len() < FRESH / 2 { None } else { fresh.pop_front() });
+        let Some(key) = oldest else { return true };
+        let outcome = self.client.delete(node, key).await;
+        if let Ok(mut gone) = self.shared.gone.lock() {
+            gone.push_back(key);
+            if gone.len() > FRESH {
+                gone.pop_front();
+            }
+        }
+        matches!(outcome, Outcome::Acknowledged(_))
     }
 
     fn pick(&mut self) -> usize {
@@ -139,104 +289,42 @@ impl Client {
         HOT + self.shared.zipf.partition_point(|&below| below < place).min(COLD - 1)
     }
 
+    /// One that was made or deleted lately, too.
+    fn pick_any(&mut self) -> usize {
+        let lately = match self.rng.random_range(0..100) {
+            0..5 => &self.shared.fresh,
+            5..8 => &self.shared.gone,
+            _ => return self.pick(),
+        };
+        let key = lately.lock().ok().and_then(|keys| keys.iter().copied().choose(&mut self.rng));
+        key.unwrap_or_else(|| self.pick())
+    }
+
     fn newest(&self, key: usize) -> Option<Version> {
-        Some(self.shared.newest[key].load(Ordering::SeqCst)).filter(|&version| version > 0)
+        let newest = self.shared.newest.get(key)?.load(Ordering::SeqCst);
+        Some(newest).filter(|&version| version > 0)
     }
 
-    async fn write(&mut self, node: usize, key: usize) -> bool {
-        let shared = self.shared.clone();
-        let (clock, process) = (shared.cluster.clock, &shared.cluster.apis[node]);
-        let value = shared.next_value.fetch_add(1, Ordering::SeqCst);
-        let request = self.request(reqwest::Method::PATCH, node, key);
-        let (run, start) = (process.run(), clock.now());
-        let answer = request.json(&json!({"name": format!("w{value}")})).send().await;
-        let outcome = match answer {
-            Ok(response) => match (response.status(), version(&response)) {
-                (StatusCode::OK, Some(version)) => Outcome::Acknowledged(version),
-                (status, _) if status.is_client_error() => Outcome::Refused(status.as_u16()),
-                (status, _) => Outcome::Unknown(status.as_u16()),
-            },
-            Err(error) if error.is_connect() => Outcome::Refused(0),
-            Err(_) => Outcome::Unknown(0),
-        };
-        let end = clock.now();
-        let run = run.filter(|_| run == process.run());
-        self.log.writes.push(Write { key, value, node, run, start, end, outcome });
-        match outcome {
-            Outcome::Acknowledged(version) => {
-                self.shared.newest[key].fetch_max(version, Ordering::SeqCst);
-                self.shared.answered.fetch_add(1, Ordering::Relaxed);
-                true
-            }
-            _ => {
-                self.fail().await;
-                false
-            }
+    fn newer(&self, key: usize, version: Version) {
+        if let Some(newest) = self.shared.newest.get(key) {
+            newest.fetch_max(version, Ordering::SeqCst);
         }
     }
 
-    async fn read(&mut self, node: usize, key: usize, min: Option<Version>, patience: Duration) {
-        let shared = self.shared.clone();
-        let (clock, process) = (shared.cluster.clock, &shared.cluster.apis[node]);
-        let mut request = self.request(reqwest::Method::GET, node, key).timeout(patience);
-        if let Some(min) = min {
-            request = request.header("x-min-version", min.to_string());
+    fn saw(&self, read: Option<Read>) -> bool {
+        if let Some(read) = &read {
+            self.newer(read.key, read.version);
         }
-        let (run, start) = (process.run(), clock.now());
-        let (status, seen) = look(request).await;
-        let end = clock.now();
-        let Some(Seen { version, body_version, value, level }) = seen else {
-            self.log.failures.push(Failure { key, node, start, end, status });
-            return self.fail().await;
-        };
-        let run = run.filter(|_| run == process.run());
-        self.log.reads.push(Read { key, node, run, min, start, end, version, body_version, value, level });
-        self.shared.newest[key].fetch_max(version, Ordering::SeqCst);
-        self.shared.answered.fetch_add(1, Ordering::Relaxed);
+        read.is_some()
     }
 
-    fn request(&self, method: reqwest::Method, node: usize, key: usize) -> RequestBuilder {
-        let cluster = &self.shared.cluster;
-        let address = cluster.apis[node].address.map(|address| address.to_string()).unwrap_or_default();
-        let url = format!("http://{address}/api/v1/users/{}", cluster.users[key]);
-        self.shared.http.request(method, url).bearer_auth(&cluster.token)
-    }
-
-    async fn fail(&mut self) {
-        self.shared.failed.fetch_add(1, Ordering::Relaxed);
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-struct Seen {
-    version: Version,
-    body_version: Version,
-    value: crate::history::Value,
-    level: &'static str,
-}
-
-async fn look(request: RequestBuilder) -> (u16, Option<Seen>) {
-    let Ok(response) = request.send().await else { return (0, None) };
-    let status = response.status().as_u16();
-    let (version, level) = (version(&response), level(&response));
-    let (Some(version), 200) = (version, status) else { return (status, None) };
-    // Cut off in the middle: no answer.
-    let Ok(body) = response.json::<Json>().await else { return (0, None) };
-    let data = &body["data"];
-    let value = data["name"].as_str().map_or(crate::history::FOREIGN, value);
-    (status, Some(Seen { version, body_version: data["version"].as_i64().unwrap_or(-1), value, level }))
-}
-
-fn version(response: &Response) -> Option<Version> {
-    response.headers().get("etag")?.to_str().ok()?.trim_matches('"').parse().ok()
-}
-
-fn level(response: &Response) -> &'static str {
-    match response.headers().get("x-cache").map(|level| level.as_bytes()) {
-        Some(b"local") => "local",
-        Some(b"redis") => "redis",
-        Some(b"miss") => "miss",
-        _ => "?",
+    async fn count(&mut self, answered: bool) {
+        if answered {
+            self.shared.answered.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.shared.failed.fetch_add(1, Ordering::Relaxed);
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 

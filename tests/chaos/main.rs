@@ -1,22 +1,26 @@
-//! `make chaos`: real processes under load while a nemesis kills, freezes and empties what they need; every answer is
-//! recorded, and the history is judged afterwards.
+//! The history checker: real processes under load while a nemesis kills, stops, cuts off and empties what they need; every
+//! answer is recorded, and the history is judged afterwards. With `--planted` the same judge must find bugs that are in the
+//! real code on purpose. See docs/chaos.md.
 //!
-//! ```text
-//! cargo build && cargo run --example chaos -- --seconds 60
-//! ```
-//!
-//! Exit code 1 when a rule was broken, 2 when the run itself failed. The seed repeats the faults and the requests, not
-//! the scheduling.
+//! Exit code 1 when a rule was broken or a bug was not caught, 2 when the run itself failed.
 
+mod bounds;
 mod check;
 #[cfg(test)]
 mod check_tests;
+mod client;
 mod cluster;
+mod directed;
 mod history;
 mod load;
+mod mail;
 mod nemesis;
+mod points;
 mod process;
+mod proxy;
 mod report;
+mod scenarios;
+mod stored;
 
 use std::{
     fs,
@@ -28,6 +32,7 @@ use std::{
 
 use clap::Parser;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
+use tenantry_cache::planted::Bug;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, sleep},
@@ -43,18 +48,20 @@ use crate::{
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// The promise is two seconds; the job and a busy machine take some of the third.
-const HEALED: Duration = Duration::from_secs(3);
+/// Until a healed cluster shows every row: two seconds are promised; the job and a busy machine take some more.
+const HEALED: Duration = Duration::from_secs(4);
+/// The same where a worker may have died with a job in its hands: its lease runs out first.
+const HEALED_BY_ANOTHER: Duration = Duration::from_secs(14);
 
 #[derive(Parser)]
 struct Settings {
-    /// How long the load lasts
-    #[arg(long, default_value_t = 60)]
-    seconds: u64,
+    /// How long the load lasts, by chance and in phases; 60 when nothing else is asked for
+    #[arg(long)]
+    seconds: Option<u64>,
     /// Which faults and requests; by chance when left out
     #[arg(long)]
     seed: Option<u64>,
-    /// Where the page goes; beside the program when left out
+    /// Where the page goes, and beside it the history (.jsonl); beside the program when left out
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// These faults only, in this order
@@ -63,6 +70,15 @@ struct Settings {
     /// A setting of the program under test that is different: CACHE_LOCAL_TTL=3s is found out at once
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,
+    /// Plants these bugs one after the other, or `all`, and forces what they lead to
+    #[arg(long, value_delimiter = ',', value_name = "BUGS")]
+    planted: Vec<String>,
+    /// How often each bug must be caught
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Judges a history that a run has written, and runs nothing
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -82,8 +98,10 @@ async fn main() -> ExitCode {
         _ = terminate.recv() => Err("terminated".into()),
     };
     match result {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+        Ok((passed, failed)) => {
+            println!("{passed} passed, {failed} failed");
+            if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
         Err(error) => {
             eprintln!("chaos: {error}");
             ExitCode::from(2)
@@ -91,56 +109,102 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Returns how many violations there were.
-async fn run(settings: Settings) -> Result<usize> {
-    let seed = settings.seed.unwrap_or_else(|| rand::rng().random_range(1..1_000_000));
+/// Returns how many phases and scenarios came out as they must, and how many did not.
+async fn run(settings: Settings) -> Result<(usize, usize)> {
     let beside =
         std::env::current_exe()?.parent().and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
+    let report = settings.report.clone().unwrap_or_else(|| beside.join("chaos.html"));
+    if let Some(file) = &settings.check {
+        return judge(&stored::read(file)?, None, &report);
+    }
     let logs = beside.join("chaos-logs");
     let _ = fs::remove_dir_all(&logs);
     fs::create_dir_all(&logs)?;
-    let report = settings.report.unwrap_or_else(|| beside.join("chaos.html"));
-    println!("seed {seed}; the processes' logs are in {}", logs.display());
-
     let folder = cluster::new_folder().await?;
-    let cluster = Cluster::start(&folder, &logs, load::HOT + load::COLD, &settings.set).await?;
-    let cluster = Arc::new(cluster);
-    let history = torment(&cluster, seed, settings.seconds, &settings.only).await?;
-    let cluster = Arc::into_inner(cluster).ok_or("a client is still running")?;
-    cluster.stop().await?;
+    let (mut passed, mut failed) = (0, 0);
+    let mut add = |(p, f)| (passed, failed) = (passed + p, failed + f);
+    if !settings.planted.is_empty() {
+        add(planted(&settings, &folder, &logs).await?);
+    }
+    if settings.planted.is_empty() || settings.seconds.is_some() {
+        let seed = settings.seed.unwrap_or_else(|| rand::rng().random_range(1..1_000_000));
+        println!("seed {seed}; the processes' logs are in {}", logs.display());
+        let history = by_chance(&settings, seed, &folder, &logs).await?;
+        stored::write(&history, &report.with_extension("jsonl"))?;
+        add(judge(&history, Some(seed), &report)?);
+    }
     fs::remove_dir_all(&folder)?;
+    Ok((passed, failed))
+}
 
-    let findings = check::check(&history);
-    let shown = Report { seed, history: &history, findings: &findings };
-    fs::write(&report, shown.html())?;
+fn judge(history: &History, seed: Option<u64>, report: &Path) -> Result<(usize, usize)> {
+    let findings = check::check(history);
+    let shown = Report { seed, history, findings: &findings };
+    fs::write(report, shown.html())?;
     println!("{}; see {}", shown.text(), report.display());
-    Ok(findings.violations.len())
+    Ok(shown.counts())
+}
+
+/// Every bug in turn, on one cluster with it and on one without.
+async fn planted(settings: &Settings, folder: &Path, logs: &Path) -> Result<(usize, usize)> {
+    let named = |name: &String| Bug::named(name).ok_or_else(|| format!("there is no bug {name}"));
+    let bugs = match &settings.planted[..] {
+        [all] if all == "all" => Bug::ALL.to_vec(),
+        names => names.iter().map(named).collect::<std::result::Result<_, _>>()?,
+    };
+    // Every try of every run takes a user of its own.
+    let keys = bugs.len() * settings.runs * 2 + 50;
+    let start = async |name: &str| -> Result<Arc<Cluster>> {
+        let (folder, logs) = (folder.join(name), logs.join(name));
+        fs::create_dir_all(&logs)?;
+        fs::create_dir(&folder)?;
+        Ok(Arc::new(Cluster::start(&folder, &logs, keys, &settings.set).await?))
+    };
+    let (with, without) = tokio::try_join!(start("planted"), start("control"))?;
+    let table = directed::run(&with, &without, &bugs, settings.runs).await?;
+    for cluster in [with, without] {
+        Arc::into_inner(cluster).ok_or("a client is still running")?.stop().await?;
+    }
+    println!("\n{}", table.text());
+    Ok(table.counts())
+}
+
+async fn by_chance(settings: &Settings, seed: u64, folder: &Path, logs: &Path) -> Result<History> {
+    let folder = folder.join("by-chance");
+    fs::create_dir(&folder)?;
+    let keys = load::HOT + load::COLD;
+    let cluster = Arc::new(Cluster::start(&folder, logs, keys, &settings.set).await?);
+    let history = torment(&cluster, seed, settings.seconds.unwrap_or(60), &settings.only).await?;
+    Arc::into_inner(cluster).ok_or("a client is still running")?.stop().await?;
+    Ok(history)
 }
 
 async fn torment(cluster: &Arc<Cluster>, seed: u64, seconds: u64, only: &[Fault]) -> Result<History> {
     let mut rng = StdRng::seed_from_u64(seed);
     let load = Load::start(cluster, seed)?;
-    let phases = tokio::select! {
-        phases = phases(cluster, seconds, only, &mut rng) => phases?,
+    let mut seen = History::default();
+    tokio::select! {
+        done = phases(cluster, &load, seconds, only, &mut rng, &mut seen) => done?,
         never = progress(cluster, &load) => never,
     };
-    let mut history = load.finish().await?;
-    cluster.revive().await?;
-    sleep(HEALED).await;
-    let (finals, failures) = load::read_all(cluster).await?;
-    history.phases = phases;
-    history.finals = finals;
-    history.failures.extend(failures);
-    cluster.confess(&mut history).await?;
-    Ok(history)
+    seen.extend(load.finish().await?);
+    cluster.confess(&mut seen).await?;
+    Ok(seen)
 }
 
-/// Rounds of all faults in an order by chance, the quiet phase first and the combination last, until the time is over.
-async fn phases(cluster: &Cluster, seconds: u64, only: &[Fault], rng: &mut StdRng) -> Result<Vec<Phase>> {
+/// Rounds of all faults in an order by chance, the quiet phase first and the combination last, until the time is over. After
+/// each phase the load pauses, and every node must show every row.
+async fn phases(
+    cluster: &Arc<Cluster>,
+    load: &Load,
+    seconds: u64,
+    only: &[Fault],
+    rng: &mut StdRng,
+    seen: &mut History,
+) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(seconds);
     let faults = if only.is_empty() { &Fault::ALL[..] } else { only };
-    let length = Duration::from_secs_f64((seconds as f64 / faults.len() as f64).clamp(4.0, 12.0));
-    let mut phases = vec![];
+    let length = Duration::from_secs_f64((seconds as f64 / faults.len() as f64).clamp(3.0, 12.0));
     loop {
         let mut round = faults.to_vec();
         if let (true, [_, middle @ .., _]) = (only.is_empty(), &mut round[..]) {
@@ -148,11 +212,17 @@ async fn phases(cluster: &Cluster, seconds: u64, only: &[Fault], rng: &mut StdRn
         }
         for fault in round {
             // Every fault once; and half of a phase says little.
-            if phases.len() >= faults.len() && Instant::now() + length / 2 > end {
-                return Ok(phases);
+            if seen.phases.len() >= faults.len() && Instant::now() + length / 2 > end {
+                return Ok(());
             }
             println!("{:6.1} s  {}", cluster.clock.now() as f64 / 1e6, fault.name());
-            phases.push(nemesis::torment(cluster, fault, length, rng).await?);
+            let mut phase: Phase = nemesis::torment(cluster, fault, length, rng).await?;
+            load.pause().await;
+            let patience = if fault.strikes_workers() { HEALED_BY_ANOTHER } else { HEALED };
+            seen.healed.extend(load::read_all(cluster, patience).await?);
+            phase.shown = cluster.clock.now();
+            seen.phases.push(phase);
+            load.resume();
         }
     }
 }

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::{
     check::{Findings, Rule, Violation},
-    history::{History, Micros, Outcome, Phase, Version},
+    history::{History, Level, Micros, Outcome, Phase, Version},
+    load::HOT,
 };
 
 /// Violations of one rule that are shown in full.
@@ -13,10 +14,10 @@ const SHOWN: usize = 10;
 /// What happened in one phase.
 #[derive(Debug, Default)]
 struct Row {
-    name: &'static str,
+    name: String,
     seconds: f64,
     reads: usize,
-    levels: BTreeMap<&'static str, usize>,
+    levels: BTreeMap<Level, usize>,
     acknowledged: usize,
     /// Of these: without a floor in Redis, and so told by the feed.
     by_feed: usize,
@@ -25,60 +26,92 @@ struct Row {
     statuses: BTreeMap<u16, usize>,
     staleness: Micros,
     excused: BTreeMap<String, usize>,
+    /// Of the reads of hot users once the last fault was over, in percent.
+    hits: f64,
+    /// From the last fault to the moment when every node has shown every row; the load went on for a while of it.
+    shown: Micros,
     violations: usize,
 }
 
 pub(crate) struct Report<'a> {
-    pub(crate) seed: u64,
+    /// None: a stored history.
+    pub(crate) seed: Option<u64>,
     pub(crate) history: &'a History,
     pub(crate) findings: &'a Findings,
+}
+
+const COLUMNS: [&str; 16] = [
+    "phase",
+    "s",
+    "reads",
+    "local",
+    "redis",
+    "miss",
+    "other",
+    "writes",
+    "by feed",
+    "unknown",
+    "refused",
+    "stale ms",
+    "excused",
+    "hits %",
+    "healed ms",
+    "viol.",
+];
+
+impl Row {
+    fn cells(&self) -> [String; 16] {
+        let level = |level| self.levels.get(&level).copied().unwrap_or(0).to_string();
+        [
+            self.name.clone(),
+            format!("{:.1}", self.seconds),
+            self.reads.to_string(),
+            level(Level::Local),
+            level(Level::Redis),
+            level(Level::Miss),
+            level(Level::Any),
+            self.acknowledged.to_string(),
+            self.by_feed.to_string(),
+            self.unknown.to_string(),
+            self.refused.to_string(),
+            format!("{:.0}", self.staleness as f64 / 1000.0),
+            self.excused.values().sum::<usize>().to_string(),
+            format!("{:.0}", self.hits),
+            (self.shown / 1000).to_string(),
+            self.violations.to_string(),
+        ]
+    }
 }
 
 impl Report<'_> {
     /// For the terminal.
     pub(crate) fn text(&self) -> String {
-        let mut text = format!(
-            "{:<16} {:>5} {:>7} {:>6} {:>6} {:>6} {:>7} {:>7} {:>7} {:>9} {:>7} {:>6}  errors\n",
-            "phase",
-            "s",
-            "reads",
-            "local",
-            "redis",
-            "miss",
-            "writes",
-            "by feed",
-            "unknown",
-            "stale ms",
-            "excused",
-            "viol."
-        );
+        let line = |cells: &[String]| {
+            let cells = cells.iter().enumerate();
+            let cells =
+                cells.map(|(n, cell)| if n == 0 { format!("{cell:<15}") } else { format!("{cell:>9}") });
+            cells.collect::<String>()
+        };
+        let mut text = format!("{}  errors\n", line(&COLUMNS.map(String::from)));
         for row in self.rows() {
-            let level = |name| row.levels.get(name).copied().unwrap_or(0);
-            let _ = writeln!(
-                text,
-                "{:<16} {:>5.1} {:>7} {:>6} {:>6} {:>6} {:>7} {:>7} {:>7} {:>9.1} {:>7} {:>6}  {}",
-                row.name,
-                row.seconds,
-                row.reads,
-                level("local"),
-                level("redis"),
-                level("miss"),
-                row.acknowledged,
-                row.by_feed,
-                row.unknown,
-                row.staleness as f64 / 1000.0,
-                row.excused.values().sum::<usize>(),
-                row.violations,
-                statuses(&row.statuses),
-            );
+            let _ = writeln!(text, "{}  {}", line(&row.cells()), statuses(&row.statuses));
         }
         for (rule, of_rule) in self.by_rule() {
             let _ = writeln!(text, "\n{rule}: {}", of_rule.len());
             for violation in of_rule.iter().take(3) {
-                let _ = writeln!(text, "  at {} {}", seconds(violation.at), violation.detail);
+                let at = (seconds(violation.at), self.phase(violation.at));
+                let _ = writeln!(text, "  at {} in {}: {}", at.0, at.1, violation.detail);
             }
         }
-        let _ = write!(text, "\nseed {}: {} violations", self.seed, self.findings.violations.len());
+        let reads = self.history.reads.len() + self.history.nobodies.len() + self.history.healed.len();
+        let acknowledged = |write: &&crate::history::Write| matches!(write.outcome, Outcome::Acknowledged(_));
+        let writes = self.history.writes.iter().filter(acknowledged).count();
+        let seed = self.seed.map_or("stored".into(), |seed| format!("seed {seed}"));
+        let violations = self.findings.violations.len();
+        let _ = write!(
+            text,
+            "\n{seed}: {violations} violations in {reads} reads and {writes} acknowledged writes"
+        );
         text
     }
 
@@ -89,36 +122,19 @@ impl Report<'_> {
              body{{font:14px sans-serif;margin:2em}}td,th{{padding:.2em .6em;text-align:right}}\
              td:first-child,th:first-child{{text-align:left}}tr:nth-child(even){{background:#eee}}\
              li,pre{{font:12px monospace;white-space:pre-wrap}}</style>\
-             <h1>{} violations</h1><p>Seed {}; {} reads and {} writes; {} reads of the healed cluster.</p>\
-             <table><tr><th>phase<th>seconds<th>reads<th>local<th>redis<th>miss<th>writes<th>by feed<th>unknown<th>refused\
-             <th>worst staleness, ms<th>excused<th>errors<th>violations</tr>",
+             <h1>{} violations</h1><p>Seed {:?}; {} reads and {} writes; {} reads of the healed cluster.</p>\
+             <table><tr><th>{}<th>excused<th>errors</tr>",
             self.findings.violations.len(),
             self.seed,
             self.history.reads.len(),
             self.history.writes.len(),
-            self.history.finals.len(),
+            self.history.healed.len(),
+            COLUMNS.join("<th>")
         );
         for row in self.rows() {
-            let level = |name| row.levels.get(name).copied().unwrap_or(0);
             let excused: Vec<_> = row.excused.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
-            let _ = write!(
-                page,
-                "<tr><td>{}<td>{:.1}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{:.1}<td>{}<td>{}<td>{}</tr>",
-                row.name,
-                row.seconds,
-                row.reads,
-                level("local"),
-                level("redis"),
-                level("miss"),
-                row.acknowledged,
-                row.by_feed,
-                row.unknown,
-                row.refused,
-                row.staleness as f64 / 1000.0,
-                excused.join(", "),
-                statuses(&row.statuses),
-                row.violations,
-            );
+            let (cells, errors) = (row.cells().join("<td>"), statuses(&row.statuses));
+            let _ = write!(page, "<tr><td>{cells}<td>{}<td>{errors}</tr>", excused.join(", "));
         }
         page.push_str("</table>");
         for (rule, of_rule) in self.by_rule() {
@@ -143,19 +159,34 @@ impl Report<'_> {
         page
     }
 
+    /// How many phases broke no rule, and how many did; what belongs to none counts as one more.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let rows = self.rows();
+        let clean = rows.iter().filter(|row| row.violations == 0).count();
+        let others = rows.iter().map(|row| row.violations).sum::<usize>() < self.findings.violations.len();
+        (clean, rows.len() - clean + usize::from(others))
+    }
+
     fn rows(&self) -> Vec<Row> {
         let (history, findings) = (self.history, self.findings);
-        let within = |phase: &Phase, at| phase.from <= at && at < phase.to;
+        let within = |phase: &Phase, at| phase.from <= at && at < phase.shown;
         let row = |phase: &Phase| {
-            let mut row = Row { name: phase.name, ..Row::default() };
+            let mut row = Row { name: phase.name.clone(), ..Row::default() };
             row.seconds = (phase.to - phase.from) as f64 / 1e6;
+            row.shown = phase.shown - phase.healed;
+            let (mut hot, mut hits) = (0, 0);
             for (read, staleness) in history.reads.iter().zip(&findings.staleness) {
                 if within(phase, read.start) {
                     row.reads += 1;
                     *row.levels.entry(read.level).or_default() += 1;
                     row.staleness = row.staleness.max(*staleness);
+                    if read.start >= phase.healed && read.key < HOT && read.level != Level::Any {
+                        hot += 1;
+                        hits += usize::from(read.level != Level::Miss);
+                    }
                 }
             }
+            row.hits = 100.0 * f64::from(hits as u32) / f64::from((hot as u32).max(1));
             for write in history.writes.iter().filter(|write| within(phase, write.start)) {
                 let status = match write.outcome {
                     Outcome::Acknowledged(version) => {
@@ -196,14 +227,14 @@ impl Report<'_> {
         rules
     }
 
-    fn phase(&self, at: Micros) -> &'static str {
-        let phase = self.history.phases.iter().find(|phase| phase.from <= at && at < phase.to);
-        phase.map_or("the end", |phase| phase.name)
+    fn phase(&self, at: Micros) -> &str {
+        let phase = self.history.phases.iter().find(|phase| phase.from <= at && at < phase.shown);
+        phase.map_or("the end", |phase| &phase.name)
     }
 }
 
 fn by_feed(history: &History, key: usize, version: Version) -> bool {
-    let versions = &history.ledger[key];
+    let Some(versions) = history.ledger.get(key) else { return false };
     let found = versions.binary_search_by_key(&version, |one| one.version);
     found.is_ok_and(|place| versions[place].by_feed)
 }

@@ -26,6 +26,8 @@ mod inspect;
 mod key;
 mod local;
 mod lookup;
+#[doc(hidden)]
+pub mod planted;
 mod pointer;
 mod read;
 mod redis;

@@ -2,7 +2,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::{Inner, Key, Loaded, Pointer, Read, ReadError, budget::Budget, era::Era, read::count};
+use crate::{
+    Inner, Key, Loaded, Pointer, Read, ReadError, budget::Budget, era::Era, planted, read::count,
+};
 
 /// A look-up by something other than the id; [`Cache::look_up`](crate::Cache::look_up) makes it. All it asks of Redis
 /// shares one budget.
@@ -78,6 +80,7 @@ impl Lookup {
     pub async fn leads_to(mut self, id: Option<Uuid>) {
         let Some(run) = &self.era.run else { return };
         let name = self.era.pointer(&self.pointer);
+        planted::point("before-pointer").await;
         // A pointer that is not stored costs a miss, and one that is not removed is found to be wrong again.
         let _ = match (id, self.target) {
             (Some(id), target) if target != Some(id) => run.point(&name, id, &mut self.budget).await,

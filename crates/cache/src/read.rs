@@ -16,6 +16,7 @@ use crate::{
     entry::{self, Known},
     era::Era,
     flight::Flight,
+    planted::{self, Bug},
     redis::Lease,
     sync::{Lock, Shared},
 };
@@ -79,6 +80,7 @@ impl Inner {
         F: Future<Output = Result<Loaded, E>> + Send + 'static,
         E: Send + Sync + 'static,
     {
+        let min = min.filter(|_| !planted::bug(Bug::MinIgnored));
         let reaches = |known: &Known| min.is_none_or(|min| entry::version(known) >= min);
         if let Some(entry) = self.era.reading().local.get(&key).filter(reaches) {
             return Ok(Read { entry, level: Level::Local });
@@ -113,6 +115,7 @@ impl Inner {
         let landing = era.flights.join(key, |flight| {
             tokio::spawn(self.clone().fly(era.clone(), key, flight, load.clone(), budget));
         });
+        planted::point("after-join").await;
         let mut read = match landing.await {
             Ok(Ok(read)) => read,
             Ok(Err(error)) => return Err(error.downcast().map_or(ReadError::Gone, ReadError::Load)),
@@ -152,12 +155,18 @@ impl Inner {
             Asked::MayFill(token) => Some(token),
             Asked::MayNotFill => None,
         };
-        flight.close();
+        if !planted::bug(Bug::JoinAnyFlight) {
+            flight.close();
+        }
         let Some(load) = load.locked().take() else { return };
         let outcome = self.select(&era, key, load).await;
         drop(turn);
         if let (Some(run), Some(token)) = (&era.run, token) {
             let name = era.row(&key);
+            planted::point("before-fill").await;
+            if planted::bug(Bug::NoLease) {
+                let _ = run.lease(&name, &token, 0, b"", &mut budget).await;
+            }
             // A fill that fails costs others a miss, and a lease that stays costs them a short wait. While a write of this
             // node is under way its floor should be in Redis and refuse the fill; should it have been lost, the node
             // does not store what it knows to be on its way out.
@@ -184,7 +193,10 @@ impl Inner {
         let mut pauses = PAUSES.into_iter();
         loop {
             let Some(floor) = self.floors.get(&key) else { return Asked::MayNotFill };
-            match run.lease(&name, &token, floor, &rejected, budget).await {
+            let floor = if planted::bug(Bug::LeaseBelowNodeFloor) { 0 } else { floor };
+            let answer = run.lease(&name, &token, floor, &rejected, budget).await;
+            planted::point("after-lease").await;
+            match answer {
                 Ok(Lease::Hit { version, data }) => {
                     let Some(found) = self.decode(&key, &version, &data) else {
                         rejected = data;
@@ -193,9 +205,20 @@ impl Inner {
                     // Whoever has joined may have done so after a write here that Redis had not seen when it answered. So
                     // nobody joins any more, and then the floor is asked again; it has risen before any such write was
                     // acknowledged.
-                    flight.close();
+                    if !planted::bug(Bug::HitKeepsBoarding) {
+                        flight.close();
+                    }
+                    // The budget was looked at before that. A thread that was not run since has let others board meanwhile,
+                    // for whom the answer is too old.
+                    if read_at.elapsed() > self.settings.redis_budget && !planted::bug(Bug::LateAnswersCount)
+                    {
+                        return Asked::MayNotFill;
+                    }
                     let known = found.known();
-                    if self.floors.allow(&key, entry::version(&known)) {
+                    if self.floors.allow(&key, entry::version(&known))
+                        || planted::bug(Bug::LeaseBelowNodeFloor)
+                    {
+                        planted::point("before-insert").await;
                         era.local.insert(&key, known.clone(), read_at);
                         return Asked::Found(known);
                     }
@@ -228,6 +251,8 @@ impl Inner {
     {
         let read_at = Instant::now();
         let known = load().await?.known();
+        planted::point("after-select").await;
+        let read_at = if planted::bug(Bug::TtlFromInsert) { Instant::now() } else { read_at };
         let keep = known.is_some() || self.absences.admit();
         if keep {
             era.local.insert(&key, known.clone(), read_at);

@@ -7,6 +7,7 @@ use crate::{
     budget::Budget,
     entry::{self, Known},
     era::Era,
+    planted::{self, Bug},
 };
 
 /// A write under way, from its `update` to its outcome; [`Cache::begin_write`](crate::Cache::begin_write) makes it.
@@ -51,7 +52,7 @@ impl Write {
             pointers: Vec::new(),
             over: false,
         };
-        if let Some(run) = write.era.run.clone() {
+        if let Some(run) = write.era.run.clone().filter(|_| !planted::bug(Bug::DeleteAfterCommit)) {
             let name = write.era.row(&key);
             write.confirmed = run.floor(&name, version, &write.token, &mut write.budget).await.is_ok()
                 && !write.cache.is_over(&write.era);
@@ -80,7 +81,8 @@ impl Write {
     /// budget, and never fails the request: what could not be told to Redis is the job's.
     pub async fn committed(mut self, entry: Entry) {
         let known = Some(Arc::new(entry));
-        self.era.local.insert(&self.key, known.clone(), self.begun);
+        let begun = if planted::bug(Bug::WriteThroughFromInsert) { Instant::now() } else { self.begun };
+        self.era.local.insert(&self.key, known.clone(), begun);
         let told = self.write_through(&known).await;
         self.settle(entry::version(&known), told);
         unlink(&self.cache, &self.pointers, &mut self.budget).await;
@@ -95,6 +97,12 @@ impl Write {
     async fn write_through(&mut self, known: &Known) -> bool {
         let Some(run) = self.era.run.clone() else { return true };
         let version = entry::version(known);
+        if planted::bug(Bug::DeleteAfterCommit) {
+            return run.unlink(&[self.era.row(&self.key)], &mut self.budget).await.is_ok();
+        }
+        if planted::bug(Bug::UntokenedWriteThrough) {
+            let _ = run.lease(&self.era.row(&self.key), &self.token, 0, b"", &mut self.budget).await;
+        }
         if self.confirmed && !self.cache.is_over(&self.era) {
             let data = entry::encode(self.cache.settings.schema, &self.key, known);
             match run.fill(&self.era.row(&self.key), &self.token, version, &data, &mut self.budget).await {
@@ -111,6 +119,9 @@ impl Write {
     /// The transaction was rolled back for certain: everything is as it was before the write.
     pub async fn rolled_back(mut self) {
         self.over = true;
+        if planted::bug(Bug::FloorOutlivesRollback) {
+            return;
+        }
         self.cache.floors.withdraw(self.key, self.id);
         if let Some(run) = self.era.run.clone() {
             // A floor that stays costs misses until it expires, no more.

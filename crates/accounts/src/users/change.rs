@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tenantry_cache::{State, Version};
+use tenantry_cache::{
+    State, Version,
+    planted::{self, Bug},
+};
 use tenantry_jobs::{InvalidateUser, Stale, VerifyEmail};
 use tenantry_queue::Options;
 
@@ -246,6 +249,7 @@ pub(crate) async fn commit(
     addresses: &[&Email],
 ) -> Result<()> {
     let entry = user.entry(state)?;
+    planted::point("after-update").await;
     let Some(mut write) =
         app.cache.begin_write_on(tx.opened(), &key(user.tenant_id, user.id), user.version).await
     else {
@@ -253,11 +257,15 @@ pub(crate) async fn commit(
         let _ = tx.rollback().await;
         return Err(NotPrimary::Overtaken.into());
     };
+    planted::point("after-floor").await;
     if !addresses.is_empty() {
         let pointers: Vec<_> = addresses.iter().map(|email| pointer(user.tenant_id, email)).collect();
         write.unlink(&pointers).await;
     }
-    let job = InvalidateUser { users: vec![Stale { id: user.id.0, version: user.version }] };
+    let mut job = InvalidateUser { users: vec![Stale { id: user.id.0, version: user.version }] };
+    if planted::bug(Bug::NoOutbox) {
+        job.users.clear();
+    }
     let delay = if write.confirmed() { SECOND_LOOK } else { Duration::ZERO };
     let enqueued =
         tenantry_queue::enqueue_with(&tx, user.tenant_id.0, &job, Options { delay, ..Options::default() })
@@ -275,7 +283,9 @@ pub(crate) async fn commit(
     }
     match tx.commit().await {
         Ok(()) => {
+            planted::point("after-commit").await;
             write.committed(entry).await;
+            planted::point("before-ack").await;
             Ok(())
         }
         Err(error) if db::rolled_back(&error) => {
@@ -328,6 +338,7 @@ pub async fn invalidate(
     for stale in users {
         app.cache.invalidate(&key(tenant, UserId(stale.id)), stale.version).await?;
     }
+    planted::point("after-job").await;
     Ok(())
 }
 
@@ -349,7 +360,8 @@ async fn lock(tx: &Transaction<'_>, actor: Actor, id: UserId, if_match: &IfMatch
     if user.role > actor.role {
         return Err(Error::Forbidden);
     }
-    if if_match.as_ref().is_some_and(|versions| !versions.contains(&user.version)) {
+    let if_match = if_match.as_ref().filter(|_| !planted::bug(Bug::IfMatchIgnored));
+    if if_match.is_some_and(|versions| !versions.contains(&user.version)) {
         return Err(Error::VersionChanged);
     }
     Ok(user)
