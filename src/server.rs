@@ -198,6 +198,9 @@ async fn work(app: &App, config: &Config, stop: &CancellationToken) -> Result<()
     let settings = tenantry_workers::Settings {
         // Of its own: a heartbeat must not wait behind the statements of handlers.
         pool: crate::state::pool(direct, 5).map_err(|error| ServeError::Refused(error.to_string()))?,
+        listen: Some(
+            crate::state::connection(direct).map_err(|error| ServeError::Refused(error.to_string()))?,
+        ),
         concurrency: config.worker_concurrency,
         drain: config.shutdown_grace,
         handlers: handlers(app, config)?,

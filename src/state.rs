@@ -138,7 +138,8 @@ pub(crate) fn pool(url: &str, size: u16) -> Result<Pool, StartError> {
     Ok(builder(url, size)?.build().map_err(|error| ConfigError(error.to_string()))?)
 }
 
-fn builder(url: &str, size: u16) -> Result<PoolBuilder, StartError> {
+/// How to connect to `url`.
+pub(crate) fn connection(url: &str) -> Result<tokio_postgres::Config, StartError> {
     let mut config: tokio_postgres::Config = url.parse().map_err(StartError::DatabaseUrl)?;
     if config.get_application_name().is_none() {
         config.application_name("tenantry");
@@ -152,9 +153,16 @@ fn builder(url: &str, size: u16) -> Result<PoolBuilder, StartError> {
         .keepalives_interval(Duration::from_secs(3))
         .keepalives_retries(3);
     config.tcp_user_timeout(Duration::from_secs(10));
+    Ok(config)
+}
+
+fn builder(url: &str, size: u16) -> Result<PoolBuilder, StartError> {
     // A connection is not asked whether it lives before each use: a statement that fails tells that as well.
-    let manager =
-        Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    let manager = Manager::from_config(
+        connection(url)?,
+        NoTls,
+        ManagerConfig { recycling_method: RecyclingMethod::Fast },
+    );
     let timeouts =
         Timeouts { wait: Some(POOL_WAIT), create: Some(Duration::from_secs(2)), recycle: Some(POOL_WAIT) };
     Ok(Pool::builder(manager).max_size(size.into()).runtime(Runtime::Tokio1).timeouts(timeouts))

@@ -1,6 +1,7 @@
 //! Connections and the transactions that run in them. Nobody else writes `begin` or sets a role.
 
 use deadpool_postgres::{Client, Pool, Transaction};
+use tenantry_queue::Nudge;
 use tokio_postgres::error::SqlState;
 
 use crate::{Actor, Error, Result, TenantId};
@@ -9,12 +10,18 @@ use crate::{Actor, Error, Result, TenantId};
 #[derive(Clone)]
 pub struct Db {
     pool: Pool,
+    nudge: Nudge,
 }
 
 impl Db {
-    /// Works on connections of `pool`, which logs in as the application's own role.
+    /// Works on connections of `pool`, which logs in as the application's own role. Needs a runtime.
     pub fn new(pool: Pool) -> Self {
-        Self { pool }
+        Self { nudge: Nudge::start(pool.clone()), pool }
+    }
+
+    /// Tells workers, after COMMIT, that there are jobs for them. Does no I/O.
+    pub fn nudge(&self) {
+        self.nudge.nudge();
     }
 
     /// The pool itself, for the queue and for metrics.

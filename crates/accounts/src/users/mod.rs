@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tenantry_cache::{Entry, Key, Level, Loaded, Pointer, Read, ReadError, State, Version};
 use tokio_postgres::Row;
 
-pub use change::{Change, IfMatch, NewUser, create, delete, invalidate, update};
+pub use change::{Change, IfMatch, NewUser, create, delete, invalidate, purge_deleted, update};
 pub(crate) use change::{commit, insert};
 pub use list::{Filter, Order, Page, SortBy, list};
 

@@ -2,6 +2,7 @@
 //! for what they mean, and move a job's times in the table.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod admin;
 mod attempts;
 mod database;
 mod enqueue;

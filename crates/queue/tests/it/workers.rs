@@ -268,21 +268,30 @@ async fn a_worker_survives_its_connections() {
 }
 
 #[tokio::test]
-async fn no_more_jobs_are_leased_than_run() {
+async fn no_more_jobs_are_leased_than_run_and_one_tenant_leaves_places_for_others() {
     let database = Database::new().await;
     for _ in 0..10 {
         database.enqueue(&verify()).await;
     }
     let (handler, mut started, gate) = gated();
     let (worker, shutdown) = start(&database, Settings { concurrency: 3, ..settings() }, handler);
-    for _ in 0..3 {
+    // Three shared places and four of the mails' own, of which a tenant has three quarters at most.
+    for _ in 0..5 {
         started.recv().await.unwrap();
     }
     let leased = "select count(*) from tenantry.jobs where state = 'running'";
-    assert_eq!(database.admin.query_one(leased, &[]).await.unwrap().get::<_, i64>(0), 3);
+    assert_eq!(database.admin.query_one(leased, &[]).await.unwrap().get::<_, i64>(0), 5);
+    let other = Database { tenant: database.add_tenant().await, ..Database::on(&database.name).await };
+    for _ in 0..10 {
+        other.enqueue(&verify()).await;
+    }
+    for _ in 0..2 {
+        assert_eq!(started.recv().await.unwrap().tenant, other.tenant);
+    }
+    assert_eq!(database.admin.query_one(leased, &[]).await.unwrap().get::<_, i64>(0), 7);
 
     gate.cancel();
-    for _ in 0..7 {
+    for _ in 0..13 {
         started.recv().await.unwrap();
     }
     shutdown.cancel();
