@@ -63,6 +63,19 @@ impl Places {
         Room { kinds, shared }
     }
 
+    /// Whether the end of one of these may make room for a job that waits: a kind has no place left, or a tenant holds
+    /// as many of a kind's as it may.
+    pub(crate) fn tight(&self, running: &[(Kind, Uuid)]) -> bool {
+        let room = self.room(running);
+        room.kinds.len() < self.kinds.len()
+            || room.kinds.iter().any(|free| {
+                running
+                    .iter()
+                    .filter(|(kind, _)| *kind == free.kind)
+                    .any(|job| running.iter().filter(|other| *other == job).count() >= free.cap)
+            })
+    }
+
     /// Room for the worker that waits for these jobs to end: kinds with places of their own go on in them while a job
     /// runs that may take longer than they.
     pub(crate) fn room_meanwhile(&self, running: &[(Kind, Uuid)], waited_for: &[Kind]) -> Room {
@@ -79,11 +92,6 @@ impl Room {
     pub(crate) fn none(self) -> Room {
         let kinds = self.kinds.into_iter().map(|free| KindRoom { room: 0, reserved: 0, ..free }).collect();
         Room { kinds, shared: 0 }
-    }
-
-    /// Whether a kind has none.
-    pub(crate) fn lacks(&self, places: &Places) -> bool {
-        self.kinds.len() < places.kinds.len()
     }
 }
 
@@ -105,6 +113,16 @@ mod tests {
         assert_eq!(of(Kind::InvalidateUser, &places.room(&mails(7))), 4);
         assert_eq!(of(Kind::PruneJobs, &places.room(&mails(6))), 1);
         assert_eq!(of(Kind::PruneJobs, &places.room(&mails(7))), 0);
+    }
+
+    #[test]
+    fn a_tenant_that_has_all_it_may_waits_for_its_own_jobs() {
+        let places = Places::new(Kind::ALL, 12);
+        let mails = |n| vec![(Kind::VerifyEmail, Uuid::nil()); n];
+
+        assert!(!places.tight(&mails(11)));
+        assert!(places.tight(&mails(12)));
+        assert_eq!(of(Kind::VerifyEmail, &places.room(&mails(12))), 4);
     }
 
     #[test]

@@ -203,8 +203,8 @@ impl Worker {
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.heard.notified() => {}
-                // A kind that had no room may have jobs waiting.
-                () = self.registry.freed(), if room.lacks(&self.places) => {}
+                // Jobs may wait for which there was no room.
+                () = self.registry.freed(), if self.places.tight(&running) => {}
                 () = stop.cancelled() => {}
             }
         }

@@ -90,6 +90,7 @@ async fn lists_have_pages_and_show_what_was_asked_for() {
             break;
         }
     }
+    ids.sort();
     ids.reverse();
     assert_eq!(seen, ids);
     let only = Filter { kind: Some("invalidate_user"), tenant: Some(database.tenant), ..Filter::default() };

@@ -137,7 +137,7 @@ async fn connect(database: &str) -> Client {
     client
 }
 
-fn login(variable: &str, database: &str) -> Config {
+pub(crate) fn login(variable: &str, database: &str) -> Config {
     let Ok(url) = std::env::var(variable) else {
         panic!("{variable} is not set: run `make test`, or cargo run --example stack -- cargo nextest run")
     };
