@@ -210,6 +210,9 @@ async fn work(app: &App, config: &Config, stop: &CancellationToken) -> Result<()
         // Of its own: a heartbeat must not wait behind the statements of handlers.
         pool: crate::state::pool(direct, 5, app.db.primary())
             .map_err(|error| ServeError::Refused(error.to_string()))?,
+        listen: Some(
+            crate::state::connection(direct).map_err(|error| ServeError::Refused(error.to_string()))?,
+        ),
         concurrency: config.worker_concurrency,
         drain: config.shutdown_grace,
         handlers: handlers(app, config)?,

@@ -134,13 +134,8 @@ pub(crate) fn tokens(config: &Config) -> Result<AccessTokens, StartError> {
     Ok(AccessTokens::open(&config.jwt_keys_dir, config.public_url()?, config.access_token_ttl)?)
 }
 
-/// A pool on `url` of at most `size` connections, each to a server that `primary` admits: no connection is used before its
-/// server is known to be as new as the newest, and none that is older than what is known. Behind a pooler these are
-/// connections to the pooler, which has to let go of an old primary by itself.
-///
-/// # Errors
-/// When `url` cannot be read.
-pub(crate) fn pool(url: &str, size: u16, primary: &Primary) -> Result<Pool, StartError> {
+/// How to connect to `url`.
+pub(crate) fn connection(url: &str) -> Result<tokio_postgres::Config, StartError> {
     let mut config: tokio_postgres::Config = url.parse().map_err(StartError::DatabaseUrl)?;
     if config.get_application_name().is_none() {
         config.application_name("tenantry");
@@ -154,9 +149,22 @@ pub(crate) fn pool(url: &str, size: u16, primary: &Primary) -> Result<Pool, Star
         .keepalives_interval(Duration::from_secs(3))
         .keepalives_retries(3);
     config.tcp_user_timeout(Duration::from_secs(10));
+    Ok(config)
+}
+
+/// A pool on `url` of at most `size` connections, each to a server that `primary` admits: no connection is used before its
+/// server is known to be as new as the newest, and none that is older than what is known. Behind a pooler these are
+/// connections to the pooler, which has to let go of an old primary by itself.
+///
+/// # Errors
+/// When `url` cannot be read.
+pub(crate) fn pool(url: &str, size: u16, primary: &Primary) -> Result<Pool, StartError> {
     // A connection is not asked whether it lives before each use: a statement that fails tells that as well.
-    let manager =
-        Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    let manager = Manager::from_config(
+        connection(url)?,
+        NoTls,
+        ManagerConfig { recycling_method: RecyclingMethod::Fast },
+    );
     let timeouts =
         Timeouts { wait: Some(POOL_WAIT), create: Some(Duration::from_secs(2)), recycle: Some(POOL_WAIT) };
     let (admitting, standing) = (primary.clone(), primary.clone());

@@ -3,9 +3,11 @@
 
 mod invalidate_user;
 mod mail;
+mod prune_jobs;
+mod purge_deleted;
 mod verify_email;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -32,7 +34,9 @@ pub struct Handlers {
 pub struct Settings {
     /// Of the queue's own: heartbeats must not wait for handlers.
     pub pool: Pool,
-    /// How many jobs run at once.
+    /// Where to listen for new jobs, not through a pooler; without it workers only poll.
+    pub listen: Option<tokio_postgres::Config>,
+    /// How many jobs run at once, beside those in the places that mail and invalidation have of their own.
     pub concurrency: usize,
     /// How long running jobs may take to finish when the process stops.
     pub drain: Duration,
@@ -48,6 +52,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), RunE
     let queue = tenantry_queue::Settings {
         concurrency: settings.concurrency,
         drain: settings.drain,
+        listen: settings.listen,
         ..tenantry_queue::Settings::default()
     };
     tenantry_queue::run(settings.pool, queue, Kind::ALL, settings.handlers.handler(), stop).await
@@ -62,9 +67,30 @@ impl Handlers {
                 match job.kind {
                     Kind::VerifyEmail => verify_email::run(&handlers, &job).await,
                     Kind::InvalidateUser => invalidate_user::run(&handlers, &job).await,
+                    Kind::PruneJobs => prune_jobs::run(&handlers).await,
+                    Kind::PurgeDeleted => purge_deleted::run(&handlers).await,
                 }
             }
             .boxed()
+        }
+    }
+}
+
+/// Repeats `remove` until it removes less than asked for. Each batch is a transaction of its own, so what is left after
+/// a while is left to the next run.
+async fn in_batches<F, E>(remove: impl Fn(u32) -> F) -> Outcome
+where
+    F: Future<Output = Result<u64, E>>,
+    E: std::fmt::Display,
+{
+    const BATCH: u32 = 1000;
+    let begun = Instant::now();
+    loop {
+        match remove(BATCH).await {
+            Ok(removed) if removed < u64::from(BATCH) => return Outcome::Done,
+            Ok(_) if begun.elapsed() > Duration::from_secs(30) => return Outcome::Snooze(Duration::ZERO),
+            Ok(_) => {}
+            Err(error) => return Outcome::Retry(error.to_string()),
         }
     }
 }

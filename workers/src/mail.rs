@@ -10,7 +10,11 @@ use lettre::{
     },
     transport::smtp::PoolConfig,
 };
-use tenantry_queue::{JobId, Outcome};
+use tenantry_accounts::{App, Error, TenantId, db};
+use tenantry_queue::{CompleteError, JobId, Leased, Outcome};
+use tokio_postgres::types::{ToSql, Type};
+
+use crate::Handlers;
 
 /// How long one mail may take to hand over.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,9 +48,10 @@ pub enum MailError {
     Folder(#[source] std::io::Error),
 }
 
-pub(crate) struct Mail<'a> {
-    pub(crate) to: &'a str,
-    pub(crate) subject: &'a str,
+/// What a kind of job writes.
+pub(crate) struct Letter {
+    pub(crate) to: String,
+    pub(crate) subject: String,
     pub(crate) text: String,
     pub(crate) html: String,
 }
@@ -87,11 +92,16 @@ impl Mailer {
         }
     }
 
+    /// The Message-ID of the mail of `job`.
+    fn message_id(&self, job: JobId) -> String {
+        format!("<{job}@{}>", self.from.email.domain())
+    }
+
     /// Hands one mail of `job` over.
     ///
     /// The Message-ID is the job's: a mail that goes out twice, because a worker died after the server took it and
-    /// before the job was done, can be told from two mails.
-    pub(crate) async fn send(&self, job: JobId, mail: Mail<'_>) -> Outcome {
+    /// before that was noted, can be told from two mails.
+    async fn send(&self, job: JobId, mail: Letter) -> Outcome {
         let Ok(to) = mail.to.parse().map(|address| Mailbox::new(None, address)) else {
             return Outcome::Dead("mail cannot be sent to this address".into());
         };
@@ -99,7 +109,7 @@ impl Mailer {
             .from(self.from.clone())
             .to(to)
             .subject(mail.subject)
-            .message_id(Some(format!("<{job}@{}>", self.from.email.domain())))
+            .message_id(Some(self.message_id(job)))
             .multipart(
                 MultiPart::alternative()
                     .singlepart(part(ContentType::TEXT_PLAIN, mail.text))
@@ -126,6 +136,78 @@ impl Mailer {
             },
         }
     }
+}
+
+/// Sends the mail of `job` that `write` makes, unless the server has taken it already. That it has is noted in the
+/// transaction that completes the job, so a job that runs again after a crash sends nothing; only a death between the
+/// server's answer and that COMMIT sends the same mail, with the same Message-ID, twice.
+pub(crate) async fn once(
+    handlers: &Handlers,
+    job: &Leased,
+    write: impl Future<Output = Result<Letter, Outcome>>,
+) -> Outcome {
+    match was_sent(&handlers.app, job).await {
+        Ok(true) => return Outcome::Done,
+        Ok(false) => {}
+        Err(error) => return Outcome::Retry(error.to_string()),
+    }
+    let letter = match write.await {
+        Ok(letter) => letter,
+        Err(outcome) => return outcome,
+    };
+    let outcome = handlers.mailer.send(job.id, letter).await;
+    if outcome == Outcome::Done {
+        note(handlers, job).await;
+    }
+    outcome
+}
+
+async fn was_sent(app: &App, job: &Leased) -> Result<bool, Error> {
+    let mut client = app.db.client().await?;
+    let tx = db::as_tenant(&mut client, TenantId(job.tenant)).await?;
+    let sql = "select 1 from tenantry.sent_mails where tenant_id = $1 and job_id = $2";
+    let sent = tx.query_typed(sql, &[(&job.tenant, Type::UUID), (&job.id.0, Type::UUID)]).await?;
+    tx.commit().await?;
+    Ok(!sent.is_empty())
+}
+
+/// Notes that the mail is out and completes the job. While the database is away the queue itself keeps trying to store
+/// that the job is done.
+async fn note(handlers: &Handlers, job: &Leased) {
+    let message_id = handlers.mailer.message_id(job.id);
+    let noted = match sent(&handlers.app, job, &message_id, true).await {
+        // Another worker has the job: it shall find the note and send nothing.
+        Err(NoteError::Complete(CompleteError::LeaseLost)) => {
+            sent(&handlers.app, job, &message_id, false).await
+        }
+        noted => noted,
+    };
+    if let Err(error) = noted {
+        tracing::warn!(job.id = %job.id, error = %error, "that the mail is out could not be noted");
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NoteError {
+    #[error(transparent)]
+    Database(#[from] Error),
+    #[error(transparent)]
+    Complete(#[from] CompleteError),
+}
+
+async fn sent(app: &App, job: &Leased, message_id: &str, completes: bool) -> Result<(), NoteError> {
+    let mut client = app.db.client().await?;
+    let tx = db::as_tenant(&mut client, TenantId(job.tenant)).await?;
+    let sql = "insert into tenantry.sent_mails (tenant_id, job_id, message_id) values ($1, $2, $3)
+               on conflict do nothing";
+    let params: &[(&(dyn ToSql + Sync), Type)] =
+        &[(&job.tenant, Type::UUID), (&job.id.0, Type::UUID), (&message_id, Type::TEXT)];
+    tx.query_typed(sql, params).await.map_err(Error::from)?;
+    if completes {
+        tenantry_queue::complete(&tx, job).await?;
+    }
+    tx.commit().await.map_err(Error::from)?;
+    Ok(())
 }
 
 /// Plain ASCII goes as it is (RFC 5322: lines of at most 998 bytes), so that a link in a caught mail can be copied;

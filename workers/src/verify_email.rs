@@ -5,7 +5,10 @@ use tenantry_accounts::{TenantId, UserId, verification};
 use tenantry_jobs::VerifyEmail;
 use tenantry_queue::{Leased, Outcome};
 
-use crate::{Handlers, mail::Mail};
+use crate::{
+    Handlers,
+    mail::{self, Letter},
+};
 
 #[derive(Template)]
 #[template(path = "verify_email.txt")]
@@ -28,19 +31,21 @@ pub(crate) async fn run(handlers: &Handlers, job: &Leased) -> Outcome {
         Ok(arguments) => arguments,
         Err(outcome) => return outcome,
     };
-    let letter =
-        match verification::issue(&handlers.app, TenantId(job.tenant), UserId(user_id), job.id.0).await {
-            Ok(Some(letter)) => letter,
-            Ok(None) => return Outcome::Cancel("there is nothing to verify any more".into()),
-            Err(error) => return Outcome::Retry(error.to_string()),
-        };
-    let link = format!("{}/verify-email?token={}", handlers.app_url, letter.token);
-    let (name, tenant, link) = (&*letter.name, &*letter.tenant_name, &*link);
+    mail::once(handlers, job, write(handlers, job, UserId(user_id))).await
+}
+
+async fn write(handlers: &Handlers, job: &Leased, user: UserId) -> Result<Letter, Outcome> {
+    let issued = match verification::issue(&handlers.app, TenantId(job.tenant), user, job.id.0).await {
+        Ok(Some(issued)) => issued,
+        Ok(None) => return Err(Outcome::Cancel("there is nothing to verify any more".into())),
+        Err(error) => return Err(Outcome::Retry(error.to_string())),
+    };
+    let link = format!("{}/verify-email?token={}", handlers.app_url, issued.token);
+    let (name, tenant, link) = (&*issued.name, &*issued.tenant_name, &*link);
     let rendered = (Text { name, tenant, link }.render(), Html { name, tenant, link }.render());
     let (Ok(text), Ok(html)) = rendered else {
-        return Outcome::Dead("a template could not be rendered".into());
+        return Err(Outcome::Dead("a template could not be rendered".into()));
     };
     let subject = format!("Verify your email address for {tenant}");
-    let mail = Mail { to: letter.to.as_str(), subject: &subject, text, html };
-    handlers.mailer.send(job.id, mail).await
+    Ok(Letter { to: issued.to.as_str().to_owned(), subject, text, html })
 }

@@ -3,6 +3,7 @@
 use std::{ops::Deref, time::Instant};
 
 use deadpool_postgres::{Client, Pool};
+use tenantry_queue::Nudge;
 use tokio_postgres::error::SqlState;
 
 use crate::{Actor, Error, Result, TenantId, primary::Primary};
@@ -12,17 +13,24 @@ use crate::{Actor, Error, Result, TenantId, primary::Primary};
 pub struct Db {
     pool: Pool,
     primary: Primary,
+    nudge: Nudge,
 }
 
 impl Db {
     /// Works on connections of `pool`, which logs in as the application's own role and hands out what `primary` admits.
+    /// Needs a runtime.
     pub fn new(pool: Pool, primary: Primary) -> Self {
-        Self { pool, primary }
+        Self { nudge: Nudge::start(pool.clone()), pool, primary }
     }
 
     /// Which server may be asked.
     pub fn primary(&self) -> &Primary {
         &self.primary
+    }
+
+    /// Tells workers, after COMMIT, that there are jobs for them. Does no I/O.
+    pub fn nudge(&self) {
+        self.nudge.nudge();
     }
 
     /// The pool itself, for the queue and for metrics.

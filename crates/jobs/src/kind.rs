@@ -11,17 +11,24 @@ pub enum Kind {
     VerifyEmail,
     /// See [`InvalidateUser`](crate::InvalidateUser).
     InvalidateUser,
+    /// See [`PruneJobs`](crate::PruneJobs).
+    PruneJobs,
+    /// See [`PurgeDeleted`](crate::PurgeDeleted).
+    PurgeDeleted,
 }
 
 impl Kind {
     /// Every kind there is.
-    pub const ALL: &'static [Kind] = &[Kind::VerifyEmail, Kind::InvalidateUser];
+    pub const ALL: &'static [Kind] =
+        &[Kind::VerifyEmail, Kind::InvalidateUser, Kind::PruneJobs, Kind::PurgeDeleted];
 
     /// The kind as it is stored.
     pub const fn as_str(self) -> &'static str {
         match self {
             Kind::VerifyEmail => "verify_email",
             Kind::InvalidateUser => "invalidate_user",
+            Kind::PruneJobs => "prune_jobs",
+            Kind::PurgeDeleted => "purge_deleted",
         }
     }
 
@@ -33,6 +40,7 @@ impl Kind {
                 max_attempts: 25,
                 timeout: Duration::from_secs(30),
                 concurrency: 16,
+                reserved: 4,
                 backoff: Backoff {
                     least: Duration::ZERO,
                     base: Duration::from_secs(2),
@@ -44,7 +52,20 @@ impl Kind {
                 max_attempts: 86_400,
                 timeout: Duration::from_secs(10),
                 concurrency: 32,
+                reserved: 4,
                 backoff: Backoff::every(Duration::from_secs(1)),
+            },
+            // They come round again by themselves.
+            Kind::PruneJobs | Kind::PurgeDeleted => Policy {
+                max_attempts: 10,
+                timeout: Duration::from_secs(60),
+                concurrency: 1,
+                reserved: 0,
+                backoff: Backoff {
+                    least: Duration::from_secs(1),
+                    base: Duration::from_secs(10),
+                    cap: Duration::from_secs(600),
+                },
             },
         }
     }
@@ -86,6 +107,9 @@ pub struct Policy {
     pub timeout: Duration,
     /// How many of this kind one worker process runs at once.
     pub concurrency: usize,
+    /// How many places of its own this kind has in a worker process, beside those that all kinds share: however long
+    /// other jobs take, these start at once.
+    pub reserved: usize,
     /// How long a failed job waits for its next attempt.
     pub backoff: Backoff,
 }

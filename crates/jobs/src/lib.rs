@@ -11,4 +11,4 @@ mod payload;
 pub mod schema;
 
 pub use kind::{Backoff, Kind, Policy, UnknownKind};
-pub use payload::{InvalidateUser, Job, Stale, VerifyEmail};
+pub use payload::{InvalidateUser, Job, PruneJobs, PurgeDeleted, Stale, VerifyEmail};

@@ -44,3 +44,21 @@ pub struct Stale {
     /// The oldest version that may still be shown.
     pub version: i64,
 }
+
+/// Remove jobs that were done or cancelled a day ago. Comes round by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PruneJobs {}
+
+impl Job for PruneJobs {
+    const KIND: Kind = Kind::PruneJobs;
+}
+
+/// Remove users who were deleted a month ago. Comes round by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PurgeDeleted {}
+
+impl Job for PurgeDeleted {
+    const KIND: Kind = Kind::PurgeDeleted;
+}

@@ -3,13 +3,15 @@
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use crate::{InvalidateUser, Job, Kind, VerifyEmail};
+use crate::{InvalidateUser, Job, Kind, PruneJobs, PurgeDeleted, VerifyEmail};
 
 /// The schema of a kind's payload.
 pub fn payload(kind: Kind) -> Value {
     match kind {
         Kind::VerifyEmail => of::<VerifyEmail>(),
         Kind::InvalidateUser => of::<InvalidateUser>(),
+        Kind::PruneJobs => of::<PruneJobs>(),
+        Kind::PurgeDeleted => of::<PurgeDeleted>(),
     }
 }
 

@@ -116,6 +116,7 @@ mod tests {
             max_attempts: 3,
             created_at: Utc::now(),
             lease: Uuid::new_v4(),
+            suspect: false,
         }
     }
 

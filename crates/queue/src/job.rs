@@ -37,6 +37,8 @@ pub struct Leased {
     pub created_at: DateTime<Utc>,
     /// Proves that the job is ours; another worker that gets the job gets another one.
     pub lease: Uuid,
+    /// Its worker died or hung while it ran, and it has not ended an attempt since: it runs alone.
+    pub suspect: bool,
 }
 
 impl Leased {

@@ -82,8 +82,18 @@ impl Registry {
         self.lock().len()
     }
 
-    pub(crate) fn count(&self, kind: Kind) -> usize {
-        self.lock().values().filter(|held| held.kind == kind).count()
+    pub(crate) fn holds(&self, lease: Uuid) -> bool {
+        self.lock().contains_key(&lease)
+    }
+
+    /// Kind and tenant of each job that is held.
+    pub(crate) fn jobs(&self) -> Vec<(Kind, Uuid)> {
+        self.lock().values().map(|held| (held.kind, held.tenant)).collect()
+    }
+
+    /// The kinds of the jobs that are held beside this one.
+    pub(crate) fn beside(&self, lease: Uuid) -> Vec<Kind> {
+        self.lock().values().filter(|held| held.lease != lease).map(|held| held.kind).collect()
     }
 
     /// Resolves when a lease has been removed since the last call.

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use deadpool_postgres::Pool;
 use futures_util::future::BoxFuture;
@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::{
     Leased, Outcome,
     attempt::attempt,
+    room::{KindRoom, Room},
     store::{Store, StoreError, Wanted},
     worker::{bury, report_crashes, worker_name},
 };
@@ -23,22 +24,42 @@ where
     // There is no heartbeat here, so the lease outlasts any handler.
     let store = Store::new(pool.clone(), Duration::from_secs(300));
     let worker = worker_name();
-    let rooms: Vec<(Kind, usize)> = Kind::ALL.iter().map(|kind| (*kind, 1)).collect();
+    let room = one_of_each();
+    let mut served = HashMap::new();
     // Without these, a job that fails or snoozes and is due again at once would keep us here.
     let mut ran = Vec::new();
     loop {
-        let wanted = Wanted { worker: &worker, total: 1, rooms: &rooms, tenant, except: &ran };
+        let wanted = Wanted {
+            worker: &worker,
+            room: &room,
+            running: &[],
+            served: &served,
+            suspect: true,
+            tenant,
+            except: &ran,
+        };
         let fetched = store.fetch(wanted).await?;
         report_crashes(&fetched.crashed);
-        if fetched.leased.is_empty() && fetched.unreadable.is_empty() {
+        if fetched.is_empty() {
             return Ok(ran.len());
         }
-        ran.extend(fetched.leased.iter().chain(&fetched.unreadable).map(|job| job.id.0));
+        served.extend(fetched.served.iter().map(|(kind, (_, tenant))| (*kind, *tenant)));
         for job in &fetched.unreadable {
+            ran.push(job.id.0);
             bury(&store, job).await;
         }
-        for job in fetched.leased {
-            attempt(&store, &TaskTracker::new(), &handler, job, CancellationToken::new()).await;
+        for job in fetched.leased.into_iter().chain(fetched.suspect) {
+            ran.push(job.id.0);
+            // Nothing else ever runs here.
+            if !job.suspect || store.begin_alone(&job).await? {
+                attempt(&store, &TaskTracker::new(), &handler, job, CancellationToken::new()).await;
+            }
         }
     }
+}
+
+/// One job at a time.
+fn one_of_each() -> Room {
+    let kinds = Kind::ALL.iter().map(|kind| KindRoom { kind: *kind, room: 1, reserved: 0, cap: 1 });
+    Room { kinds: kinds.collect(), shared: 1 }
 }

@@ -1,12 +1,12 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use apalis::prelude::{Monitor, WorkerBuilder};
 use deadpool_postgres::Pool;
 use futures_util::future::{BoxFuture, join_all};
 use tenantry_jobs::Kind;
 use tokio::{
-    sync::mpsc,
-    time::{sleep, timeout},
+    sync::{Notify, mpsc},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{
     sync::CancellationToken,
@@ -18,7 +18,9 @@ use uuid::Uuid;
 use crate::{
     JobId, Leased, Outcome,
     attempt::{attempt, count, settle},
+    nudge,
     registry::{Held, Registry},
+    room::{Places, Room},
     source::Source,
     store::{Fetched, Store, StoreError, Wanted},
 };
@@ -26,7 +28,8 @@ use crate::{
 /// How a worker works. The default reruns the jobs of a killed worker within fifteen seconds.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How many jobs run at once.
+    /// How many jobs run at once, beside those in the places that some kinds have of their own
+    /// ([`Policy::reserved`](tenantry_jobs::Policy::reserved)).
     pub concurrency: usize,
     /// How long a job stays with a worker that says nothing.
     pub lease: Duration,
@@ -36,19 +39,19 @@ pub struct Settings {
     pub poll: Duration,
     /// How long running jobs may take to finish after a shutdown; those that take longer are handed back.
     pub drain: Duration,
-    /// How long jobs that are done or cancelled are kept.
-    pub keep: Duration,
+    /// Where to listen for new jobs, not through a pooler; without it the worker only polls.
+    pub listen: Option<tokio_postgres::Config>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             concurrency: 32,
-            lease: Duration::from_secs(10),
+            lease: Duration::from_secs(12),
             heartbeat: Duration::from_secs(3),
-            poll: Duration::from_millis(200),
+            poll: Duration::from_millis(500),
             drain: Duration::from_secs(20),
-            keep: Duration::from_secs(24 * 3600),
+            listen: None,
         }
     }
 }
@@ -78,20 +81,25 @@ where
 {
     let worker = Arc::new(Worker {
         name: worker_name(),
-        store: Store::new(pool, settings.lease),
-        kinds: kinds.to_vec(),
+        store: Store::new(pool, settings.lease).together(),
+        places: Places::new(kinds, settings.concurrency),
+        heard: Arc::default(),
         registry: Registry::default(),
         handlers: TaskTracker::new(),
         settings,
     });
     info!(worker.name = worker.name, "worker {} starts", worker.name);
-    let (sender, receiver) = mpsc::channel(worker.settings.concurrency.max(1));
+    let (sender, receiver) = mpsc::channel(worker.places.all());
     let stop_fetching = shutdown.child_token();
     // Whoever drops this future must not leave a task behind that leases jobs for nobody.
     let _stop = stop_fetching.clone().drop_guard();
     let fetching = tokio::spawn(worker.clone().fetch(sender, stop_fetching.clone()));
     let _heart = AbortOnDropHandle::new(tokio::spawn(worker.clone().beat()));
-    let _broom = AbortOnDropHandle::new(tokio::spawn(worker.clone().sweep()));
+    let _clock = AbortOnDropHandle::new(tokio::spawn(worker.clone().promote()));
+    let _calendar = AbortOnDropHandle::new(tokio::spawn(worker.clone().schedule()));
+    let listen = worker.settings.listen.clone();
+    let _ear = listen
+        .map(|config| AbortOnDropHandle::new(tokio::spawn(nudge::listen(config, worker.heard.clone()))));
 
     tokio::select! {
         _ = monitor(&worker, Source::new(receiver), handler).run_with_signal(signal(shutdown.clone())) => {}
@@ -152,7 +160,9 @@ async fn drained(worker: &Worker, shutdown: &CancellationToken) {
 struct Worker {
     name: String,
     store: Store,
-    kinds: Vec<Kind>,
+    places: Places,
+    /// Somebody says that there are new jobs.
+    heard: Arc<Notify>,
     registry: Registry,
     handlers: TaskTracker,
     settings: Settings,
@@ -161,16 +171,30 @@ struct Worker {
 impl Worker {
     /// Leases as many jobs as there are free places, so that a leased job is a job that runs.
     async fn fetch(self: Arc<Self>, jobs: mpsc::Sender<Leased>, stop: CancellationToken) {
+        let mut served = HashMap::new();
+        let mut suspects = true;
         while !stop.is_cancelled() {
-            let room = self.room();
+            let running = self.registry.jobs();
+            let room = self.places.room(&running);
             if room.kinds.is_empty() {
                 tokio::select! { () = self.registry.freed() => {} () = stop.cancelled() => {} }
                 continue;
             }
             // Never dropped half way: what it leased would be ours without our knowing.
-            let pause = match self.fetch_once(&jobs, &room).await {
-                Ok(More::Likely) => continue,
-                Ok(More::Unlikely) => self.settings.poll,
+            let pause = match self.lease(&room, &running, &mut served, suspects).await {
+                Ok(Fetched { suspect: Some(suspect), .. }) => {
+                    self.alone(&jobs, suspect, &mut served, &stop).await;
+                    // The others' turn, however many suspects there are.
+                    suspects = false;
+                    continue;
+                }
+                Ok(fetched) if fetched.is_empty() && suspects => self.settings.poll,
+                Ok(fetched) => {
+                    self.start(&jobs, fetched).await;
+                    suspects = true;
+                    self.gather().await;
+                    continue;
+                }
                 Err(cause) => {
                     warn!(error = ?cause, "fetching jobs failed, trying again");
                     self.settings.poll.max(Duration::from_secs(1))
@@ -178,29 +202,32 @@ impl Worker {
             };
             tokio::select! {
                 () = sleep(pause) => {}
-                // A kind that had no room may have jobs waiting.
-                () = self.registry.freed(), if room.some_kind_is_full => {}
+                () = self.heard.notified() => {}
+                // Jobs may wait for which there was no room.
+                () = self.registry.freed(), if self.places.tight(&running) => {}
                 () = stop.cancelled() => {}
             }
         }
     }
 
-    fn room(&self) -> Room {
-        let total = self.settings.concurrency.max(1).saturating_sub(self.registry.len());
-        let rooms = self.kinds.iter().map(|kind| {
-            let room = kind.policy().concurrency.saturating_sub(self.registry.count(*kind));
-            (*kind, room.min(total))
-        });
-        let kinds: Vec<_> = rooms.filter(|(_, room)| *room > 0).collect();
-        Room { total, some_kind_is_full: kinds.len() < self.kinds.len(), kinds }
-    }
-
-    async fn fetch_once(&self, jobs: &mpsc::Sender<Leased>, room: &Room) -> Result<More, StoreError> {
-        let wanted =
-            Wanted { worker: &self.name, total: room.total, rooms: &room.kinds, tenant: None, except: &[] };
+    async fn lease(
+        &self,
+        room: &Room,
+        running: &[(Kind, Uuid)],
+        served: &mut HashMap<Kind, Uuid>,
+        suspect: bool,
+    ) -> Result<Fetched, StoreError> {
+        let wanted = Wanted { worker: &self.name, room, running, served, suspect, tenant: None, except: &[] };
         let fetched = self.store.fetch(wanted).await?;
         report_crashes(&fetched.crashed);
-        let more = room.used_up_by(&fetched);
+        served.extend(fetched.served.iter().map(|(kind, (_, tenant))| (*kind, *tenant)));
+        if let Some(suspect) = &fetched.suspect {
+            self.registry.insert(suspect);
+        }
+        Ok(fetched)
+    }
+
+    async fn start(&self, jobs: &mpsc::Sender<Leased>, fetched: Fetched) {
         for job in fetched.leased {
             self.registry.insert(&job);
             // There is room for all places. When the receiver is gone the job is in the registry, to be handed back.
@@ -209,7 +236,116 @@ impl Worker {
         for job in &fetched.unreadable {
             bury(&self.store, job).await;
         }
-        Ok(more)
+    }
+
+    /// A fetch for one place costs as much as one for many: after one that brought jobs, waits until a quarter of the
+    /// places is free, but not for long.
+    async fn gather(&self) {
+        let enough = self.places.all().div_ceil(4);
+        let freed = async {
+            while self.places.all() - self.registry.len().min(self.places.all()) < enough {
+                self.registry.freed().await;
+            }
+        };
+        let _ = timeout(Duration::from_millis(5), freed).await;
+    }
+
+    /// Runs a suspect, and those that wait behind it for a moment, while nothing else runs here. Each of them is in the
+    /// registry from its lease on, so a worker that stops hands it back.
+    async fn alone(
+        &self,
+        jobs: &mpsc::Sender<Leased>,
+        suspect: Leased,
+        served: &mut HashMap<Kind, Uuid>,
+        stop: &CancellationToken,
+    ) {
+        /// Waiting for silence is what costs: it is used for this long.
+        const ENOUGH: Duration = Duration::from_millis(250);
+        if !self.silence(jobs, &suspect, served, stop).await {
+            return;
+        }
+        let silent = Instant::now();
+        let mut next = Some(suspect);
+        while let Some(suspect) = next.take() {
+            self.run_alone(jobs, suspect, stop).await;
+            if silent.elapsed() < ENOUGH && !stop.is_cancelled() {
+                let nothing_else = self.places.room(&[]).none();
+                // An error is met again by the next fetch.
+                if let Ok(fetched) = self.lease(&nothing_else, &[], served, true).await {
+                    next = fetched.suspect;
+                    self.start(jobs, Fetched { suspect: None, ..fetched }).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until nothing runs here beside the suspect; false when it is not to run here after all. Kinds with places of their own go on in these while something runs
+    /// that may take longer than they: an invalidation need not wait for a mail.
+    async fn silence(
+        &self,
+        jobs: &mpsc::Sender<Leased>,
+        suspect: &Leased,
+        served: &mut HashMap<Kind, Uuid>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let lost = self.registry.signal(suspect.lease);
+        loop {
+            if lost.is_cancelled() {
+                self.registry.remove(suspect.lease);
+                return false;
+            }
+            if stop.is_cancelled() {
+                return false;
+            }
+            let beside = self.registry.beside(suspect.lease);
+            if beside.is_empty() {
+                return true;
+            }
+            let running = self.registry.jobs();
+            let room = self.places.room_meanwhile(&running, &beside);
+            if !room.kinds.is_empty() {
+                // As above, never dropped half way.
+                match self.lease(&room, &running, served, false).await {
+                    Ok(fetched) if !fetched.is_empty() => {
+                        self.start(jobs, fetched).await;
+                        self.gather().await;
+                        continue;
+                    }
+                    Ok(_) => {}
+                    Err(cause) => warn!(error = ?cause, "fetching jobs failed, trying again"),
+                }
+            }
+            tokio::select! {
+                () = sleep(self.settings.poll) => {}
+                () = self.heard.notified(), if !room.kinds.is_empty() => {}
+                () = self.registry.freed() => {}
+                () = lost.cancelled() => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// From the word that nothing else runs here to the end of the attempt.
+    async fn run_alone(&self, jobs: &mpsc::Sender<Leased>, suspect: Leased, stop: &CancellationToken) {
+        let lease = suspect.lease;
+        let lost = self.registry.signal(lease);
+        loop {
+            match self.store.begin_alone(&suspect).await {
+                Ok(true) => break,
+                Ok(false) => return self.registry.remove(lease),
+                Err(cause) => warn!(error = ?cause, "a job to run alone could not be begun, trying again"),
+            }
+            tokio::select! {
+                () = sleep(Duration::from_millis(200)) => {}
+                () = lost.cancelled() => return self.registry.remove(lease),
+                () = stop.cancelled() => return,
+            }
+        }
+        info!(job.id = %suspect.id, job.kind = %suspect.kind, "runs alone: its worker died or hung the last time");
+        let _ = jobs.send(suspect).await;
+        while self.registry.holds(lease) {
+            tokio::select! { () = self.registry.freed() => {} () = stop.cancelled() => return }
+        }
     }
 
     async fn work<H>(&self, handler: &H, job: Leased)
@@ -237,21 +373,40 @@ impl Worker {
         }
     }
 
-    async fn sweep(self: Arc<Self>) {
-        const BATCH: i32 = 1000;
+    /// Jobs whose time has come become ready, however many and however full this worker is.
+    async fn promote(self: Arc<Self>) {
+        const BATCH: i32 = 2000;
         loop {
-            match self.store.prune(self.settings.keep, BATCH).await {
-                Ok(removed) if removed >= i64::from(BATCH) => continue,
-                Ok(_) => {}
-                Err(cause) => warn!(error = ?cause, "removing old jobs failed, trying again later"),
+            match self.store.promote(BATCH).await {
+                Ok(promoted) => {
+                    if promoted > 0 {
+                        self.heard.notify_one();
+                    }
+                    if promoted >= i64::from(BATCH) {
+                        continue;
+                    }
+                }
+                Err(cause) => warn!(error = ?cause, "making jobs ready failed, trying again"),
             }
-            sleep(Duration::from_secs(600)).await;
+            sleep(self.settings.poll).await;
+        }
+    }
+
+    /// Work that comes round by itself. Every worker looks; the database lets one of them enqueue.
+    async fn schedule(self: Arc<Self>) {
+        loop {
+            match self.store.enqueue_scheduled().await {
+                Ok(0) => {}
+                Ok(_) => self.heard.notify_one(),
+                Err(cause) => warn!(error = ?cause, "scheduling failed, trying again"),
+            }
+            sleep(Duration::from_secs(5)).await;
         }
     }
 
     async fn hand_back(&self, held: Vec<Held>) {
         join_all(held.iter().map(|held| async {
-            match self.store.defer(held.tenant, held.id, held.lease, Duration::ZERO).await {
+            match self.store.release(held).await {
                 Ok(_) => count(held.kind, "released"),
                 Err(cause) => {
                     warn!(job.id = %held.id, error = ?cause, "handing back failed; the lease will run out")
@@ -260,30 +415,6 @@ impl Worker {
             self.registry.remove(held.lease);
         }))
         .await;
-    }
-}
-
-/// How many jobs may be leased now.
-struct Room {
-    total: usize,
-    /// Kinds that have any room.
-    kinds: Vec<(Kind, usize)>,
-    some_kind_is_full: bool,
-}
-
-/// Whether the next fetch is likely to find jobs.
-enum More {
-    Likely,
-    Unlikely,
-}
-
-impl Room {
-    fn used_up_by(&self, fetched: &Fetched) -> More {
-        let found =
-            |kind| fetched.leased.iter().chain(&fetched.unreadable).filter(|job| job.kind == kind).count();
-        let all: usize = self.kinds.iter().map(|(kind, _)| found(*kind)).sum();
-        let used_up = all >= self.total || self.kinds.iter().any(|(kind, room)| found(*kind) >= *room);
-        if used_up { More::Likely } else { More::Unlikely }
     }
 }
 

@@ -284,6 +284,7 @@ pub(crate) async fn commit(
     match tx.commit().await {
         Ok(()) => {
             planted::point("after-commit").await;
+            app.db.nudge();
             write.committed(entry).await;
             planted::point("before-ack").await;
             Ok(())
@@ -340,6 +341,20 @@ pub async fn invalidate(
     }
     planted::point("after-job").await;
     Ok(())
+}
+
+/// Removes up to `batch` users who were deleted longer than `keep` ago, with all that is theirs; returns how many. Its own
+/// transaction. A cache that still has the entry of such a user says the same as the row that is gone: there is none.
+///
+/// # Errors
+/// When the database fails.
+pub async fn purge_deleted(app: &App, keep: Duration, batch: u32) -> Result<u64> {
+    let client = app.db.client().await?;
+    let batch = i32::try_from(batch).unwrap_or(i32::MAX);
+    let statement =
+        client.prepare_cached("select tenantry.purge_deleted_users(make_interval(secs => $1), $2)").await?;
+    let removed: i64 = client.query_one(&statement, &[&keep.as_secs_f64(), &batch]).await?.try_get(0)?;
+    Ok(removed.unsigned_abs())
 }
 
 impl User {

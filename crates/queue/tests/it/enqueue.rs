@@ -6,7 +6,10 @@ use tenantry_queue::{JobId, Leased, Options, Outcome, enqueue, enqueue_with};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::database::{Database, always, enter};
+use crate::{
+    database::{Database, always, enter},
+    leases::lease_and_vanish,
+};
 
 fn verify() -> VerifyEmail {
     VerifyEmail { user_id: Uuid::now_v7() }
@@ -155,4 +158,25 @@ async fn a_waiting_job_that_was_asked_for_again_does_not_start_before_the_second
     assert_eq!(database.run_due(always(Outcome::Done)).await, 0);
     tx.commit().await.unwrap();
     assert_eq!(database.run_due(always(Outcome::Done)).await, 1);
+}
+
+#[tokio::test]
+async fn a_failed_job_with_a_waiting_successor_is_superseded() {
+    let database = Database::new().await;
+    let keyed = Options { unique_key: Some("k"), ..Options::default() };
+    let first = enqueue_as(&database, &verify(), keyed).await;
+    let job = lease_and_vanish(&database).await;
+    let second = enqueue_as(&database, &verify(), keyed).await;
+    assert_ne!(first, second);
+
+    let sql = "select tenantry.retry_job($1, $2, $3, 'away', '0', '1 s', '1 s')";
+    let client = database.client().await;
+    let row = client.query_one(sql, &[&job.tenant, &job.id.0, &job.lease]).await.unwrap();
+
+    assert_eq!(row.get::<_, &str>(0), "cancelled");
+    let row = database.row(first).await;
+    assert_eq!(row.get::<_, String>("last_error"), format!("superseded by {second}"));
+    assert_eq!(row.get::<_, serde_json::Value>("history")[0]["error"], "away");
+    assert_eq!(database.run_due(always(Outcome::Done)).await, 1);
+    assert_eq!(database.state(second).await, "done");
 }

@@ -1,5 +1,7 @@
 //! Who may finish a job.
 
+use std::time::Duration;
+
 use futures_util::{FutureExt, future::BoxFuture};
 use tenantry_jobs::VerifyEmail;
 use tenantry_queue::{CompleteError, Leased, Outcome, complete};
@@ -13,7 +15,7 @@ fn verify() -> VerifyEmail {
 }
 
 /// Leases the one due job as a worker does that then says nothing more.
-async fn lease_and_vanish(database: &Database) -> Leased {
+pub(crate) async fn lease_and_vanish(database: &Database) -> Leased {
     let (sender, mut leased) = mpsc::unbounded_channel();
     let handler = move |job: Leased| -> BoxFuture<'static, Outcome> {
         sender.send(job).unwrap();
@@ -120,21 +122,40 @@ async fn a_worker_that_was_thought_dead_can_change_nothing() {
 }
 
 #[tokio::test]
-async fn the_third_crash_parks_a_job() {
+async fn the_third_crash_of_a_job_that_ran_alone_parks_it() {
     let database = Database::new().await;
     let id = database.enqueue(&verify()).await;
-    for crashes in 1..=3 {
-        lease_and_vanish(&database).await;
+    for crash in 0..=3 {
+        assert_eq!(lease_and_vanish(&database).await.suspect, crash > 0);
         database.let_time_pass().await;
-        if crashes < 3 {
-            database.until(id, "state = 'running'").await;
-        }
     }
 
     assert_eq!(database.run_due(always(Outcome::Done)).await, 0);
     database
-        .until(id, "state = 'dead' and crashes = 3 and last_error like 'the lease of worker % ran out'")
+        .until(
+            id,
+            "state = 'dead' and crashes = 4 and lone_crashes = 3
+             and last_error like 'parked: its worker died or hung each of the 3 times it ran alone, last %'
+             and jsonb_path_query_array(history, '$[*].outcome') = '[\"crashed\", \"crashed\", \"crashed\", \"crashed\"]'",
+        )
         .await;
+}
+
+#[tokio::test]
+async fn a_suspect_that_ends_an_attempt_is_none_any_more() {
+    for outcome in [Outcome::Retry("away".to_owned()), Outcome::Snooze(Duration::ZERO)] {
+        let database = Database::new().await;
+        let id = database.enqueue(&verify()).await;
+        for _ in 0..3 {
+            lease_and_vanish(&database).await;
+            database.let_time_pass().await;
+        }
+        database.run_due(always(outcome)).await;
+        database.until(id, "not suspect and not alone and lone_crashes = 0 and crashes = 3").await;
+
+        database.let_time_pass().await;
+        assert!(!lease_and_vanish(&database).await.suspect);
+    }
 }
 
 #[tokio::test]

@@ -2,11 +2,15 @@
 //! for what they mean, and move a job's times in the table.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod admin;
 mod attempts;
 mod database;
 mod enqueue;
+mod fairness;
 mod handlers;
 mod leases;
+mod nudges;
 mod sql;
+mod suspects;
 mod upkeep;
 mod workers;

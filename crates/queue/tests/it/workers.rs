@@ -26,7 +26,7 @@ fn verify() -> VerifyEmail {
     VerifyEmail { user_id: Uuid::now_v7() }
 }
 
-fn start<H>(
+pub(crate) fn start<H>(
     database: &Database,
     settings: Settings,
     handler: H,
@@ -40,7 +40,7 @@ where
 }
 
 /// A handler that tells when it starts and then waits to be let go.
-fn gated() -> (
+pub(crate) fn gated() -> (
     impl Fn(Leased) -> BoxFuture<'static, Outcome> + Clone + Send + Sync + 'static,
     mpsc::UnboundedReceiver<Leased>,
     CancellationToken,
@@ -169,7 +169,7 @@ async fn count(database: &Database, sql: &str, enough: i64) {
 }
 
 /// A worker in a process of its own (examples/queue-worker.rs), which can be killed.
-fn other_process(database: &Database, handler: &str) -> Child {
+pub(crate) fn other_process(database: &Database, handler: &str) -> Child {
     let tests = std::env::current_exe().unwrap();
     let program = tests.parent().and_then(Path::parent).unwrap().join("examples/queue-worker");
     let child = Command::new(&program).args([handler, &database.name]).stdout(Stdio::null()).spawn();
@@ -250,11 +250,13 @@ async fn a_worker_survives_its_connections() {
         start(&database, Settings { lease: Duration::from_secs(60), ..settings() }, handler);
     started.recv().await.unwrap();
 
-    let cut = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app' and datname = $1";
+    let cut = "select pg_terminate_backend(pid) from pg_stat_activity where usename <> current_user and datname = $1";
+    let mut ended = 0;
     for _ in 0..5 {
-        database.admin.query(cut, &[&database.name]).await.unwrap();
+        ended += database.admin.query(cut, &[&database.name]).await.unwrap().len();
         tokio::task::yield_now().await;
     }
+    assert!(ended > 0);
     gate.cancel();
     database.until(first, "state = 'done' and attempts = 1").await;
     // A pool finds out that a connection is gone when it hands it out: enqueue as another.
@@ -268,21 +270,30 @@ async fn a_worker_survives_its_connections() {
 }
 
 #[tokio::test]
-async fn no_more_jobs_are_leased_than_run() {
+async fn no_more_jobs_are_leased_than_run_and_one_tenant_leaves_places_for_others() {
     let database = Database::new().await;
     for _ in 0..10 {
         database.enqueue(&verify()).await;
     }
     let (handler, mut started, gate) = gated();
     let (worker, shutdown) = start(&database, Settings { concurrency: 3, ..settings() }, handler);
-    for _ in 0..3 {
+    // Three shared places and four of the mails' own, of which a tenant has three quarters at most.
+    for _ in 0..5 {
         started.recv().await.unwrap();
     }
     let leased = "select count(*) from tenantry.jobs where state = 'running'";
-    assert_eq!(database.admin.query_one(leased, &[]).await.unwrap().get::<_, i64>(0), 3);
+    assert_eq!(database.admin.query_one(leased, &[]).await.unwrap().get::<_, i64>(0), 5);
+    let other = Database { tenant: database.add_tenant().await, ..Database::on(&database.name).await };
+    for _ in 0..10 {
+        other.enqueue(&verify()).await;
+    }
+    for _ in 0..2 {
+        assert_eq!(started.recv().await.unwrap().tenant, other.tenant);
+    }
+    assert_eq!(database.admin.query_one(leased, &[]).await.unwrap().get::<_, i64>(0), 7);
 
     gate.cancel();
-    for _ in 0..7 {
+    for _ in 0..13 {
         started.recv().await.unwrap();
     }
     shutdown.cancel();
