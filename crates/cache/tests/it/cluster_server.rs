@@ -33,12 +33,9 @@ impl ClusterServer {
     /// Starts six nodes that know each other from the start, and waits until each master has its replica.
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // All are held until the last is found, so that no two are the same.
-        let held: Vec<_> = (0..4 * MASTERS).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<u16> = held.iter().map(|port| port.local_addr().unwrap().port()).collect();
+        let ports = free_ports(4 * MASTERS);
         let nodes =
             ports.chunks(2).map(|ports| Node { port: ports[0], bus: ports[1], child: None }).collect();
-        drop(held);
         let mut cluster = Self { nodes, folder };
         for n in 0..2 * MASTERS {
             fs::create_dir(cluster.folder_of(n)).unwrap();
@@ -116,10 +113,13 @@ impl ClusterServer {
     }
 
     /// Waits until the cluster is well and every node that runs and is no master is linked to one.
-    pub(crate) async fn settled(&self) {
+    pub(crate) async fn settled(&mut self) {
         let well = async {
-            for n in (0..self.nodes.len()).filter(|&n| self.nodes[n].child.is_some()) {
+            for n in 0..self.nodes.len() {
                 loop {
+                    let Some(child) = &mut self.nodes[n].child else { break };
+                    let ended = child.try_wait().unwrap();
+                    assert!(ended.is_none(), "node {n} of the redis cluster has ended: {ended:?}");
                     let state: String = self.ask(n, &["CLUSTER", "INFO"]).await.unwrap_or_default();
                     let role = self.replication_of(n).await;
                     let linked = role.contains("role:master") || role.contains("master_link_status:up");
@@ -153,9 +153,33 @@ impl ClusterServer {
         }
     }
 
+    pub(crate) fn signal(&self, n: usize, signal: &str) {
+        if let Some(child) = &self.nodes[n].child {
+            let sent = Command::new("kill").args([signal, &child.id().to_string()]).status();
+            assert!(sent.unwrap().success());
+        }
+    }
+
     pub(crate) fn start_again(&mut self, n: usize) {
         self.start_node(n);
     }
+}
+
+/// Ports of 127.0.0.1 that nobody listens on. They are not among those that the system gives to clients (from 32768 on),
+/// who might take the port of a server that is to be started again.
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    // Tests that run side by side begin at different places.
+    let begin = usize::try_from(std::process::id()).unwrap() * 101 % PORTS.len();
+    let mut held: Vec<TcpListener> = Vec::new();
+    for port in PORTS.cycle().skip(begin).take(PORTS.len()) {
+        // All are held until the last is found, so that no two are the same.
+        held.extend(TcpListener::bind(("127.0.0.1", port)));
+        if held.len() == count {
+            return held.iter().map(|port| port.local_addr().unwrap().port()).collect();
+        }
+    }
+    panic!("fewer than {count} ports of 127.0.0.1 are free");
 }
 
 fn id(n: usize) -> String {

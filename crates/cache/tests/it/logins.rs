@@ -4,11 +4,12 @@ use deadpool_redis::redis::cmd;
 use tenantry_cache::{Cache, Level, Settings};
 
 use crate::breaker::returns;
-use crate::stage::{RedisServer, Truth, free_port, node};
+use crate::cluster_server::free_ports;
+use crate::stage::{RedisServer, Truth, node};
 
 /// A Redis on the network with more settings; and its address, for URLs.
 async fn listening(more: &[&str]) -> (RedisServer, String) {
-    let port = free_port().to_string();
+    let port = free_ports(1)[0].to_string();
     let more = [&["--port", &port, "--bind", "127.0.0.1"], more].concat();
     (RedisServer::start_with(tempfile::tempdir().unwrap(), &more).await, format!("127.0.0.1:{port}"))
 }
@@ -29,7 +30,7 @@ async fn a_password_and_a_user_are_taken_from_the_url() {
                +cluster|info +cluster|slots";
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("redis.conf"), format!("{acl}\nrequirepass secret\n")).unwrap();
-    let port = free_port().to_string();
+    let port = free_ports(1)[0].to_string();
     let redis = RedisServer::start_with(folder, &["--include", "redis.conf", "--port", &port]).await;
 
     let urls = ["redis://:secret@", "redis://default:secret@", "redis://tenantry:p%2Cw%40rd@"];

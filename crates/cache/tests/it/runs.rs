@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use deadpool_redis::redis::cmd;
+use deadpool_redis::redis::{cmd, pipe};
 use tenantry_cache::{Cache, Level};
 use tokio::time::{sleep, timeout};
 
@@ -103,6 +103,28 @@ async fn a_server_that_was_demoted_is_not_used_and_forgets_its_names() {
     assert_eq!(old_value(&redis, &old_key).await.as_deref(), Some("1"), "it is there to be shown");
     assert_eq!(row.seen(&here).await, (2, Level::Postgres));
     assert_eq!(row.seen(&there).await, (2, Level::Redis));
+}
+
+#[tokio::test]
+async fn a_server_that_was_demoted_for_a_moment_is_another_run_on_the_same_connection() {
+    let redis = RedisServer::start().await;
+    let here = redis.bare_node().await;
+    let row = Truth::new(1);
+    row.read(&here).await.unwrap();
+    let old_key = row.redis_key(&redis).await;
+
+    let mut moment = pipe();
+    moment.cmd("REPLICAOF").arg(&["127.0.0.1", "1"]).cmd("REPLICAOF").arg(&["NO", "ONE"]);
+    moment.exec_async(&mut redis.connection().await).await.unwrap();
+    row.set(2); // written on nodes that used another master for that moment
+    let noticed = async {
+        while row.seen(&here).await.0 != 2 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), noticed).await.expect("the old value is shown");
+    assert_eq!(old_value(&redis, &old_key).await.as_deref(), Some("1"), "it is there to be shown");
+    hits_version_2(&row, &here).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! What the tests play with: a Redis of their own, nodes, and a row.
 
 use std::{
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -12,7 +11,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use deadpool_redis::redis::{Client, aio::MultiplexedConnection, cmd};
+use deadpool_redis::redis::{
+    Client, ErrorKind, RedisResult, ServerErrorKind, aio::MultiplexedConnection, cmd,
+};
 use futures_util::future::{BoxFuture, FutureExt};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -53,11 +54,17 @@ impl RedisServer {
     async fn ready(&self) {
         let client = Client::open(self.url()).unwrap();
         let up = async {
-            while client.get_multiplexed_async_connection().await.is_err() {
+            while Self::answer(&client).await.is_err_and(|error| {
+                error.is_io_error() || error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading)
+            }) {
                 sleep(Duration::from_millis(5)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(30), up).await.expect("redis-server does not start");
+    }
+
+    async fn answer(client: &Client) -> RedisResult<()> {
+        cmd("PING").exec_async(&mut client.get_multiplexed_async_connection().await?).await
     }
 
     pub(crate) fn url(&self) -> String {
@@ -125,11 +132,6 @@ impl Drop for RedisServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A port of 127.0.0.1 that nobody listens on.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub(crate) async fn node(settings: Settings) -> Cache {

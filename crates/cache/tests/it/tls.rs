@@ -13,7 +13,8 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tenantry_cache::{Cache, Level, Settings};
 
-use crate::stage::{RedisServer, Truth, free_port, node};
+use crate::cluster_server::free_ports;
+use crate::stage::{RedisServer, Truth, node};
 
 /// Where the client finds its Redis.
 const URL: &str = "TLS_TEST_REDIS_URL";
@@ -37,7 +38,8 @@ fn certify(folder: &Path, name: &str) {
 async fn server() -> (RedisServer, u16, u16) {
     let folder = tempfile::tempdir().unwrap();
     certify(folder.path(), "ours");
-    let (port, plain) = (free_port(), free_port());
+    let ports = free_ports(2);
+    let (port, plain) = (ports[0], ports[1]);
     let (tls_port, plain_port) = (port.to_string(), plain.to_string());
     let mut more = vec!["--tls-port", &tls_port, "--port", &plain_port, "--tls-auth-clients", "no"];
     more.extend([
