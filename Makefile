@@ -1,7 +1,7 @@
 # The two commands are `make dev` and `make test`; both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint audit openapi load chaos clean
+.PHONY: help dev test lint audit openapi load chaos model clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-9s%s\n", $$1, $$2 }'
@@ -30,6 +30,9 @@ load: ## a cached look-up beside a bare server (release build; needs wrk)
 chaos: ## kills, freezes and empties what runs for a minute, and judges every answer (ARGS="--seed 1")
 	cargo build --bin tenantry
 	cargo run --example chaos -- --seconds 60 $(ARGS)
+
+model: ## explores the model of the cache protocol within larger bounds (release build; needs 8 GB and ten minutes)
+	MODEL=large cargo test --release -p tenantry-cache --test model -- --nocapture --test-threads=1
 
 clean: ## removes what was built, and the private servers' data
 	cargo clean

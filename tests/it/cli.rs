@@ -30,6 +30,7 @@ fn a_bad_setting_is_named() {
         ("LISTEN", "nowhere"),
         ("DATABASE_EPOCH", "0"),
         ("CACHE_TTL", "soon"),
+        ("CACHE_TTL", "25h"),
         ("CACHE_LOCAL_ENTRIES", "0"),
         ("RATE_LIMIT_IP", "many"),
         ("PLAN_SEATS", "gold=3"),
@@ -78,7 +79,7 @@ fn a_database_without_migrations_is_refused() {
     let (url, owner) = (from_stack("TEST_DATABASE_URL"), from_stack("TEST_DATABASE_OWNER_URL"));
     let empty = |url: &str| url.replace("/tenantry?", "/postgres?");
     let message = refusal(&["api"], &[("DATABASE_URL", &empty(&url))]);
-    assert!(message.contains("2 migrations are pending: run `tenantry migrate`"), "{message}");
+    assert!(message.contains("3 migrations are pending: run `tenantry migrate`"), "{message}");
     let message = refusal(&["worker"], &[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", &owner)]);
     assert!(message.contains("DATABASE_DIRECT_URL") && message.contains("owns the tables"), "{message}");
 }
