@@ -1,7 +1,7 @@
 # The two commands are `make dev` and `make test`; both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint audit openapi load load-large chaos planted clean
+.PHONY: help dev test lint audit openapi load load-large chaos planted model clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-11s%s\n", $$1, $$2 }'
@@ -38,6 +38,9 @@ chaos: ## kills, stops and cuts off what runs for a minute, and judges every ans
 
 planted: ## bugs in the real code that the history checker must find, each in five runs (ARGS="--runs 1")
 	@scripts/chaos --planted all $(ARGS)
+
+model: ## explores the model of the cache protocol within larger bounds (release build; needs 8 GB and ten minutes)
+	MODEL=large cargo test --release -p tenantry-cache --test model -- --nocapture --test-threads=1
 
 clean: ## removes what was built, and the private servers' data
 	cargo clean

@@ -4,6 +4,7 @@ use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr, ti
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use tenantry_accounts::feed::LONGEST_TTL;
 
 use crate::limits::Rate;
 
@@ -96,8 +97,8 @@ pub struct Config {
     )]
     pub mail_from: String,
 
-    /// How long Redis keeps a user
-    #[arg(long, env = "CACHE_TTL", global = true, default_value = "900s", value_parser = period, value_name = "TIME")]
+    /// How long Redis keeps a user; a day at most
+    #[arg(long, env = "CACHE_TTL", global = true, default_value = "900s", value_parser = cache_ttl, value_name = "TIME")]
     pub cache_ttl: Duration,
 
     /// How long a process keeps a user without asking: the most another process may be behind
@@ -288,6 +289,11 @@ fn period(text: &str) -> Result<Duration, String> {
         Ok(period) => Ok(period),
         Err(_) => Err("must be a time such as 500ms, 30s, 10m or 30d".into()),
     }
+}
+
+fn cache_ttl(text: &str) -> Result<Duration, String> {
+    period(text)
+        .and_then(|time| if time <= LONGEST_TTL { Ok(time) } else { Err("must be at most 1d".into()) })
 }
 
 fn lifetime(text: &str) -> Result<Duration, String> {

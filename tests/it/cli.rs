@@ -30,6 +30,7 @@ fn a_bad_setting_is_named() {
         ("LISTEN", "nowhere"),
         ("DATABASE_EPOCH", "0"),
         ("CACHE_TTL", "soon"),
+        ("CACHE_TTL", "25h"),
         ("CACHE_LOCAL_ENTRIES", "0"),
         ("RATE_LIMIT_IP", "many"),
         ("PLAN_SEATS", "gold=3"),

@@ -172,12 +172,16 @@ async fn workers_find_what_is_wrong_by_samples() {
     // About the first version, so that none of them removes it as jobs do.
     let payload = json!({"users": [{"id": id(&user), "version": 1}]}).to_string();
     let sql = "select tenantry.enqueue_job('invalidate_user', $1::text::jsonb, $2)";
-    let database = app.database().await;
+    let mut database = app.database().await;
+    let tx = tenantry_accounts::db::as_tenant(&mut database, tenantry_accounts::TenantId(app.tenant))
+        .await
+        .unwrap();
     let mut sampled = false;
     while !sampled {
-        let job: uuid::Uuid = database.query_one(sql, &[&payload, &app.tenant]).await.unwrap().get(0);
+        let job: uuid::Uuid = tx.query_one(sql, &[&payload, &app.tenant]).await.unwrap().get(0);
         sampled = job.as_u128() % 16 == 0;
     }
+    tx.commit().await.unwrap();
     assert_eq!(planting.field(id(&user), "v").await.as_deref(), Some("1"));
 
     app.run_jobs().await;

@@ -6,6 +6,7 @@ mod auth;
 mod cache;
 mod cli;
 mod dev;
+mod feed;
 mod http;
 mod inspect;
 mod node;

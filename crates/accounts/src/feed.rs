@@ -15,6 +15,17 @@ use crate::{App, Result, TenantId, UserId, users};
 /// How often a node looks: the most another node may serve an entry whose floor was lost, beside its own memory.
 const EVERY: Duration = Duration::from_millis(250);
 
+/// The longest that Redis may keep an entry. Rows of the feed, and the attempts of a job, last for as long: another process
+/// may have a longer `CACHE_TTL` than this one.
+pub const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// How long rows about cached users are kept: an hour more, for the lease of a slow reader and the longest transaction.
+const KEPT: Duration = Duration::from_secs(25 * 3600);
+
+/// How often they are pruned, and how many at once: a pruning must be over long before its statement is cut off.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+const PRUNE_AT_MOST: i32 = 1_000;
+
 /// A node's place in the feed.
 pub struct Feed {
     app: App,
@@ -65,8 +76,14 @@ impl Feed {
         }
     }
 
-    /// Follows the feed for as long as it is polled, through every failure of the database.
-    pub async fn follow(mut self) {
+    /// Follows the feed for as long as it is polled, through every failure of the database, and prunes it.
+    pub async fn follow(self) {
+        let app = self.app.clone();
+        // Side by side: a look must not wait for a pruning.
+        tokio::join!(self.keep_looking(), keep_pruning(&app));
+    }
+
+    async fn keep_looking(mut self) {
         let mut tick = tokio::time::interval(EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut lost = false;
@@ -81,6 +98,27 @@ impl Feed {
             lost = look.is_err();
         }
     }
+}
+
+/// Every process does so, since none of them is special; they may get in each other's way and lose nothing by it.
+async fn keep_pruning(app: &App) {
+    loop {
+        match prune(app).await {
+            // There may be more.
+            Ok(pruned) if pruned >= i64::from(PRUNE_AT_MOST) => tokio::time::sleep(EVERY).await,
+            Ok(_) => tokio::time::sleep(PRUNE_EVERY).await,
+            Err(error) => {
+                tracing::debug!("the feed was not pruned: {}", in_full(&error));
+                tokio::time::sleep(PRUNE_EVERY).await;
+            }
+        }
+    }
+}
+
+async fn prune(app: &App) -> Result<i64> {
+    let client = app.db.client().await?;
+    let statement = client.prepare_cached("select tenantry.prune_revocations($1, $2)").await?;
+    Ok(client.query_one(&statement, &[&KEPT.as_secs_f64(), &PRUNE_AT_MOST]).await?.try_get(0)?)
 }
 
 /// With what it came from: "not available" alone tells an operator nothing.

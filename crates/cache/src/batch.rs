@@ -32,18 +32,18 @@ impl Inner {
         let mut missing = Vec::new();
         for key in keys.iter().collect::<HashSet<_>>() {
             match era.local.get(key) {
-                Some(entry) => drop(found.insert(*key, Read { entry, level: Level::Local })),
+                Some(entry) => drop(found.insert(*key, Read::new(entry, Level::Local))),
                 None => missing.push(*key),
             }
         }
         let mut budget = Budget::of_request(self.settings.redis_budget);
         for (key, entry) in self.look_in_redis(&era, &missing, &mut budget).await {
-            found.insert(key, Read { entry, level: Level::Redis });
+            found.insert(key, Read::new(entry, Level::Redis));
         }
         missing.retain(|key| !found.contains_key(key));
         if !missing.is_empty() {
             for (key, entry) in self.select_many(&era, missing, load).await? {
-                found.insert(key, Read { entry, level: Level::Postgres });
+                found.insert(key, Read::new(entry, Level::Postgres));
             }
         }
         Ok(keys.iter().filter_map(|key| found.get(key).cloned()).collect())

@@ -41,6 +41,15 @@ pub struct Read {
     pub entry: Option<Arc<Entry>>,
     /// Who answered.
     pub level: Level,
+    /// Whether the truth was asked only because a cache held less than the minimum version: what a client can cost us by
+    /// its word alone. A read that ends in [`ReadError::VersionNotReached`] has cost as much.
+    pub bypassed: bool,
+}
+
+impl Read {
+    pub(crate) fn new(entry: Known, level: Level) -> Self {
+        Self { entry, level, bypassed: false }
+    }
 }
 
 /// Who answered a read.
@@ -82,10 +91,16 @@ impl Inner {
     {
         let min = min.filter(|_| !planted::bug(Bug::MinIgnored));
         let reaches = |known: &Known| min.is_none_or(|min| entry::version(known) >= min);
-        if let Some(entry) = self.era.reading().local.get(&key).filter(reaches) {
-            return Ok(Read { entry, level: Level::Local });
-        }
-        self.read_past_local(key, min, load, Budget::of_request(self.settings.redis_budget)).await
+        let held = self.era.reading().local.get(&key);
+        let holds_less = match held {
+            Some(entry) if reaches(&entry) => return Ok(Read::new(entry, Level::Local)),
+            Some(_) => true,
+            None => false,
+        };
+        let budget = Budget::of_request(self.settings.redis_budget);
+        let mut read = self.read_past_local(key, min, load, budget).await?;
+        read.bypassed |= holds_less && read.level == Level::Postgres;
+        Ok(read)
     }
 
     /// Reads without a look at what the process holds. `budget` is for the flight, should this reader lead it.
@@ -107,7 +122,7 @@ impl Inner {
             // Another's flight may be waiting for Redis.
             let entry =
                 self.select(&era, key, load).await.map_err(|error| ReadError::Load(Arc::new(error)))?.known;
-            return Ok(Read { entry, level: Level::Postgres });
+            return Ok(Read::new(entry, Level::Postgres));
         }
 
         // The flight takes the load out when it needs it. Left over, it serves to bypass what the flight has brought.
@@ -126,7 +141,7 @@ impl Inner {
             let load = load.locked().take().ok_or(ReadError::Gone)?;
             let entry =
                 self.select(&era, key, load).await.map_err(|error| ReadError::Load(Arc::new(error)))?.known;
-            read = Read { entry, level: Level::Postgres };
+            read = Read { entry, level: Level::Postgres, bypassed: true };
         }
         // What gets here without an entry is the truth's word, or the client asked for nothing.
         if read.entry.is_none() || reaches(&read.entry) {
@@ -151,7 +166,7 @@ impl Inner {
     {
         let turn = flight.turn().await;
         let token = match self.ask_redis(&era, key, &flight, &mut budget).await {
-            Asked::Found(entry) => return flight.land(Ok(Read { entry, level: Level::Redis })),
+            Asked::Found(entry) => return flight.land(Ok(Read::new(entry, Level::Redis))),
             Asked::MayFill(token) => Some(token),
             Asked::MayNotFill => None,
         };
@@ -179,7 +194,7 @@ impl Inner {
             };
         }
         flight.land(match outcome {
-            Ok(Selected { known, .. }) => Ok(Read { entry: known, level: Level::Postgres }),
+            Ok(Selected { known, .. }) => Ok(Read::new(known, Level::Postgres)),
             Err(error) => Err(Arc::new(error) as Arc<dyn Any + Send + Sync>),
         });
     }
@@ -286,10 +301,23 @@ enum Asked {
 /// Counts a read by who answered it, and with what.
 pub(crate) fn count<E>(result: &Result<Read, ReadError<E>>) {
     match result {
-        Ok(read) => count_read(read),
-        Err(ReadError::VersionNotReached) => count_failure("version_not_reached"),
+        Ok(read) => {
+            if read.bypassed {
+                count_bypass();
+            }
+            count_read(read);
+        }
+        Err(ReadError::VersionNotReached) => {
+            count_bypass();
+            count_failure("version_not_reached");
+        }
         Err(ReadError::Load(_) | ReadError::Gone) => count_failure("failed"),
     }
+}
+
+/// A read of the truth that a client has caused by a minimum version.
+fn count_bypass() {
+    metrics::counter!("tenantry_cache_bypassed_total").increment(1);
 }
 
 pub(crate) fn count_read(read: &Read) {

@@ -119,6 +119,9 @@ pub struct Found {
     pub entry: Arc<Entry>,
     /// Where it came from.
     pub level: Level,
+    /// Whether the database was asked only because the caller wanted more than a cache held. A limit by caller should
+    /// count such a look-up twice, and so one that ends in [`Error::VersionNotReached`].
+    pub bypassed: bool,
 }
 
 /// Looks up a user of `tenant`. `min` is the oldest version that will do.
@@ -130,7 +133,9 @@ pub async fn get(app: &App, tenant: TenantId, id: UserId, min: Option<Version>) 
     let read = app.cache.read_through(&key, min, move || async move { select(&reader, tenant, id).await });
     let read = read.await.map_err(read_error)?;
     match read.entry {
-        Some(entry) if entry.state == State::Live => Ok(Found { entry, level: read.level }),
+        Some(entry) if entry.state == State::Live => {
+            Ok(Found { entry, level: read.level, bypassed: read.bypassed })
+        }
         _ => Err(Error::NoUser),
     }
 }
@@ -147,17 +152,17 @@ pub async fn get_by_email(app: &App, tenant: TenantId, email: &Email) -> Result<
     if let Some(id) = lookup.target().map(UserId) {
         let (key, reader) = (key(tenant, id), app.clone());
         let read = lookup.read(&key, move || async move { select(&reader, tenant, id).await }).await;
-        let Read { entry, level } = read.map_err(read_error)?;
+        let Read { entry, level, .. } = read.map_err(read_error)?;
         let believed = planted::bug(Bug::PointerBelieved);
         let fits = |entry: &Arc<Entry>| entry.state == State::Live && (has_address(entry, email) || believed);
         if let Some(entry) = entry.filter(fits) {
-            return Ok(Found { entry, level });
+            return Ok(Found { entry, level, bypassed: false });
         }
     }
     let user = select_by_email(app, tenant, email).await?;
     lookup.leads_to(user.as_ref().map(|user| user.id.0)).await;
     let entry = Arc::new(user.ok_or(Error::NoUser)?.entry(State::Live)?);
-    Ok(Found { entry, level: Level::Postgres })
+    Ok(Found { entry, level: Level::Postgres, bypassed: false })
 }
 
 fn has_address(entry: &Entry, email: &Email) -> bool {
@@ -195,7 +200,8 @@ pub async fn get_many(app: &App, tenant: TenantId, ids: &[UserId]) -> Result<Vec
     let reads = app.cache.read_many(&keys, load).await.map_err(read_error)?;
     let found =
         |read: Read| read.entry.filter(|entry| entry.state == State::Live).map(|entry| (entry, read.level));
-    Ok(reads.into_iter().map(|read| found(read).map(|(entry, level)| Found { entry, level })).collect())
+    let found = |read| found(read).map(|(entry, level)| Found { entry, level, bypassed: false });
+    Ok(reads.into_iter().map(found).collect())
 }
 
 fn read_error(error: ReadError<Error>) -> Error {

@@ -155,6 +155,6 @@ async fn a_batch_that_cannot_be_loaded_fails_and_rows_that_nobody_asked_for_are_
 
     let stranger = (other.key, Loaded::Row(entry(7)));
     let reads = alone.read_many(&[row.key], |_| async { Ok::<_, Broken>(vec![stranger]) }).await.unwrap();
-    assert_eq!(reads, [Read { entry: None, level: Level::Postgres }]);
+    assert_eq!(reads, [Read { entry: None, level: Level::Postgres, bypassed: false }]);
     assert_eq!(other.seen(&alone).await, (1, Level::Postgres));
 }

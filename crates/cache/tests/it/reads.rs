@@ -96,6 +96,7 @@ async fn a_minimum_version_passes_by_older_entries_and_leaves_them_as_they_are()
     for node in [&here, &there] {
         let read = node.read_through(&row.key, Some(2), row.load()).await.unwrap();
         assert_eq!((read.entry.unwrap().version, read.level), (2, Level::Postgres));
+        assert!(read.bypassed, "the process held less, or Redis did");
         assert_eq!(row.seen(node).await, (2, Level::Local), "a newer entry replaces the older one");
     }
     assert_eq!(row.field(&redis, "v").await.as_deref(), Some("1"));
@@ -110,9 +111,12 @@ async fn a_minimum_version_is_met_by_any_level() {
 
     for (node, level) in [(&there, Level::Redis), (&there, Level::Local), (&here, Level::Local)] {
         let read = node.read_through(&row.key, Some(2), row.load()).await.unwrap();
-        assert_eq!(read.level, level);
+        assert_eq!((read.level, read.bypassed), (level, false));
     }
     assert_eq!(row.loads(), 0);
+    let cold = Truth::new(2);
+    let read = here.read_through(&cold.key, Some(2), cold.load()).await.unwrap();
+    assert_eq!((read.level, read.bypassed), (Level::Postgres, false), "it would have been asked anyway");
 }
 
 #[tokio::test]
@@ -232,6 +236,7 @@ fn reads_and_mismatches_are_counted() {
     assert_eq!(
         counted,
         [
+            ("tenantry_cache_bypassed_total", "", 1),
             ("tenantry_cache_mismatch_total", "foreign", 1),
             ("tenantry_cache_reads_total", "local live", 1),
             ("tenantry_cache_reads_total", "postgres live", 1),
