@@ -19,11 +19,6 @@ const HOT: usize = 5_000;
 /// The part of the look-ups that the level of a case must have answered. In the millisecond that a process must remember a
 /// user, somebody else may ask for the same one.
 const SHARE: f64 = 0.95;
-/// Requests that every level answers in a second, also where it has to be filled first.
-const SLOWEST: usize = 4_000;
-/// Requests that no level answers in a second.
-const FASTEST: usize = 20_000;
-
 /// Nothing leaves the process's memory while we measure.
 const FROM_MEMORY: [(&str, &str); 1] = [("CACHE_LOCAL_TTL", "10m")];
 /// Memory is forgotten at once.
@@ -193,14 +188,18 @@ impl Case {
         };
         let order = match &self.warm {
             Warm::Fill(file, lines) => {
-                let seconds = 1 + lines.div_ceil(SLOWEST) as u64;
-                send(file.clone(), Order::OnceFrom(1), Duration::ZERO, seconds).await?;
+                let mut sent = 0;
+                while sent < *lines {
+                    let order = Order::OnceFrom(1 + sent);
+                    sent += send(file.clone(), order, Duration::ZERO, 1).await?.requests as usize;
+                }
                 Order::Random
             }
             Warm::Once(lines) => {
                 let first = 1 + (round - 1) * lines / settings.rounds;
-                send(self.requests.clone(), Order::OnceFrom(first), Duration::ZERO, 1).await?;
-                Order::OnceFrom(first + FASTEST)
+                let sent = send(self.requests.clone(), Order::OnceFrom(first), Duration::ZERO, 1).await?;
+                // Those that were under way at the end have been sent, too.
+                Order::OnceFrom(first + sent.requests as usize + settings.connections as usize)
             }
         };
         // Half of the rate: as many connections, each of which pauses for what its request would take at that rate.

@@ -57,7 +57,15 @@ pub(crate) async fn run(
         Order::OnceFrom(line) => ("once", line),
     };
     let output = Command::new("wrk")
-        .args(["-t1", &format!("-c{connections}"), &format!("-d{}s", time.as_secs()), "--latency", "-s"])
+        .args([
+            "-t1",
+            &format!("-c{connections}"),
+            &format!("-d{}s", time.as_secs()),
+            "--timeout",
+            "10s",
+            "--latency",
+            "-s",
+        ])
         .arg(script)
         .arg(format!("http://{address}/"))
         .arg("--")

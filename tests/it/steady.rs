@@ -12,7 +12,7 @@ use std::{
 use deadpool_redis::redis::cmd;
 use rand::Rng;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -229,7 +229,9 @@ async fn foreign_bytes_in_redis_are_repaired_and_never_served() {
     let (user, other) = (cluster.users[0], cluster.users[1]);
     let (key, other_key) = (cluster.redis_key(user), cluster.redis_key(other));
     let right = client.look_up(user).await.json()["data"].clone();
-    client.look_up(other).await;
+    for user in [user, other] {
+        while past_local(&mut client, user).await.level != "redis" {}
+    }
     let own: Vec<u8> = cmd("HGET").arg(&key).arg("d").query_async(&mut redis).await.unwrap();
     let others: Vec<u8> = cmd("HGET").arg(&other_key).arg("d").query_async(&mut redis).await.unwrap();
     let own_text = String::from_utf8(own.clone()).unwrap();
@@ -250,19 +252,31 @@ async fn foreign_bytes_in_redis_are_repaired_and_never_served() {
         let before = cluster.nodes[0].metric("tenantry_cache_mismatch_total", "").await;
         let fields = [("v", version.as_bytes()), ("d", &data)];
         cmd("HSET").arg(&key).arg(&fields).exec_async(&mut redis).await.unwrap();
-        let [found, again] = [client.look_up(user).await, past_local(&mut client, user).await];
-        assert_eq!((found.level.as_str(), &found.json()["data"]), ("miss", &right), "{what}");
-        assert_eq!((again.level.as_str(), &again.json()["data"]), ("redis", &right), "{what}, repaired");
+        is_repaired(&mut client, user, &right, what).await;
         let counted = cluster.nodes[0].metric("tenantry_cache_mismatch_total", "").await - before;
         // The script itself drops what has no number.
-        assert_eq!(counted, if version == "newest" { 0.0 } else { 1.0 }, "{what}");
+        assert!(if version == "newest" { counted == 0.0 } else { counted >= 1.0 }, "{what}: {counted}");
     }
     for (command, arguments) in [("RPUSH", vec!["a", "b"]), ("SET", vec!["a"]), ("SADD", vec!["a"])] {
         cmd("DEL").arg(&key).exec_async(&mut redis).await.unwrap();
         cmd(command).arg(&key).arg(arguments).exec_async(&mut redis).await.unwrap();
-        let [found, again] = [client.look_up(user).await, past_local(&mut client, user).await];
-        assert_eq!((found.level.as_str(), &found.json()["data"]), ("miss", &right), "{command}");
-        assert_eq!((again.level.as_str(), &again.json()["data"]), ("redis", &right), "{command}, repaired");
+        is_repaired(&mut client, user, &right, command).await;
+    }
+}
+
+/// What was planted is passed by at once, and after that Redis has the right value again.
+async fn is_repaired(client: &mut Connection, user: Uuid, right: &Value, what: &str) {
+    let found = past_local(client, user).await;
+    assert_eq!((found.level.as_str(), &found.json()["data"]), ("miss", right), "{what}");
+    let start = Instant::now();
+    loop {
+        let again = past_local(client, user).await;
+        assert_eq!(&again.json()["data"], right, "{what}");
+        if again.level == "redis" {
+            return;
+        }
+        // The answer of a busy Redis may come too late for the repair.
+        assert!(start.elapsed() < Duration::from_secs(5), "{what} is not repaired");
     }
 }
 
