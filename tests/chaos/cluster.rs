@@ -459,14 +459,18 @@ pub(crate) async fn new_folder() -> Result<PathBuf> {
     for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
         let name = entry.file_name();
         let Some(run) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
-        if !Path::new("/proc").join(run).exists()
-            && let Ok(home) = Home::open(&entry.path().join("home")).await
-        {
-            home.remove()?;
-            fs::remove_dir_all(entry.path())?;
+        if Path::new("/proc").join(run).exists() {
+            continue;
         }
+        for cluster in fs::read_dir(entry.path())?.flatten() {
+            let home = cluster.path().join("home");
+            if home.exists() {
+                Home::open(&home).await?.remove()?;
+            }
+        }
+        fs::remove_dir_all(entry.path())?;
     }
     let path = std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()));
-    fs::create_dir_all(&path)?;
+    fs::create_dir(&path)?;
     Ok(path)
 }
