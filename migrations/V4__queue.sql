@@ -329,10 +329,11 @@ language sql volatile as $$
     wanted, '{}', '{}', false, only_tenant, except_ids) l
 $$;
 
--- From here on nothing but this suspect runs in its process: if that dies, it counts. False when the lease is lost.
+-- From here on nothing but this suspect runs in its process: if that dies, it counts. False when the lease is lost. The
+-- commit is not waited for: forgotten by a crash of the database, it is not counted.
 create function begin_alone(tenant uuid, job uuid, token uuid, lease_for interval) returns boolean
 language plpgsql as $$ begin
-  perform set_config('role', 'tenantry_system', true);
+  perform set_config('role', 'tenantry_system', true), set_config('synchronous_commit', 'off', true);
   update tenantry.jobs set alone = true, started_at = now(), lease_expires_at = now() + lease_for
     where tenant_id = tenant and id = job and lease = token and state = 'running' and suspect;
   return found;

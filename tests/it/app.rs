@@ -194,6 +194,13 @@ impl TestApp {
         mails(&self.folder.join("mail"))
     }
 
+    /// Empties the folder of caught mails.
+    pub(crate) fn lose_mails(&self) {
+        for entry in std::fs::read_dir(self.folder.join("mail")).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
+
     /// A connection as the application logs in, without any role yet.
     pub(crate) async fn database(&self) -> deadpool_postgres::Client {
         self.state.app.db.client().await.unwrap()

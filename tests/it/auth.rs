@@ -37,6 +37,37 @@ async fn a_sign_up_that_fails_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_mail_that_is_out_is_not_sent_again() {
+    let app = TestApp::spawn().await;
+    app.run_jobs().await;
+    let database = app.database().await;
+    let sql = "select s.message_id, j.state, j.id::text from tenantry.sent_mails s join tenantry.jobs j
+      on j.tenant_id = s.tenant_id and j.id = s.job_id";
+    let system = "begin; set local role tenantry_system";
+    database.batch_execute(system).await.unwrap();
+    let row = database.query_one(&format!("{sql} where s.tenant_id = $1"), &[&app.tenant]).await.unwrap();
+    let (message_id, job): (String, String) = (row.get(0), row.get(2));
+    assert_eq!(row.get::<_, &str>(1), "done");
+    assert!(message_id.contains(&job) && app.mails()[0].contains(&format!("Message-ID: {message_id}")));
+
+    // As if the worker had died after the COMMIT of another one's note: the job runs again.
+    let again = "update tenantry.jobs set state = 'pending', finished_at = null where tenant_id = $1 and kind = 'verify_email'";
+    assert_eq!(database.execute(again, &[&app.tenant]).await.unwrap(), 1);
+    database.batch_execute("commit").await.unwrap();
+    app.lose_mails();
+    assert!(app.run_jobs().await > 0);
+
+    assert!(app.mails().is_empty());
+    database.batch_execute(system).await.unwrap();
+    let row = database.query_one(&format!("{sql} where s.tenant_id = $1"), &[&app.tenant]).await.unwrap();
+    assert_eq!(row.get::<_, &str>(1), "done");
+    let gone = "delete from tenantry.jobs where tenant_id = $1";
+    database.execute(gone, &[&app.tenant]).await.unwrap();
+    assert!(database.query(sql, &[]).await.unwrap().iter().all(|row| row.get::<_, String>(2) != job));
+    database.batch_execute("commit").await.unwrap();
+}
+
+#[tokio::test]
 async fn the_mailed_link_verifies_once() {
     let app = TestApp::spawn().await;
     app.run_jobs().await;
