@@ -2,6 +2,7 @@
 
 mod check;
 mod dev;
+mod jobs;
 mod seed;
 mod token;
 
@@ -60,6 +61,8 @@ enum Command {
     Seed(seed::Seed),
     /// Print an access token of a user, without a password
     Token(token::Token),
+    /// The queue: list, show, retry, cancel, purge and push jobs
+    Jobs(jobs::Jobs),
     /// Say of each dependency and setting whether it will do, and what to do if not
     Check,
 }
@@ -115,6 +118,7 @@ impl Cli {
             }
             Command::Seed(seed) => seed.run(config).await,
             Command::Token(token) => token.run(config).await,
+            Command::Jobs(jobs) => jobs.run(config).await,
             Command::Check => check::run(config).await,
         }
     }
