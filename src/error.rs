@@ -33,6 +33,8 @@ pub(crate) enum Code {
     UserNotFound,
     /// 404: there is no such tenant.
     TenantNotFound,
+    /// 404: there is no such job in the caller's tenant.
+    JobNotFound,
     /// 405: the path does not know this method.
     MethodNotAllowed,
     /// 409: a user of the tenant has this address.
@@ -43,6 +45,8 @@ pub(crate) enum Code {
     NoSeatLeft,
     /// 409: the tenant would be left without an administrator.
     LastAdmin,
+    /// 409: the job is in a state in which this cannot be done.
+    JobState,
     /// 412: `If-Match` names another version than the current one.
     VersionMismatch,
     /// 412: `X-Min-Version` names a version that does not exist yet.
@@ -69,9 +73,13 @@ impl Code {
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::Unauthenticated | Self::InvalidCredentials => StatusCode::UNAUTHORIZED,
             Self::Forbidden | Self::EmailNotVerified => StatusCode::FORBIDDEN,
-            Self::NotFound | Self::UserNotFound | Self::TenantNotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::UserNotFound | Self::TenantNotFound | Self::JobNotFound => {
+                StatusCode::NOT_FOUND
+            }
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::EmailTaken | Self::SlugTaken | Self::NoSeatLeft | Self::LastAdmin => StatusCode::CONFLICT,
+            Self::EmailTaken | Self::SlugTaken | Self::NoSeatLeft | Self::LastAdmin | Self::JobState => {
+                StatusCode::CONFLICT
+            }
             Self::VersionMismatch | Self::VersionNotReached => StatusCode::PRECONDITION_FAILED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -146,6 +154,14 @@ impl From<accounts::Error> for ApiError {
             E::Forbidden => Self::new(Code::Forbidden, "Your role does not allow this"),
             E::Revoked => Self::new(Code::Unauthenticated, "Your access has changed; sign in again"),
             E::WrongCredentials => Self::new(Code::InvalidCredentials, "Wrong tenant, email or password"),
+            E::NoJob => Self::new(Code::JobNotFound, "Job not found"),
+            E::JobState(state) => {
+                Self::new(Code::JobState, format!("The job is {state}; this cannot be done with it"))
+            }
+            E::WrongPayload(message) => {
+                let (field, code) = ("/payload".into(), "wrong_payload".into());
+                Self::invalid(vec![FieldError { field, code, message: message.to_string() }])
+            }
             E::NotVerified => {
                 Self::new(Code::EmailNotVerified, "Verify your email address before signing in")
             }

@@ -171,7 +171,7 @@ macro_rules! body {
 pub(crate) use body;
 
 /// A field that is text in JSON.
-fn text<T>(
+pub(crate) fn text<T>(
     value: Option<Value>,
     at: &str,
     errors: &mut Vec<FieldError>,

@@ -14,11 +14,21 @@ use poem_openapi::{
 };
 use serde::Serialize;
 
-/// `{"success":true,"data":T,"message":"Success","timestamp":...}`
+/// `{"success":true,"data":T,"message":"Success","timestamp":...}`; a list has `pagination` as well, a `P`.
 #[derive(Debug)]
-pub(crate) struct Envelope<T> {
+pub(crate) struct Envelope<T, P = Pagination> {
     body: Bytes,
-    data: PhantomData<T>,
+    data: PhantomData<(T, P)>,
+}
+
+/// Where the next part of a list begins.
+#[derive(Debug, Clone, Serialize, Object)]
+pub(crate) struct Cursor {
+    /// How many a part holds at most.
+    pub(crate) limit: i64,
+    /// Send it as `cursor` to get the next part; null: this is the last.
+    #[oai(nullable)]
+    pub(crate) next_cursor: Option<String>,
 }
 
 /// Where a page stands among all.
@@ -34,7 +44,7 @@ pub(crate) struct Pagination {
     pub(crate) pages: i64,
 }
 
-impl<T> Envelope<T> {
+impl<T, P> Envelope<T, P> {
     /// Around bytes that are the JSON of a `T`.
     pub(crate) fn around(data: &[u8]) -> Self {
         Self::write(data, None)
@@ -71,9 +81,9 @@ impl<T: Serialize> Envelope<T> {
     }
 }
 
-impl<T: Serialize> Envelope<Vec<T>> {
+impl<T: Serialize, P: Serialize> Envelope<Vec<T>, P> {
     /// Around a page of a list.
-    pub(crate) fn page(data: &[T], pagination: &Pagination) -> Self {
+    pub(crate) fn page(data: &[T], pagination: &P) -> Self {
         Self::write(&json(data), Some(&json(pagination)))
     }
 }
@@ -83,14 +93,14 @@ fn json(value: &(impl Serialize + ?Sized)) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_else(|_| b"null".to_vec())
 }
 
-impl<T: Send> IntoResponse for Envelope<T> {
+impl<T: Send, P: Send> IntoResponse for Envelope<T, P> {
     fn into_response(self) -> Response {
         Response::builder().content_type("application/json").body(self.body)
     }
 }
 
 /// The schema is named after what it holds: `UserResponse`, `UserListResponse`.
-impl<T: Type> Payload for Envelope<T> {
+impl<T: Type, P: Type> Payload for Envelope<T, P> {
     const CONTENT_TYPE: &'static str = "application/json";
 
     fn schema_ref() -> MetaSchemaRef {
@@ -99,7 +109,9 @@ impl<T: Type> Payload for Envelope<T> {
 
     fn register(registry: &mut Registry) {
         T::register(registry);
-        Pagination::register(registry);
+        if T::schema_ref().is_array() {
+            P::register(registry);
+        }
         registry.create_schema::<Self, _>(schema_name::<T>(), |_| {
             let mut schema = MetaSchema::new("object");
             let text = |example: &str| {
@@ -116,7 +128,7 @@ impl<T: Type> Payload for Envelope<T> {
             ];
             if T::schema_ref().is_array() {
                 schema.required.push("pagination");
-                schema.properties.push(("pagination", Pagination::schema_ref()));
+                schema.properties.push(("pagination", P::schema_ref()));
             }
             schema
         });

@@ -5,6 +5,7 @@ pub(crate) mod body;
 mod docs;
 mod envelope;
 mod health;
+mod jobs;
 mod json;
 mod pages;
 mod params;
@@ -24,16 +25,18 @@ enum Tag {
     Authentication,
     /// The users of a tenant.
     Users,
+    /// Work that is done after the change that asked for it: mails, caches, Stripe.
+    Jobs,
     /// Tenants: the customers of the service.
     Tenants,
 }
 
 /// All operations under `/api/v1`.
-pub(crate) type Api = (auth::Auth, users::Users, tenants::Tenants);
+pub(crate) type Api = (auth::Auth, users::Users, tenants::Tenants, jobs::Jobs);
 
 pub(crate) fn service() -> OpenApiService<Api, ()> {
     OpenApiService::new(
-        (auth::Auth, users::Users, tenants::Tenants),
+        (auth::Auth, users::Users, tenants::Tenants, jobs::Jobs),
         "SaaS Platform API",
         env!("CARGO_PKG_VERSION"),
     )

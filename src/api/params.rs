@@ -8,10 +8,11 @@ use poem_openapi::{
 };
 use tenantry_accounts::{
     fields::{Email, FromText, Problem},
+    jobs::JobId,
     users::{IfMatch, Order, Role, SortBy},
 };
 
-use super::{body::wrong, envelope::Condition};
+use super::{body::wrong, envelope::Condition, jobs::JobState};
 use crate::error::{ApiError, Code, FieldError};
 
 /// A parameter that may be left out, and may be wrong.
@@ -129,6 +130,20 @@ impl Value for Limit {
     }
 }
 
+/// Where a part of a list of jobs begins: after this one.
+pub(crate) struct JobCursor(pub(crate) JobId);
+
+impl Value for JobCursor {
+    fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
+        let wrong = ("invalid_cursor", "Must be the next_cursor of an answer");
+        uuid::Uuid::try_parse(text).map(|id| Self(JobId(id))).map_err(|_| wrong)
+    }
+
+    fn schema() -> MetaSchemaRef {
+        text(MetaSchema::ANY)
+    }
+}
+
 /// Part of a name or an address.
 pub(crate) struct Search(pub(crate) String);
 
@@ -182,6 +197,8 @@ closed!(
         "Must be one of user, admin, super_admin",
     SortBy: ["created_at" => SortBy::CreatedAt, "email" => SortBy::Email, "name" => SortBy::Name, "last_login_at" => SortBy::LastLoginAt]
         "Must be one of created_at, email, name, last_login_at",
+    JobState: ["pending" => JobState::Pending, "running" => JobState::Running, "done" => JobState::Done, "failed" => JobState::Failed, "dead" => JobState::Dead, "cancelled" => JobState::Cancelled]
+        "Must be one of pending, running, done, failed, dead, cancelled",
     Order: ["asc" => Order::Asc, "desc" => Order::Desc] "Must be asc or desc"
 );
 

@@ -3,6 +3,7 @@
 mod cache;
 mod check;
 mod dev;
+mod jobs;
 mod seed;
 mod token;
 
@@ -63,6 +64,8 @@ enum Command {
     Token(token::Token),
     /// Look into the cache in Redis, compare it with the database, drop entries
     Cache(cache::Cache),
+    /// The queue: list, show, retry, cancel, purge and push jobs
+    Jobs(jobs::Jobs),
     /// Say of each dependency and setting whether it will do, and what to do if not
     Check,
 }
@@ -145,6 +148,7 @@ impl Cli {
             Command::Seed(seed) => seed.run(config).await,
             Command::Token(token) => token.run(config).await,
             Command::Cache(cache) => cache.run(config).await,
+            Command::Jobs(jobs) => jobs.run(config).await,
             Command::Check => check::run(config).await,
         }
     }

@@ -201,6 +201,12 @@ impl TestApp {
         }
     }
 
+    /// The name of a user's entry in Redis, as this node would write it now.
+    pub(crate) fn redis_name(&self, user: &str) -> String {
+        let key = tenantry_cache::Key::new("u", self.tenant, user.parse().unwrap());
+        self.state.app.cache.name_of(&key)
+    }
+
     /// A connection as the application logs in, without any role yet.
     pub(crate) async fn database(&self) -> deadpool_postgres::Client {
         self.state.app.db.client().await.unwrap()

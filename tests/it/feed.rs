@@ -36,7 +36,7 @@ async fn a_node_that_starts_looks_back_as_far_as_a_stale_entry_can_reach() {
         let user = app.create_user(&format!("back{n}@example.org")).await;
         let id = user["id"].as_str().unwrap();
         // Redis has the first version still, and no floor: its writer could not reach it.
-        let key = format!("u:{}:{}:{id}", app.state.app.cache.epoch(), app.tenant);
+        let key = app.redis_name(id);
         let old: Vec<String> = cmd("HMGET").arg(&key).arg(&["v", "d"]).query_async(&mut redis).await.unwrap();
         app.patch(&format!("/api/v1/users/{id}"), &json!({"name": "Newer"})).await;
         let () = cmd("DEL").arg(&key).query_async(&mut redis).await.unwrap();

@@ -3,6 +3,7 @@
 use deadpool_redis::redis::{Client, aio::MultiplexedConnection, cmd};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tenantry_cache::Pointer;
 
 use crate::{
     app::{TestApp, from_stack},
@@ -39,12 +40,12 @@ struct Planting<'a> {
 
 impl Planting<'_> {
     fn key(&self, id: &str) -> String {
-        format!("u:{}:{}:{id}", self.app.state.app.cache.epoch(), self.app.tenant)
+        self.app.redis_name(id)
     }
 
     fn pointer(&self, email: &str) -> String {
-        let digest: String = Sha256::digest(email).iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("e:{}:{}:{digest}", self.app.state.app.cache.epoch(), self.app.tenant)
+        let pointer = Pointer::new("e", self.app.tenant, Sha256::digest(email).into());
+        self.app.state.app.cache.name_of_pointer(&pointer)
     }
 
     async fn field(&mut self, id: &str, field: &str) -> Option<String> {

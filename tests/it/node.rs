@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use deadpool_redis::redis::cmd;
 use reqwest::Method;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -158,9 +159,12 @@ impl Cluster {
         connect(&self.name).await
     }
 
-    pub(crate) fn redis_key(&self, user: Uuid) -> String {
-        // A cluster that nobody has failed over is on its first timeline.
-        format!("u:00000001:{}:{user}", self.tenant)
+    /// The name of a user's entry in Redis, which holds it.
+    pub(crate) async fn redis_key(&self, user: Uuid) -> String {
+        let pattern = format!("u:*:{}:{user}", self.tenant);
+        let found: Vec<String> = cmd("KEYS").arg(pattern).query_async(&mut self.redis().await).await.unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0].clone()
     }
 
     pub(crate) async fn redis(&self) -> deadpool_redis::redis::aio::MultiplexedConnection {

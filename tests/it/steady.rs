@@ -227,11 +227,11 @@ async fn foreign_bytes_in_redis_are_repaired_and_never_served() {
     let cluster = Cluster::start(1, 2, &FROM_REDIS).await;
     let (mut client, mut redis) = (cluster.client(0).await, cluster.redis().await);
     let (user, other) = (cluster.users[0], cluster.users[1]);
-    let (key, other_key) = (cluster.redis_key(user), cluster.redis_key(other));
     let right = client.look_up(user).await.json()["data"].clone();
     for user in [user, other] {
         while past_local(&mut client, user).await.level != "redis" {}
     }
+    let (key, other_key) = (cluster.redis_key(user).await, cluster.redis_key(other).await);
     let own: Vec<u8> = cmd("HGET").arg(&key).arg("d").query_async(&mut redis).await.unwrap();
     let others: Vec<u8> = cmd("HGET").arg(&other_key).arg("d").query_async(&mut redis).await.unwrap();
     let own_text = String::from_utf8(own.clone()).unwrap();

@@ -96,10 +96,16 @@ pub async fn as_tenant(client: &mut Client, tenant: TenantId) -> Result<Transact
 /// role since the token was made. What a token says may be minutes old; what it may change is asked of the row.
 pub(crate) async fn as_actor(client: &mut Client, actor: Actor, tenant: TenantId) -> Result<Transaction<'_>> {
     let tx = as_tenant(client, tenant).await?;
+    stands(&tx, actor).await?;
+    Ok(tx)
+}
+
+/// Refuses when the actor may no longer act.
+pub(crate) async fn stands(tx: &Transaction<'_>, actor: Actor) -> Result<()> {
     let statement = tx.prepare_cached("select tenantry.actor_stands($1, $2, $3)").await?;
     let stands =
         tx.query_one(&statement, &[&actor.home.0, &actor.user.0, &actor.version]).await?.try_get(0)?;
-    if stands { Ok(tx) } else { Err(Error::Revoked) }
+    if stands { Ok(()) } else { Err(Error::Revoked) }
 }
 
 /// A transaction that sees all tenants, for sign-up and for work that belongs to none.

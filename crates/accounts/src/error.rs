@@ -37,6 +37,15 @@ pub enum Error {
     /// E-mail, password or tenant are not those of a user who may sign in. Deliberately not more than that.
     #[error("wrong e-mail, password or tenant")]
     WrongCredentials,
+    /// No such job of this tenant.
+    #[error("no such job")]
+    NoJob,
+    /// The job is in this state, in which what was asked for cannot be done.
+    #[error("the job is {0}")]
+    JobState(&'static str),
+    /// The payload lacks the shape of its kind; the text names keys and types, never values.
+    #[error("{0}")]
+    WrongPayload(Arc<str>),
     /// The address must be verified first (`REQUIRE_VERIFIED_EMAIL`).
     #[error("the e-mail address is not verified")]
     NotVerified,

@@ -8,6 +8,7 @@ mod error;
 pub mod feed;
 pub mod fields;
 mod id;
+pub mod jobs;
 pub mod passwords;
 pub mod primary;
 mod schema;

@@ -192,8 +192,7 @@ impl Cache {
     pub async fn drop_entries(&self, rows: &[(Key, Version)]) -> Result<(), Unreachable> {
         let era = self.0.reached().await?;
         let Some(run) = &era.run else { return Ok(()) };
-        let calls =
-            rows.iter().map(|(key, version)| self.0.drop_value(run, era.row(key), *version, b""));
+        let calls = rows.iter().map(|(key, version)| self.0.drop_value(run, era.row(key), *version, b""));
         run.all("drop", try_join_all(calls), &mut Budget::new(PATIENCE)).await.map(drop)
     }
 

@@ -303,6 +303,16 @@ impl Cache {
         metrics::gauge!("tenantry_cache_node_floors").set(self.0.floors.len() as f64);
     }
 
+    /// The name of a row in Redis, in the present epoch; see docs/cache.md for its parts.
+    pub fn name_of(&self, key: &Key) -> String {
+        self.0.era().row(key)
+    }
+
+    /// The name of a pointer in Redis, likewise.
+    pub fn name_of_pointer(&self, pointer: &Pointer) -> String {
+        self.0.era().pointer(pointer)
+    }
+
     /// Whether a Redis is configured.
     pub fn has_redis(&self) -> bool {
         self.0.redis.is_some()

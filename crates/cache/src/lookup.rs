@@ -2,9 +2,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::{
-    Inner, Key, Loaded, Pointer, Read, ReadError, budget::Budget, era::Era, planted, read::count,
-};
+use crate::{Inner, Key, Loaded, Pointer, Read, ReadError, budget::Budget, era::Era, planted, read::count};
 
 /// A look-up by something other than the id; [`Cache::look_up`](crate::Cache::look_up) makes it. All it asks of Redis
 /// shares one budget.

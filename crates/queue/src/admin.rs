@@ -188,6 +188,38 @@ pub async fn show(tx: &Transaction<'_>, id: JobId) -> Result<Option<Record>, Err
     rows.first().map(Record::try_from).transpose()
 }
 
+/// How many jobs of a kind are in a state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// What they are about.
+    pub kind: String,
+    /// Where they are in their lives.
+    pub state: State,
+    /// How many.
+    pub jobs: i64,
+    /// For those that wait: when the oldest was, or will be, due.
+    pub oldest_run_at: Option<DateTime<Utc>>,
+}
+
+/// How many jobs there are, of one tenant or, as the system, of all. It reads them all: for people, not for polling.
+///
+/// # Errors
+/// When the database fails or refuses.
+pub async fn counts(tx: &Transaction<'_>, tenant: Option<Uuid>) -> Result<Vec<Count>, Error> {
+    let sql = "select kind, state, count(*) as jobs,
+                 min(run_at) filter (where state in ('pending', 'failed')) as oldest_run_at
+               from tenantry.jobs where $1::uuid is null or tenant_id = $1 group by kind, state order by kind, state";
+    let count = |row: &Row| {
+        Ok(Count {
+            kind: row.try_get("kind")?,
+            state: row.try_get::<_, &str>("state")?.parse().unwrap_or(State::Dead),
+            jobs: row.try_get("jobs")?,
+            oldest_run_at: row.try_get("oldest_run_at")?,
+        })
+    };
+    tx.query_typed(sql, &[(&tenant, Type::UUID)]).await?.iter().map(count).collect()
+}
+
 /// What became of a request to change a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {

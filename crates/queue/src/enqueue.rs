@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
-use tenantry_jobs::Job;
-use tokio_postgres::types::{Json, Type};
+use serde_json::Value;
+use tenantry_jobs::{Job, Kind};
+use tokio_postgres::types::{Json, ToSql, Type};
 use uuid::Uuid;
 
 use crate::JobId;
@@ -38,6 +39,31 @@ pub async fn enqueue_with<J: Job>(
     job: &J,
     options: Options<'_>,
 ) -> Result<JobId, tokio_postgres::Error> {
+    insert(tx, tenant, J::KIND, &Json(job), options).await
+}
+
+/// As [`enqueue_with`], for arguments whose type is known at run time only: from a shell, from another program.
+///
+/// # Errors
+/// When the database fails or refuses; `invalid_parameter_value` (22023) says what the payload lacks, and names keys and
+/// types, never values.
+pub async fn push(
+    tx: &Transaction<'_>,
+    tenant: Uuid,
+    kind: Kind,
+    payload: &Value,
+    options: Options<'_>,
+) -> Result<JobId, tokio_postgres::Error> {
+    insert(tx, tenant, kind, &Json(payload), options).await
+}
+
+async fn insert(
+    tx: &Transaction<'_>,
+    tenant: Uuid,
+    kind: Kind,
+    payload: &(dyn ToSql + Sync),
+    options: Options<'_>,
+) -> Result<JobId, tokio_postgres::Error> {
     // Prepared anew, but in one round trip, and it works behind a transaction pooler; the plans that cost are kept
     // inside the function.
     let row = tx
@@ -45,8 +71,8 @@ pub async fn enqueue_with<J: Job>(
             "select tenantry.enqueue_job(kind => $1, payload => $2, tenant_id => $3,
                run_at => coalesce($4, now()) + make_interval(secs => $5), priority => $6, unique_key => $7)",
             &[
-                (&J::KIND.as_str(), Type::TEXT),
-                (&Json(job), Type::JSONB),
+                (&kind.as_str(), Type::TEXT),
+                (payload, Type::JSONB),
                 (&tenant, Type::UUID),
                 (&options.run_at, Type::TIMESTAMPTZ),
                 (&options.delay.as_secs_f64(), Type::FLOAT8),

@@ -26,7 +26,7 @@ mod step;
 mod store;
 mod worker;
 
-pub use enqueue::{Options, enqueue, enqueue_many, enqueue_with};
+pub use enqueue::{Options, enqueue, enqueue_many, enqueue_with, push};
 pub use job::{CompleteError, JobId, Leased, Outcome, complete};
 pub use nudge::Nudge;
 pub use step::run_due;

@@ -11,8 +11,13 @@ async fn held(node: &tenantry_cache::Cache, row: &Truth) -> Held {
 
 async fn set(redis: &RedisServer, row: &Truth, field: &str, value: &str) {
     let mut connection = redis.connection().await;
-    let () =
-        cmd("HSET").arg(row.redis_key()).arg(field).arg(value).query_async(&mut connection).await.unwrap();
+    let () = cmd("HSET")
+        .arg(row.redis_key(redis).await)
+        .arg(field)
+        .arg(value)
+        .query_async(&mut connection)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -21,7 +26,7 @@ async fn what_redis_holds_is_told_as_it_is() {
     let node = redis.node().await;
     let row = Truth::new(1);
     let nothing = held(&node, &row).await;
-    assert_eq!(nothing.name, row.redis_key());
+    assert_eq!(nothing.name, row.redis_key(&redis).await);
     assert!(nothing.value.is_none() && nothing.floor.is_none() && nothing.lease.is_none());
     assert_eq!(nothing.left, None);
 
@@ -44,7 +49,7 @@ async fn what_redis_holds_is_told_as_it_is() {
     write.rolled_back().await;
 
     let mut connection = redis.connection().await;
-    let () = cmd("SET").arg(row.redis_key()).arg("x").query_async(&mut connection).await.unwrap();
+    let () = cmd("SET").arg(row.redis_key(&redis).await).arg("x").query_async(&mut connection).await.unwrap();
     let foreign = held(&node, &row).await;
     assert_eq!(foreign.mismatch(None, &Loaded::Row(entry(2))), Some(Mismatch::Foreign));
     assert!(node.repair(&row.key, &foreign, 2).await.unwrap());

@@ -1,0 +1,262 @@
+//! Jobs as people see them and act on them: who may, and within which tenant. What a job is, the queue knows.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::Client;
+use serde_json::{Value, json};
+use tenantry_jobs::Kind;
+pub use tenantry_queue::{
+    JobId,
+    admin::{Attempt, Change, Filter, Record, State},
+};
+use tenantry_queue::{Options, admin};
+
+use crate::{
+    Actor, App, Error, Result, TenantId, audit,
+    db::{self, Transaction},
+    users::Role,
+};
+
+/// Kinds that administrators of a tenant may push: what these do is harmless however often it is done.
+pub const PUSHED_BY_TENANTS: &[Kind] = &[Kind::VerifyEmail];
+
+/// The tenants whose jobs are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The actor's, or the one that a super administrator acts in.
+    Tenant,
+    /// All; for super administrators.
+    All,
+}
+
+/// At most `limit` jobs, the newest first.
+///
+/// # Errors
+/// [`Error::Forbidden`].
+pub async fn list(
+    app: &App,
+    actor: Actor,
+    scope: Scope,
+    filter: Filter<'_>,
+    limit: u32,
+) -> Result<Vec<Record>> {
+    let mut client = app.db.client().await?;
+    let tx = begin(&mut client, actor, scope).await?;
+    let tenant = (scope == Scope::Tenant).then_some(actor.tenant.0);
+    let jobs = admin::list(&tx, &Filter { tenant, ..filter }, limit).await?;
+    tx.commit().await?;
+    Ok(jobs)
+}
+
+/// How many jobs there are, by kind and state.
+///
+/// # Errors
+/// [`Error::Forbidden`].
+pub async fn counts(app: &App, actor: Actor, scope: Scope) -> Result<Vec<admin::Count>> {
+    let mut client = app.db.client().await?;
+    let tx = begin(&mut client, actor, scope).await?;
+    let tenant = (scope == Scope::Tenant).then_some(actor.tenant.0);
+    let counts = admin::counts(&tx, tenant).await?;
+    tx.commit().await?;
+    Ok(counts)
+}
+
+/// One job.
+///
+/// # Errors
+/// [`Error::Forbidden`], [`Error::NoJob`].
+pub async fn show(app: &App, actor: Actor, scope: Scope, id: JobId) -> Result<Record> {
+    let mut client = app.db.client().await?;
+    let tx = begin(&mut client, actor, scope).await?;
+    let job = admin::show(&tx, id).await?.ok_or(Error::NoJob)?;
+    tx.commit().await?;
+    Ok(job)
+}
+
+/// A job to be enqueued.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// What it is about.
+    pub kind: Kind,
+    /// Its arguments.
+    pub payload: Value,
+    /// The earliest time it runs; none: now.
+    pub run_at: Option<DateTime<Utc>>,
+    /// Higher goes first.
+    pub priority: i32,
+    /// While a job of the tenant and kind with this key waits, that one is returned and none is made.
+    pub unique_key: Option<String>,
+}
+
+/// Enqueues a job for the actor's tenant.
+///
+/// # Errors
+/// [`Error::Forbidden`] unless the kind is one that the actor may push; [`Error::WrongPayload`] says what is wrong.
+pub async fn push(app: &App, actor: Actor, job: NewJob) -> Result<Record> {
+    actor.require(Role::Admin)?;
+    if actor.role < Role::SuperAdmin && !PUSHED_BY_TENANTS.contains(&job.kind) {
+        return Err(Error::Forbidden);
+    }
+    let app = app.clone();
+    crate::to_the_end(async move {
+        let mut client = app.db.client().await?;
+        let tx = db::as_actor(&mut client, actor, actor.tenant).await?;
+        let id = enqueue(&tx, actor.tenant, &job).await?;
+        let record = admin::show(&tx, id).await?.ok_or(Error::NoJob)?;
+        let detail = json!({"kind": job.kind});
+        audit::record(&tx, actor.tenant, Some(actor.user), "job.pushed", id.0, detail).await?;
+        tx.commit().await?;
+        app.db.nudge();
+        Ok(record)
+    })
+    .await
+}
+
+/// Enqueues a job within a transaction.
+///
+/// # Errors
+/// [`Error::WrongPayload`].
+pub async fn enqueue(tx: &Transaction<'_>, tenant: TenantId, job: &NewJob) -> Result<JobId> {
+    let NewJob { kind, payload, run_at, priority, unique_key } = job;
+    let options = Options {
+        run_at: *run_at,
+        priority: *priority,
+        unique_key: unique_key.as_deref(),
+        ..Options::default()
+    };
+    tenantry_queue::push(tx, tenant.0, *kind, payload, options).await.map_err(|error| {
+        match error.as_db_error() {
+            Some(db) if *db.code() == tokio_postgres::error::SqlState::INVALID_PARAMETER_VALUE => {
+                Error::WrongPayload(db.message().into())
+            }
+            _ => error.into(),
+        }
+    })
+}
+
+/// What is done with a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Tries one that failed, was cancelled or is dead again, at once and with all its attempts.
+    Retry,
+    /// Ends one that waits or runs.
+    Cancel,
+}
+
+/// Does something with a job; returns it as it is then.
+///
+/// # Errors
+/// [`Error::Forbidden`], [`Error::NoJob`], [`Error::JobState`] when it is in a state in which this cannot be done.
+pub async fn act(app: &App, actor: Actor, scope: Scope, id: JobId, action: Action) -> Result<Record> {
+    let app = app.clone();
+    crate::to_the_end(async move {
+        let mut client = app.db.client().await?;
+        let tx = match scope {
+            Scope::Tenant => {
+                actor.require(Role::Admin)?;
+                db::as_actor(&mut client, actor, actor.tenant).await?
+            }
+            Scope::All => begin(&mut client, actor, scope).await?,
+        };
+        let job = admin::show(&tx, id).await?.ok_or(Error::NoJob)?;
+        let (change, name) = match action {
+            Action::Retry => (admin::retry(&tx, job.tenant_id, id).await?, "job.retried"),
+            Action::Cancel => (
+                admin::cancel(&tx, job.tenant_id, id, "cancelled by an administrator").await?,
+                "job.cancelled",
+            ),
+        };
+        match change {
+            Change::Made(_) => {}
+            Change::Refused(state) => return Err(Error::JobState(state.as_str())),
+            Change::NoJob => return Err(Error::NoJob),
+        }
+        let record = admin::show(&tx, id).await?.ok_or(Error::NoJob)?;
+        let tenant = TenantId(job.tenant_id);
+        audit::record(&tx, tenant, Some(actor.user), name, id.0, json!({"kind": job.kind})).await?;
+        tx.commit().await?;
+        app.db.nudge();
+        Ok(record)
+    })
+    .await
+}
+
+/// A transaction for the shell, which acts as the system.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn as_operator(client: &mut Client) -> Result<Transaction<'_>> {
+    db::as_system(client).await
+}
+
+/// Tries all dead jobs of a kind again, in batches of a transaction each; `progress` learns how many there were so far.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn redrive(
+    app: &App,
+    kind: Kind,
+    tenant: Option<TenantId>,
+    mut progress: impl FnMut(u64),
+) -> Result<u64> {
+    batches(app, &mut progress, async |tx| {
+        admin::redrive(tx, kind, tenant.map(|tenant| tenant.0), BATCH).await
+    })
+    .await
+}
+
+/// Removes all jobs that ended so in one of `states` longer than `keep` ago, in batches of a transaction each.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn purge(
+    app: &App,
+    states: &[State],
+    keep: Duration,
+    tenant: Option<TenantId>,
+    mut progress: impl FnMut(u64),
+) -> Result<u64> {
+    batches(app, &mut progress, async |tx| {
+        admin::purge(tx, states, keep, tenant.map(|tenant| tenant.0), BATCH).await
+    })
+    .await
+}
+
+/// How many rows one transaction changes: locks are short, and whoever is stopped has done what it has said.
+const BATCH: u32 = 1000;
+
+async fn batches(
+    app: &App,
+    progress: &mut impl FnMut(u64),
+    batch: impl AsyncFn(&Transaction<'_>) -> std::result::Result<u64, tokio_postgres::Error>,
+) -> Result<u64> {
+    let mut client = app.db.client().await?;
+    let mut all = 0;
+    loop {
+        let tx = db::as_system(&mut client).await?;
+        let some = batch(&tx).await?;
+        tx.commit().await?;
+        app.db.nudge();
+        all += some;
+        progress(all);
+        if some < u64::from(BATCH) {
+            return Ok(all);
+        }
+    }
+}
+
+async fn begin(client: &mut Client, actor: Actor, scope: Scope) -> Result<Transaction<'_>> {
+    match scope {
+        Scope::Tenant => {
+            actor.require(Role::Admin)?;
+            db::as_tenant(client, actor.tenant).await
+        }
+        Scope::All => {
+            actor.require(Role::SuperAdmin)?;
+            let tx = db::as_system(client).await?;
+            db::stands(&tx, actor).await?;
+            Ok(tx)
+        }
+    }
+}
