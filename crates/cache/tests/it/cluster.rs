@@ -65,6 +65,19 @@ async fn rows_batches_and_pointers_lie_on_all_shards() {
         assert!(keys > 5, "master {master} has {keys} keys");
     }
     assert_eq!(epochs(&cluster).await.len(), 1);
+
+    // The nodes that are found are given the password of the one that named them.
+    for n in 0..6 {
+        for (setting, value) in [("masterauth", "secret"), ("requirepass", "secret")] {
+            let done: String = cluster.ask(n, &["CONFIG", "SET", setting, value]).await.unwrap();
+            assert_eq!(done, "OK");
+        }
+    }
+    let url = cluster.url_of(2).replace("redis://", "redis://:secret@");
+    let authorised = node(patient(url)).await;
+    for row in &rows {
+        assert_eq!(row.seen(&authorised).await, (2, Level::Redis));
+    }
 }
 
 #[tokio::test]

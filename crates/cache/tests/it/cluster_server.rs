@@ -116,8 +116,7 @@ impl ClusterServer {
     pub(crate) async fn settled(&mut self) {
         let well = async {
             for n in 0..self.nodes.len() {
-                loop {
-                    let Some(child) = &mut self.nodes[n].child else { break };
+                while let Some(child) = &mut self.nodes[n].child {
                     let ended = child.try_wait().unwrap();
                     assert!(ended.is_none(), "node {n} of the redis cluster has ended: {ended:?}");
                     let state: String = self.ask(n, &["CLUSTER", "INFO"]).await.unwrap_or_default();

@@ -136,7 +136,12 @@ impl Drop for RedisServer {
 
 pub(crate) async fn node(settings: Settings) -> Cache {
     let cache = Cache::new(settings).unwrap();
-    cache.ping().await.unwrap();
+    let up = async {
+        while cache.ping().await.is_err() || cache.has_given_up_redis() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), up).await.expect("the node does not find its redis");
     cache
 }
 
