@@ -31,7 +31,7 @@ chaos: ## kills, freezes and empties what runs for a minute, and judges every an
 	cargo build --bin tenantry
 	cargo run --example chaos -- --seconds 60 $(ARGS)
 
-model: ## explores the model of the cache protocol within larger bounds (release build; needs 8 GB and ten minutes)
+model: ## explores the model of the cache protocol within larger bounds (release build; takes minutes and several GB)
 	MODEL=large cargo test --release -p tenantry-cache --test model -- --nocapture --test-threads=1
 
 clean: ## removes what was built, and the private servers' data

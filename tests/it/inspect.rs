@@ -145,7 +145,7 @@ async fn a_user_is_shown_as_redis_holds_it_and_dropped_safely() {
         assert!(said.contains(line), "{line}: {said}");
     }
     let by_id = ["get", "--tenant", &app.tenant.to_string(), "--id", id(&user)];
-    assert_eq!(cache(&by_id).0, true);
+    assert!(cache(&by_id).0);
 
     let (well, said) = cache(&[&["drop"], &one[..]].concat());
     assert!(well && said.contains("dropped"), "{said}");
@@ -179,7 +179,7 @@ async fn workers_find_what_is_wrong_by_samples() {
     let mut sampled = false;
     while !sampled {
         let job: uuid::Uuid = tx.query_one(sql, &[&payload, &app.tenant]).await.unwrap().get(0);
-        sampled = job.as_u128() % 16 == 0;
+        sampled = job.as_u128().is_multiple_of(16);
     }
     tx.commit().await.unwrap();
     assert_eq!(planting.field(id(&user), "v").await.as_deref(), Some("1"));
