@@ -39,7 +39,7 @@ chaos: ## kills, stops and cuts off what runs for a minute, and judges every ans
 planted: ## bugs in the real code that the history checker must find, each in five runs (ARGS="--runs 1")
 	@scripts/chaos --planted all $(ARGS)
 
-model: ## explores the model of the cache protocol within larger bounds (release build; needs 8 GB and ten minutes)
+model: ## explores the model of the cache protocol within larger bounds (release build; takes minutes and several GB)
 	MODEL=large cargo test --release -p tenantry-cache --test model -- --nocapture --test-threads=1
 
 clean: ## removes what was built, and the private servers' data

@@ -207,7 +207,8 @@ async fn a_database_on_a_new_timeline_is_not_shown_the_cache_of_the_old() {
         status == StatusCode::OK && body["data"]["name"] == "Other"
     })
     .await;
-    assert_eq!(app.look_up(id(&user)).await.0, "redis", "and it is cached again");
+    // A fill may come too late on a busy machine.
+    eventually(Duration::from_secs(1), || async { app.look_up(id(&user)).await.0 == "redis" }).await;
     drop((app, client));
     server.stop().await;
     home.remove().unwrap();

@@ -37,6 +37,13 @@ async fn a_node_that_starts_looks_back_as_far_as_a_stale_entry_can_reach() {
         let id = user["id"].as_str().unwrap();
         // Redis has the first version still, and no floor: its writer could not reach it.
         let key = app.redis_name(id);
+        // A fill may come too late on a busy machine.
+        eventually(Duration::from_secs(2), || async {
+            app.look_up(id).await;
+            let mut redis = redis.clone();
+            cmd("HEXISTS").arg(&key).arg("d").query_async(&mut redis).await.unwrap()
+        })
+        .await;
         let old: Vec<String> = cmd("HMGET").arg(&key).arg(&["v", "d"]).query_async(&mut redis).await.unwrap();
         app.patch(&format!("/api/v1/users/{id}"), &json!({"name": "Newer"})).await;
         let () = cmd("DEL").arg(&key).query_async(&mut redis).await.unwrap();

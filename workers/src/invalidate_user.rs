@@ -34,7 +34,7 @@ pub(crate) async fn run(handlers: &Handlers, job: &Leased) -> Outcome {
 
 /// The last bits of an id are chance.
 fn is_sampled(job: JobId) -> bool {
-    job.0.as_u128() % SAMPLE == 0
+    job.0.as_u128().is_multiple_of(SAMPLE)
 }
 
 async fn compare(app: &App, tenant: TenantId, stale: &InvalidateUser) {

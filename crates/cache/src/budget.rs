@@ -29,6 +29,16 @@ impl Budget {
         self.left.is_zero()
     }
 
+    /// What is left.
+    pub(crate) const fn left(&self) -> Duration {
+        self.0
+    }
+
+    /// Leaves no more than `most`.
+    pub(crate) fn cap(&mut self, most: Duration) {
+        self.0 = self.0.min(most);
+    }
+
     /// Runs `work` for as long as time is left; `None` when it ran out. With nothing left `work` is not even started.
     pub(crate) async fn spend<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         if self.is_spent() {

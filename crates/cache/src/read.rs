@@ -103,7 +103,8 @@ impl Inner {
         Ok(read)
     }
 
-    /// Reads without a look at what the process holds. `budget` is for the flight, should this reader lead it.
+    /// Reads without a look at what the process holds. `budget` is for the flight, should this reader lead it; one that he
+    /// joins waits for Redis no longer than that, either.
     pub(crate) async fn read_past_local<L, F, E>(
         self: &Arc<Self>,
         key: Key,
@@ -127,7 +128,8 @@ impl Inner {
 
         // The flight takes the load out when it needs it. Left over, it serves to bypass what the flight has brought.
         let load = Arc::new(Mutex::new(Some(load)));
-        let landing = era.flights.join(key, |flight| {
+        let left = Some(budget.left()).filter(|left| *left < self.settings.redis_budget);
+        let landing = era.flights.join(key, left, |flight| {
             tokio::spawn(self.clone().fly(era.clone(), key, flight, load.clone(), budget));
         });
         planted::point("after-join").await;
@@ -165,7 +167,17 @@ impl Inner {
         E: Send + Sync + 'static,
     {
         let turn = flight.turn().await;
-        let token = match self.ask_redis(&era, key, &flight, &mut budget).await {
+        flight.patience.begin();
+        let asked = tokio::select! {
+            biased;
+            asked = self.ask_redis(&era, key, &flight, &mut budget) => asked,
+            // An answer may come yet, and a lease with it; the others wait for that as for any reader that died.
+            () = flight.patience.ends() => Asked::MayNotFill,
+        };
+        if let Some(left) = flight.patience.left() {
+            budget.cap(left);
+        }
+        let token = match asked {
             Asked::Found(entry) => return flight.land(Ok(Read::new(entry, Level::Redis))),
             Asked::MayFill(token) => Some(token),
             Asked::MayNotFill => None,
