@@ -216,12 +216,14 @@ impl Case {
         let share = match &self.server {
             Kind::Bare { .. } => None,
             Kind::Api { level, reads, .. } => {
-                let share = (after.by_level - before.by_level) / (after.reads - before.reads);
-                let expected = seen.requests * reads;
-                if share < SHARE || after.reads - before.reads < expected * 0.99 {
-                    return Err(format!("{level} answered {share:.3} of {expected} look-ups").into());
+                let share = (after.by_level - before.by_level) / (seen.requests * reads);
+                if share < SHARE {
+                    return Err(
+                        format!("{level} answered {:.1} % of the look-ups only", share * 100.0).into()
+                    );
                 }
-                Some(share)
+                // Answers that were on their way when wrk stopped were counted here and not there.
+                Some(share.min(1.0))
             }
         };
         Ok(Run {
@@ -267,7 +269,6 @@ struct Counts {
     /// Of the server, Redis and PostgreSQL.
     cpu: [f64; 3],
     redis_calls: f64,
-    reads: f64,
     by_level: f64,
 }
 
@@ -276,17 +277,17 @@ impl Counts {
     async fn take(process: &Process, servers: &Servers, metrics: SocketAddr, level: &str) -> Result<Self> {
         let [redis, postgres] = servers.cpu()?;
         let label = format!("level=\"{level}\"");
-        let (mut reads, mut by_level) = (0.0, 0.0);
+        let mut by_level = 0.0;
         if level != "none" {
             let page = reqwest::get(format!("http://{metrics}/metrics")).await?.text().await?;
-            for line in page.lines().filter(|line| line.starts_with("tenantry_cache_reads_total{")) {
-                let count: f64 = line.rsplit(' ').next().unwrap_or_default().parse()?;
-                reads += count;
-                by_level += if line.contains(&label) { count } else { 0.0 };
+            let is_it =
+                |line: &&str| line.starts_with("tenantry_cache_reads_total{") && line.contains(&label);
+            for line in page.lines().filter(is_it) {
+                by_level += line.rsplit(' ').next().unwrap_or_default().parse::<f64>()?;
             }
         }
         let redis_calls = servers.redis_calls().await?;
-        Ok(Self { cpu: [process.cpu()?, redis, postgres], redis_calls, reads, by_level })
+        Ok(Self { cpu: [process.cpu()?, redis, postgres], redis_calls, by_level })
     }
 }
 

@@ -99,7 +99,7 @@ impl fmt::Display for Table {
              {:width$}  requests/s   p50 ms   p99 ms  our CPU  (spread)         Redis  PostgreSQL  ratio   of it  Redis calls",
             ""
         )?;
-        for row in &self.rows {
+        for row in self.rows.iter().filter(|row| !row.runs.is_empty()) {
             let ours = row.sorted(|run| run.cpu_of(0));
             let (least, most) = (ours.first().unwrap_or(&f64::NAN), ours.last().unwrap_or(&f64::NAN));
             let median = row.median(|run| run.cpu_of(0));
