@@ -34,6 +34,8 @@ pub(crate) enum Reason {
     FeedAway,
     /// Redis forgot the floor in the middle of the write; the job placed it again.
     RedisForgot,
+    /// One of these for a version in between; a later version, of which nothing has to be excused, bounds the read.
+    Between,
 }
 
 /// A time, why it is not earlier, and the version whose time it is.

@@ -340,10 +340,8 @@ fn staleness(
         late(Rule::Stale, until, findings);
     } else if past_local && read.start > newer.past_local.at {
         late(Rule::StalePastLocal, newer.past_local, findings);
-    } else if staleness > LOCAL + SLACK
-        && let Some(reason) = until.reason
-    {
-        findings.excused.push((place, reason));
+    } else if staleness > LOCAL + SLACK {
+        findings.excused.push((place, until.reason.unwrap_or(Reason::Between)));
     }
     staleness
 }

@@ -180,6 +180,14 @@ fn the_feed_may_take_longer() {
     assert_eq!(rules(&by_feed(late(1_250_000))), []);
     assert_eq!(check(&by_feed(late(1_250_000))).excused, [(0, Reason::ByFeed)]);
     assert_eq!(rules(&by_feed(late(2_260_000))), [Rule::Stale]);
+    // Version 3 by the feed after 20 s, version 4 after 21 s.
+    let mut between = by_feed(late(1_500_000));
+    between.ledger[0].push(committed(4, 3));
+    between.rows[0] = committed(4, 3);
+    between.writes.push(write(3, 4, 21));
+    between.healed.clear();
+    assert_eq!(check(&between).excused, [(0, Reason::Between)]);
+    assert_eq!(rules(&between), []);
 }
 
 #[test]

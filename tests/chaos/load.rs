@@ -29,6 +29,10 @@ pub(crate) const HOT: usize = 20;
 pub(crate) const COLD: usize = 200;
 /// Clients of each node. More would only wait for each other: two processors are enough for these.
 const CLIENTS: usize = 6;
+/// Of these: who only look up, and do not wait for a node that does not answer. The others soon all wait for PostgreSQL
+/// where a node is cut off from it; these go on to see what its caches say.
+const READERS: usize = 2;
+const IMPATIENCE: Duration = Duration::from_millis(150);
 /// Of a client between two requests, in microseconds.
 const PAUSE: std::ops::Range<u64> = 0..30_000;
 /// Users made lately that are read, changed and deleted as well.
@@ -78,7 +82,7 @@ impl Load {
         let clients = (0..APIS * CLIENTS).map(|n| {
             let rng = StdRng::seed_from_u64(seed.wrapping_mul(1000).wrapping_add(n as u64));
             let user = User { shared: shared.clone(), client: Client::new(cluster, &http), rng };
-            tokio::spawn(user.run(n / CLIENTS))
+            tokio::spawn(user.run(n / CLIENTS, n % CLIENTS < READERS))
         });
         let clients = clients.collect();
         Ok(Self { shared, clients })
@@ -158,16 +162,21 @@ struct User {
 }
 
 impl User {
-    async fn run(mut self, node: usize) -> History {
+    async fn run(mut self, node: usize, reader: bool) -> History {
         let shared = self.shared.clone();
         while !shared.stop.load(Ordering::Relaxed) {
             sleep(Duration::from_micros(self.rng.random_range(PAUSE))).await;
             shared.busy.fetch_add(1, Ordering::SeqCst);
             if !shared.pause.load(Ordering::SeqCst) {
                 let answered = match self.rng.random_range(0..100) {
-                    0..30 => self.write(node).await,
-                    30..35 => self.look_up(node).await,
-                    35..38 => self.batch(node).await,
+                    _ if reader => {
+                        let key = self.pick();
+                        let read = self.client.get_within(node, key, None, IMPATIENCE).await;
+                        self.saw(read)
+                    }
+                    0..45 => self.write(node).await,
+                    45..52 => self.look_up(node).await,
+                    52..56 => self.batch(node).await,
                     _ => self.read(node).await,
                 };
                 self.count(answered).await;

@@ -153,7 +153,7 @@ async fn planted(settings: &Settings, folder: &Path, logs: &Path) -> Result<(usi
         names => names.iter().map(named).collect::<std::result::Result<_, _>>()?,
     };
     // Every try of every run takes a user of its own.
-    let keys = bugs.len() * settings.runs * 2 + 50;
+    let keys = bugs.len() * settings.runs * 6 + 1;
     let start = async |name: &str| -> Result<Arc<Cluster>> {
         let (folder, logs) = (folder.join(name), logs.join(name));
         fs::create_dir_all(&logs)?;
