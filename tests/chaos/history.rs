@@ -40,8 +40,7 @@ impl Clock {
     }
 }
 
-/// One process of a node: a node that is killed and started again is another. None: it changed during the request.
-pub(crate) type Run = Option<u32>;
+pub(crate) use crate::harness::Run;
 
 /// What a write does to a user.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

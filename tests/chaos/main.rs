@@ -11,6 +11,8 @@ mod check_tests;
 mod client;
 mod cluster;
 mod directed;
+#[path = "../harness/process.rs"]
+mod harness;
 mod history;
 mod load;
 mod mail;

@@ -89,7 +89,7 @@ impl Cluster {
                 ("LEASE".to_owned(), lease.to_string()),
                 ("WORKER".to_owned(), format!("worker-{n}")),
             ];
-            Process::new(format!("worker-{n}"), "worker", None, program.clone(), settings, logs)
+            Process::new(format!("worker-{n}"), "worker", None, &program, settings, logs)
         };
         let workers = (0..WORKERS).map(worker).collect();
         let cluster = Self { workers, home, postgres: Mutex::new(Some(server)) };

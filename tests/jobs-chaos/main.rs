@@ -3,15 +3,10 @@
 
 mod check;
 mod cluster;
-#[path = "../chaos/process.rs"]
+#[path = "../harness/process.rs"]
 #[expect(dead_code, reason = "API processes use the rest")]
 mod process;
 mod worker;
-
-/// What a process of the other harness notes of its lives.
-mod history {
-    pub(crate) type Run = Option<u32>;
-}
 
 use std::{fs, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 

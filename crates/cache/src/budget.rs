@@ -31,12 +31,12 @@ impl Budget {
 
     /// What is left.
     pub(crate) const fn left(&self) -> Duration {
-        self.0
+        self.left
     }
 
     /// Leaves no more than `most`.
     pub(crate) fn cap(&mut self, most: Duration) {
-        self.0 = self.0.min(most);
+        self.left = self.left.min(most);
     }
 
     /// Runs `work` for as long as time is left; `None` when it ran out. With nothing left `work` is not even started.
