@@ -192,9 +192,13 @@ impl Worker {
                     continue;
                 }
                 Ok(fetched) if fetched.is_empty() && suspects => self.settings.poll,
-                Ok(fetched) if fetched.is_empty() => {
+                // Nobody uses the others' turn.
+                Ok(fetched) if fetched.is_empty() && running.is_empty() => {
                     others_until = Instant::now();
                     continue;
+                }
+                Ok(fetched) if fetched.is_empty() => {
+                    others_until.saturating_duration_since(Instant::now()).min(self.settings.poll)
                 }
                 Ok(fetched) => {
                     self.start(&jobs, fetched).await;
