@@ -4,7 +4,7 @@
 use std::error::Error;
 
 use bytes::Bytes;
-use deadpool_redis::redis::{Client, aio::ConnectionManager, cmd};
+use deadpool_redis::redis::{Client, aio::MultiplexedConnection, cmd};
 use poem::{
     Response, Route, Server,
     endpoint::{make, make_sync},
@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let routes = match arguments.next() {
         None => Route::new().at("/", get(make_sync(move |_| answer(body.clone())))),
         Some(url) => {
-            let mut redis = Client::open(url)?.get_connection_manager().await?;
+            let mut redis = Client::open(url)?.get_multiplexed_async_connection().await?;
             cmd("SET").arg("bare").arg(&body[..]).exec_async(&mut redis).await?;
             Route::new().at("/", get(make(move |_| fetch(redis.clone()))))
         }
@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(Server::new(TcpListener::bind(address)).run(routes).await?)
 }
 
-async fn fetch(mut redis: ConnectionManager) -> poem::Result<Response> {
+async fn fetch(mut redis: MultiplexedConnection) -> poem::Result<Response> {
     let body: Vec<u8> =
         cmd("GET").arg("bare").query_async(&mut redis).await.map_err(poem::error::BadGateway)?;
     Ok(answer(body.into()))
