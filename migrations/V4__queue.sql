@@ -562,3 +562,6 @@ revoke all on function requeue_job(uuid, uuid), cancel_job(uuid, uuid, text), re
   purge_jobs(text[], interval, uuid, int) from public;
 grant execute on function requeue_job(uuid, uuid), cancel_job(uuid, uuid, text), redrive_jobs(text, uuid, int),
   purge_jobs(text[], interval, uuid, int) to tenantry_app, tenantry_system;
+
+-- Super administrators who look at the jobs of all tenants act as the system.
+grant execute on function actor_stands(uuid, uuid, bigint) to tenantry_system;

@@ -9,6 +9,7 @@ mod dev;
 mod feed;
 mod http;
 mod inspect;
+mod jobs;
 mod node;
 mod primary;
 mod steady;
