@@ -32,6 +32,8 @@ pub(crate) struct Case {
     tokens: PathBuf,
     requests: PathBuf,
     warm: Warm,
+    /// A part of the connections is used: one in so many.
+    one_in: u64,
     /// The row of the case whose load is halved here.
     half_of: Option<usize>,
 }
@@ -74,9 +76,11 @@ pub(crate) async fn lookup(settings: &Settings, servers: &Servers) -> Result<(Ta
         files.once("by id, in PostgreSQL", cold)?,
         hits("by address, in Redis", &FROM_REDIS, "redis", &addresses, &[&ids[..], &addresses].concat())?,
         hits("100 by id, in the process", &FROM_MEMORY, "local", &batches, &ids)?.of(100.0),
-        hits("100 by id, in Redis", &FROM_REDIS, "redis", &batches, &ids)?.of(100.0),
+        hits("100 by id, in Redis, connections / 4", &FROM_REDIS, "redis", &batches, &ids)?.of(100.0),
         hits("by id, in the process, half load", &FROM_MEMORY, "local", &ids, &ids)?,
     ];
+    // With all of them, each batch would wait for longer than a request may wait for Redis.
+    cases[7].one_in = 4;
     cases[8].half_of = Some(2);
     let mut table = Table::new("what a look-up costs beside a bare server", settings, cases.len());
     table.note(format!(
@@ -94,25 +98,33 @@ pub(crate) async fn scale(settings: &Settings, servers: &Servers) -> Result<(Tab
     let size = settings.users.unwrap_or(1_000_000);
     let few = servers.database("few", 1, 1_000).await?;
     let many = servers.database("many", 100, size).await?;
+    // As many who are asked for again and again, and more.
+    let (same, more) = (few.users.len(), 20 * few.users.len());
+    let all = many.users.len();
     let mut cases = vec![];
-    for (level, settings) in
-        [("local", &FROM_MEMORY[..]), ("redis", &FROM_REDIS[..]), ("postgres", &FROM_POSTGRES[..])]
-    {
-        for (database, users) in [(&few, 1_000), (&many, size)] {
-            let files = Files { servers, database };
-            let hot =
-                if level == "postgres" { database.users.len() } else { database.users.len().min(4 * HOT) };
-            let ids: Vec<_> = database.users[..hot].iter().map(by_id).collect();
-            let name = format!("{users} users, {level}, any of {hot}");
-            let first = if level == "postgres" { &ids[..ids.len().min(HOT)] } else { &ids };
-            cases.push(files.case(&name, settings, level, &ids, first)?);
+    let mut compared = vec![];
+    for (level, settings, asked) in [
+        ("local", &FROM_MEMORY[..], [same, more]),
+        ("redis", &FROM_REDIS[..], [same, more]),
+        ("postgres", &FROM_POSTGRES[..], [same, all]),
+    ] {
+        let baseline = cases.len();
+        for (database, asked) in [(&few, same), (&many, asked[0]), (&many, asked[1])] {
+            let ids: Vec<_> = database.users.iter().take(asked).map(by_id).collect();
+            let name = format!("{level}, any of {asked} users of {}", database.users.len());
+            // Nothing can be kept from before where everybody is read from PostgreSQL.
+            let first = if level == "postgres" { &ids[..same.min(ids.len())] } else { &ids };
+            if cases.len() > baseline {
+                compared.push((cases.len(), baseline));
+            }
+            cases.push(Files { servers, database }.case(&name, settings, level, &ids, first)?);
         }
     }
     let mut table =
         Table::new("what a look-up costs with many users beside a thousand", settings, cases.len());
-    table.note(format!("{size} users in 100 tenants, made in {:.0?}", many.seeded_in));
-    for row in [1, 3, 5] {
-        table.compare(row, row - 1);
+    table.note(format!("{size} users in 100 tenants, made in {:.0?}; 1000 in one", many.seeded_in));
+    for (row, baseline) in compared {
+        table.compare(row, baseline);
     }
     Ok((table, cases))
 }
@@ -157,7 +169,7 @@ impl Files<'_> {
 
     fn made(&self, name: &str, server: Kind, requests: PathBuf, warm: Warm) -> Result<Case> {
         let tokens = self.database.tokens.clone();
-        Ok(Case { name: name.to_owned(), server, tokens, requests, warm, half_of: None })
+        Ok(Case { name: name.to_owned(), server, tokens, requests, warm, one_in: 1, half_of: None })
     }
 }
 
@@ -179,12 +191,12 @@ impl Case {
         table: &Table,
     ) -> Result<Run> {
         cmd("FLUSHALL").exec_async(&mut servers.redis().await?).await?;
-        let metrics = free_address()?;
+        let (metrics, connections) = (free_address()?, (settings.connections / self.one_in).max(1));
         let process = self.start(servers, metrics).await?;
         let send = |lines: PathBuf, order, pause, seconds| {
             let requests = Requests { tokens: self.tokens.clone(), lines, order, pause };
             let address = process.address;
-            async move { wrk::run(address, &requests, settings.connections, Duration::from_secs(seconds)).await }
+            async move { wrk::run(address, &requests, connections, Duration::from_secs(seconds)).await }
         };
         let order = match &self.warm {
             Warm::Fill(file, lines) => {
@@ -199,15 +211,14 @@ impl Case {
                 let first = 1 + (round - 1) * lines / settings.rounds;
                 let sent = send(self.requests.clone(), Order::OnceFrom(first), Duration::ZERO, 1).await?;
                 // Those that were under way at the end have been sent, too.
-                Order::OnceFrom(first + sent.requests as usize + settings.connections as usize)
+                Order::OnceFrom(first + sent.requests as usize + connections as usize)
             }
         };
         // Half of the rate: as many connections, each of which pauses for what its request would take at that rate.
         let full =
             self.half_of.and_then(|row| table.last(row)).map(|run| run.requests / run.time.as_secs_f64());
-        let pause = full.map_or(Duration::ZERO, |rate| {
-            Duration::from_secs_f64(settings.connections as f64 / (rate / 2.0))
-        });
+        let pause =
+            full.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(connections as f64 / (rate / 2.0)));
 
         let before = Counts::take(&process, servers, metrics, self.level()).await?;
         let seen = send(self.requests.clone(), order, pause, settings.seconds).await?;

@@ -22,7 +22,7 @@ use crate::{servers::Servers, table::Table};
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// How often a case is tried that fails. On a machine with too much to do, Redis may be too slow to be the one that answers.
-const TRIES: usize = 3;
+const TRIES: usize = 6;
 
 #[derive(Parser)]
 pub(crate) struct Settings {
