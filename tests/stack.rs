@@ -6,7 +6,8 @@
 //!
 //! The command finds them in `TEST_DATABASE_URL` (the application's login), `TEST_DATABASE_OWNER_URL`,
 //! `TEST_DATABASE_SUPERUSER_URL` and `TEST_REDIS_URL`; its exit code is ours. Tests that need a database of their own
-//! copy `tenantry_template`. How often statements ran is in `pg_stat_statements` of the database `postgres`.
+//! copy `tenantry_template`. How often statements ran is in `pg_stat_statements` of the database `postgres`. With
+//! `STACK_DURABLE` set PostgreSQL waits for the disk, as for measurements.
 
 use std::{
     env,
@@ -58,7 +59,10 @@ async fn run() -> Result<ExitCode> {
 }
 
 async fn with_postgres(home: &Home, signals: &mut Signals) -> Result<ExitStatus> {
-    let server = postgres::start(home, postgres::Use::Test).await?;
+    // What is measured is measured on a PostgreSQL that keeps its promises.
+    let durable = env::var_os("STACK_DURABLE").is_some();
+    let purpose = if durable { postgres::Use::Dev } else { postgres::Use::Test };
+    let server = postgres::start(home, purpose).await?;
     let status = with_redis(home, signals).await;
     server.stop().await;
     status

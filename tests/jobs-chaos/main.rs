@@ -149,28 +149,33 @@ async fn torment(cluster: &Arc<Cluster>, arguments: &Arguments, seed: u64, begun
     let mut kills = interval(Duration::from_secs_f64(arguments.kill_every));
     kills.tick().await;
     let mut restarts = 0;
-    let mut frozen = None::<AbortOnDropHandle<()>>;
+    let mut frozen = None::<(usize, AbortOnDropHandle<()>)>;
     loop {
         kills.tick().await;
         let passed = begun.elapsed();
         if passed > least && (cluster.open().await? < 100 || passed > most) {
             break;
         }
-        let victim = rng.random_range(0..cluster.workers.len());
+        frozen = frozen.filter(|(_, thaw)| !thaw.is_finished());
+        let mut victim = rng.random_range(0..cluster.workers.len());
+        if frozen.as_ref().is_some_and(|(frozen, _)| *frozen == victim) {
+            // It would be killed when it thaws, and the time of its kill be wrong.
+            victim = (victim + 1) % cluster.workers.len();
+        }
         let due = least.mul_f64((restarts as f64 + 1.0) / (arguments.restarts as f64 + 1.0));
         if restarts < arguments.restarts && passed > due {
             restarts += 1;
             println!("{:6.1} s  PostgreSQL crashes", passed.as_secs_f64());
             cluster.crash_postgres(Duration::from_millis(rng.random_range(200..1500))).await?;
-        } else if frozen.as_ref().is_none_or(|frozen| frozen.is_finished()) && rng.random_bool(0.2) {
+        } else if frozen.is_none() && rng.random_bool(0.2) {
             println!("{:6.1} s  worker {victim} freezes", passed.as_secs_f64());
             let (cluster, time) = (cluster.clone(), Duration::from_secs_f64(arguments.freeze));
-            frozen = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let thaw = tokio::spawn(async move {
                 if let Err(error) = cluster.workers[victim].freeze(time).await {
                     eprintln!("jobs-chaos: {error}");
                 }
-            })));
-            // Its process is held until then; the others go on being killed.
+            });
+            frozen = Some((victim, AbortOnDropHandle::new(thaw)));
         } else {
             let cluster = cluster.clone();
             let dead = Duration::from_millis(rng.random_range(0..300));
@@ -181,8 +186,8 @@ async fn torment(cluster: &Arc<Cluster>, arguments: &Arguments, seed: u64, begun
             });
         }
     }
-    if let Some(frozen) = frozen {
-        frozen.await?;
+    if let Some((_, thaw)) = frozen {
+        thaw.await?;
     }
     Ok(())
 }

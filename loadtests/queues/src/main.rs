@@ -12,10 +12,10 @@ use std::{
 };
 
 use apalis::prelude::*;
-use apalis_postgres::{PgPool, PostgresStorage};
+use apalis_postgres::PostgresStorage;
 use apalis_redis::RedisStorage;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
+use futures_util::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
 use tenantry_jobs::{InvalidateUser, Kind, VerifyEmail};
 use tenantry_queue::{Leased, Nudge, Outcome, Settings, enqueue, enqueue_many};
@@ -100,7 +100,9 @@ fn pool(url: &str) -> Result<Pool> {
 async fn emptied() -> Result<Vec<Uuid>> {
     let (client, connection) = tokio_postgres::connect(&variable("TEST_DATABASE_SUPERUSER_URL")?, NoTls).await?;
     tokio::spawn(connection);
-    client.batch_execute("truncate tenantry.jobs cascade; delete from tenantry.schedules; vacuum analyze tenantry.jobs; checkpoint").await?;
+    for sql in ["truncate tenantry.jobs cascade", "delete from tenantry.schedules", "vacuum analyze tenantry.jobs", "checkpoint"] {
+        client.batch_execute(sql).await?;
+    }
     let mut tenants = vec![];
     for _ in 0..4 {
         let id = Uuid::now_v7();
@@ -236,12 +238,23 @@ async fn nothing(_: Mail, ran: Data<Ran>) -> std::result::Result<(), BoxDynError
     Ok(())
 }
 
+/// sqlx reads no URL without a host.
+fn superuser() -> Result<sqlx::postgres::PgConnectOptions> {
+    let config: tokio_postgres::Config = variable("TEST_DATABASE_SUPERUSER_URL")?.parse()?;
+    let Some(tokio_postgres::config::Host::Unix(socket)) = config.get_hosts().first() else {
+        return Err("TEST_DATABASE_SUPERUSER_URL names no socket".into());
+    };
+    let options = sqlx::postgres::PgConnectOptions::new().socket(socket);
+    let user = config.get_user().ok_or("no user")?;
+    Ok(options.username(user).database(config.get_dbname().ok_or("no database")?))
+}
+
 async fn apalis_postgres(round: usize) -> Result<[f64; 4]> {
     let pool = sqlx::postgres::PgPoolOptions::new()
         .max_connections(10)
-        .connect(&variable("TEST_DATABASE_SUPERUSER_URL")?)
+        .connect_with(superuser()?)
         .await?;
-    PostgresStorage::<(), (), ()>::setup(&pool).await?;
+    PostgresStorage::<()>::setup(&pool).await?;
     let queue = format!("bench-{round}");
     let storage = || {
         let config = apalis_postgres::Config::default().queue(&queue).batch_size(100);
