@@ -333,8 +333,8 @@ async fn programs_in_other_languages_enqueue_in_their_own_transaction() {
         command.arg(&script).args([&tenant, user, end]);
         command
     };
-    let languages: [(&str, &dyn Fn(&str, &str) -> Command); 3] =
-        [("SQL", &psql), ("Python", &python), ("Node", &node)];
+    type Enqueue<'a> = &'a dyn Fn(&str, &str) -> Command;
+    let languages: [(&str, Enqueue<'_>); 3] = [("SQL", &psql), ("Python", &python), ("Node", &node)];
     for (language, command) in languages {
         let committed = run(command(app.admin_id(), "commit"), &url).unwrap();
         let (status, job) = app.get(&format!("/api/v1/jobs/{committed}")).await;
