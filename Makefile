@@ -1,7 +1,7 @@
 # The two commands are `make dev` and `make test`; both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint audit openapi load load-large chaos planted model clean
+.PHONY: help dev test lint audit openapi load load-large chaos planted model chaos-jobs bench-jobs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-11s%s\n", $$1, $$2 }'
@@ -41,6 +41,12 @@ planted: ## bugs in the real code that the history checker must find, each in fi
 
 model: ## explores the model of the cache protocol within larger bounds (release build; takes minutes and several GB)
 	MODEL=large cargo test --release -p tenantry-cache --test model -- --nocapture --test-threads=1
+
+chaos-jobs: ## 70,000 jobs on workers that are killed and frozen, and judges what came of each (ARGS="--seed 1")
+	cargo run --example jobs-chaos -- $(ARGS)
+
+bench-jobs: ## the queue beside apalis-postgres and apalis-redis (release build; writes loadtests/queues/queues.txt)
+	loadtests/queues/bench.sh $(ARGS)
 
 clean: ## removes what was built, and the private servers' data
 	cargo clean

@@ -10,7 +10,7 @@ pub(crate) struct Check {
     pub(crate) found: String,
 }
 
-pub(crate) async fn check(cluster: &Cluster, lease: f64) -> Result<Vec<Check>> {
+pub(crate) async fn check(cluster: &Cluster) -> Result<Vec<Check>> {
     let database = cluster.database().await?;
     let count = async |sql: &str| -> Result<i64> { Ok(database.query_one(sql, &[]).await?.try_get(0)?) };
     let asked = count("select count(*) from chaos.asked").await?;
@@ -62,7 +62,7 @@ pub(crate) async fn check(cluster: &Cluster, lease: f64) -> Result<Vec<Check>> {
         ),
     ];
     checks.push(parked(&database).await?);
-    checks.push(rerun(&database, lease).await?);
+    checks.push(rerun(&database).await?);
     checks.push(waits(&database, "probe", "a quiet tenant's mails wait").await?);
     checks.push(waits(&database, "at once", "those that fall due in one second wait").await?);
     checks.push(faults(&database).await?);
@@ -88,7 +88,7 @@ async fn parked(database: &Client) -> Result<Check> {
 }
 
 /// From the kill of a worker to the next start of what it had running, where PostgreSQL was there all the time.
-async fn rerun(database: &Client, lease: f64) -> Result<Check> {
+async fn rerun(database: &Client) -> Result<Check> {
     let sql = "
         with attempts as (
           select j.id, (h.entry ->> 'started_at')::timestamptz as started, (h.entry ->> 'ended_at')::timestamptz as found,
@@ -110,8 +110,9 @@ async fn rerun(database: &Client, lease: f64) -> Result<Check> {
     let row = database.query_one(sql, &[]).await?;
     let (count, again, found): (i64, Vec<f64>, f64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     Ok(Check {
-        name: "jobs of a killed worker run again within the lease and three seconds",
-        holds: again[2] <= lease + 3.0,
+        // Suspects queue up behind each other while workers go on dying, so of their start the median is judged.
+        name: "jobs of a killed worker are found, and half of them run again, within 15 s",
+        holds: count > 0 && found <= 15.0 && again[0] <= 15.0,
         found: format!(
             "{count} did, after p50 {:.1} s, p99 {:.1} s, at most {:.1} s (found at most {found:.1} s after the kill)",
             again[0], again[1], again[2]

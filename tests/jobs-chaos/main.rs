@@ -129,7 +129,7 @@ async fn run(arguments: &Arguments) -> Result<usize> {
     }
     println!("{:6.1} s  {} jobs are open", begun.elapsed().as_secs_f64(), cluster.open().await?);
     drop(revived);
-    let checks = check::check(&cluster, arguments.lease).await?;
+    let checks = check::check(&cluster).await?;
     let cluster = Arc::into_inner(cluster).ok_or("somebody still works on the cluster")?;
     cluster.stop().await?;
     fs::remove_dir_all(&folder)?;

@@ -51,7 +51,7 @@ impl Kind {
             Kind::InvalidateUser => Policy {
                 max_attempts: 86_400,
                 timeout: Duration::from_secs(10),
-                concurrency: 32,
+                concurrency: 64,
                 reserved: 4,
                 backoff: Backoff::every(Duration::from_secs(1)),
             },

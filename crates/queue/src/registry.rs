@@ -78,10 +78,6 @@ impl Registry {
         })
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.lock().len()
-    }
-
     pub(crate) fn holds(&self, lease: Uuid) -> bool {
         self.lock().contains_key(&lease)
     }

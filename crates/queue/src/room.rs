@@ -76,6 +76,16 @@ impl Places {
             })
     }
 
+    /// Whether one of `kinds` has a quarter of its places free.
+    pub(crate) fn airy(&self, running: &[(Kind, Uuid)], kinds: &[Kind]) -> bool {
+        let room = self.room(running);
+        kinds.is_empty()
+            || room.kinds.iter().filter(|free| kinds.contains(&free.kind)).any(|free| {
+                // The cap is three quarters.
+                free.room * 3 >= free.cap
+            })
+    }
+
     /// Room for the worker that waits for these jobs to end: kinds with places of their own go on in them while a job
     /// runs that may take longer than they.
     pub(crate) fn room_meanwhile(&self, running: &[(Kind, Uuid)], waited_for: &[Kind]) -> Room {

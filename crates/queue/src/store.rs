@@ -343,6 +343,14 @@ impl Fetched {
         self.leased.is_empty() && self.suspect.is_none() && self.unreadable.is_empty()
     }
 
+    /// The kinds of the jobs that are to be run at once.
+    pub(crate) fn kinds(&self) -> Vec<Kind> {
+        let mut kinds: Vec<Kind> = self.leased.iter().map(|job| job.kind).collect();
+        kinds.sort();
+        kinds.dedup();
+        kinds
+    }
+
     fn add(&mut self, row: &Row) -> Result<(), StoreError> {
         let id = JobId(row.try_get("id")?);
         // Only kinds that were asked for come back.

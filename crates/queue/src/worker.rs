@@ -201,8 +201,9 @@ impl Worker {
                     others_until.saturating_duration_since(Instant::now()).min(self.settings.poll)
                 }
                 Ok(fetched) => {
+                    let brought = fetched.kinds();
                     self.start(&jobs, fetched).await;
-                    self.gather().await;
+                    self.gather(&brought).await;
                     continue;
                 }
                 Err(cause) => {
@@ -248,12 +249,11 @@ impl Worker {
         }
     }
 
-    /// A fetch for one place costs as much as one for many: after one that brought jobs, waits until a quarter of the
-    /// places is free, but not for long.
-    async fn gather(&self) {
-        let enough = self.places.all().div_ceil(4);
+    /// A fetch for one place costs as much as one for many: after one that brought jobs, waits until a kind of these has a
+    /// quarter of its places free, but not for long.
+    async fn gather(&self, brought: &[Kind]) {
         let freed = async {
-            while self.places.all() - self.registry.len().min(self.places.all()) < enough {
+            while !self.places.airy(&self.registry.jobs(), brought) {
                 self.registry.freed().await;
             }
         };
@@ -317,8 +317,9 @@ impl Worker {
                 // As above, never dropped half way.
                 match self.lease(&room, &running, served, false).await {
                     Ok(fetched) if !fetched.is_empty() => {
+                        let brought = fetched.kinds();
                         self.start(jobs, fetched).await;
-                        self.gather().await;
+                        self.gather(&brought).await;
                         continue;
                     }
                     Ok(_) => {}

@@ -46,9 +46,13 @@ async fn main() -> Result<()> {
         redis.push(apalis_redis(round).await?);
     }
     let waits = latency().await?;
-    println!("| jobs a second (median of {rounds}) | enqueue one | enqueue {BATCH} at once | run, 1 worker | run, 2 workers |");
+    println!(
+        "| jobs a second (median of {rounds}) | enqueue one | enqueue {BATCH} at once | run, 1 worker | run, 2 workers |"
+    );
     println!("|---|---|---|---|---|");
-    for (name, results) in [("tenantry", &ours), ("apalis-postgres 1.0", &postgres), ("apalis-redis 1.0", &redis)] {
+    for (name, results) in
+        [("tenantry", &ours), ("apalis-postgres 1.0", &postgres), ("apalis-redis 1.0", &redis)]
+    {
         let median = |n: usize| {
             let mut values: Vec<f64> = results.iter().map(|result| result[n]).collect();
             values.sort_by(f64::total_cmp);
@@ -98,9 +102,15 @@ fn pool(url: &str) -> Result<Pool> {
 
 /// A database without jobs, with its tenants.
 async fn emptied() -> Result<Vec<Uuid>> {
-    let (client, connection) = tokio_postgres::connect(&variable("TEST_DATABASE_SUPERUSER_URL")?, NoTls).await?;
+    let (client, connection) =
+        tokio_postgres::connect(&variable("TEST_DATABASE_SUPERUSER_URL")?, NoTls).await?;
     tokio::spawn(connection);
-    for sql in ["truncate tenantry.jobs cascade", "delete from tenantry.schedules", "vacuum analyze tenantry.jobs", "checkpoint"] {
+    for sql in [
+        "truncate tenantry.jobs cascade",
+        "delete from tenantry.schedules",
+        "vacuum analyze tenantry.jobs",
+        "checkpoint",
+    ] {
         client.batch_execute(sql).await?;
     }
     let mut tenants = vec![];
@@ -141,13 +151,8 @@ async fn tenantry(round: usize) -> Result<[f64; 4]> {
             let tenant = tenants[batch % tenants.len()];
             let tx = client.transaction().await?;
             enter(&tx, tenant).await?;
-            if batch % 8 < 4 {
-                let jobs: Vec<_> = (0..BATCH).map(|_| VerifyEmail { user_id: Uuid::now_v7() }).collect();
-                enqueue_many(&tx, tenant, &jobs, None, 0).await?;
-            } else {
-                let jobs: Vec<_> = (0..BATCH).map(|_| InvalidateUser { users: vec![] }).collect();
-                enqueue_many(&tx, tenant, &jobs, None, 0).await?;
-            }
+            let jobs: Vec<_> = (0..BATCH).map(|_| InvalidateUser { users: vec![] }).collect();
+            enqueue_many(&tx, tenant, &jobs, None, 0).await?;
             tx.commit().await?;
         }
         results[1] = f64::max(results[1], per_second(BULK, since));
@@ -181,7 +186,10 @@ async fn drain(pool: &Pool, jobs: usize, workers: usize) -> Result<f64> {
     }
     let client = pool.get().await?;
     client.batch_execute("begin; set local role tenantry_system").await?;
-    let open: i64 = client.query_one("select count(*) from tenantry.jobs where state <> 'done'", &[]).await?.try_get(0)?;
+    let open: i64 = client
+        .query_one("select count(*) from tenantry.jobs where state <> 'done'", &[])
+        .await?
+        .try_get(0)?;
     client.batch_execute("commit").await?;
     if open == 0 { Ok(rate) } else { Err(format!("{open} jobs are not done").into()) }
 }
@@ -199,7 +207,8 @@ async fn latency() -> Result<(f64, f64)> {
     };
     let settings = Settings { listen: Some(url.parse()?), ..Settings::default() };
     let (worker, token) = (self::pool(&url)?, stop.clone());
-    let worker = tokio::spawn(async move { tenantry_queue::run(worker, settings, Kind::ALL, handler, token).await });
+    let worker =
+        tokio::spawn(async move { tenantry_queue::run(worker, settings, Kind::ALL, handler, token).await });
     let mut client = pool.get().await?;
     let mut waits = vec![];
     for _ in 0..300 {
@@ -250,10 +259,7 @@ fn superuser() -> Result<sqlx::postgres::PgConnectOptions> {
 }
 
 async fn apalis_postgres(round: usize) -> Result<[f64; 4]> {
-    let pool = sqlx::postgres::PgPoolOptions::new()
-        .max_connections(10)
-        .connect_with(superuser()?)
-        .await?;
+    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(10).connect_with(superuser()?).await?;
     PostgresStorage::<()>::setup(&pool).await?;
     let queue = format!("bench-{round}");
     let storage = || {

@@ -18,11 +18,11 @@ fn verify() -> VerifyEmail {
     VerifyEmail { user_id: Uuid::now_v7() }
 }
 
+/// Jobs that have started, each with the way to end it.
+type Started = mpsc::UnboundedReceiver<(Leased, oneshot::Sender<Outcome>)>;
+
 /// A handler that tells when it starts and ends when it is told to.
-fn steered() -> (
-    impl Fn(Leased) -> BoxFuture<'static, Outcome> + Clone + Send + Sync + 'static,
-    mpsc::UnboundedReceiver<(Leased, oneshot::Sender<Outcome>)>,
-) {
+fn steered() -> (impl Fn(Leased) -> BoxFuture<'static, Outcome> + Clone + Send + Sync + 'static, Started) {
     let (sender, started) = mpsc::unbounded_channel();
     let handler = move |job: Leased| -> BoxFuture<'static, Outcome> {
         let (end, ended) = oneshot::channel();
