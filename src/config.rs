@@ -69,6 +69,10 @@ pub struct Config {
     #[arg(long, env = "REFRESH_TOKEN_TTL", global = true, default_value = "30d", value_parser = lifetime, value_name = "TIME")]
     pub refresh_token_ttl: Duration,
 
+    /// How far a process may be behind with what was revoked elsewhere before it refuses signed-in requests with 503
+    #[arg(long, env = "REVOCATION_MAX_LAG", global = true, default_value = "30s", value_parser = period, value_name = "TIME")]
+    pub revocation_max_lag: Duration,
+
     /// Whether only people with a verified address may sign in
     #[arg(long, env = "REQUIRE_VERIFIED_EMAIL", global = true, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub require_verified_email: bool,

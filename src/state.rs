@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use deadpool_postgres::{
     Hook, HookError, Manager, ManagerConfig, Pool, PoolBuilder, RecyclingMethod, Runtime, Timeouts,
 };
-use tenantry_accounts::{App, Settings, db::Db, feed::learn_timeline, passwords::Hasher};
+use tenantry_accounts::{
+    App, Settings, db::Db, feed::learn_timeline, passwords::Hasher, revocations::Revocations,
+};
 use tenantry_cache::Cache;
 use tokio_postgres::NoTls;
 
@@ -104,6 +106,7 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
     })
     .map_err(StartError::RedisUrl)?;
     let settings = Settings {
+        access_token_ttl: config.access_token_ttl,
         seats: config.plan_seats.0,
         session_ttl: config.refresh_token_ttl,
         verification_ttl: VERIFICATION_TTL,
@@ -121,6 +124,7 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         db: Db::new(pool.map_err(|error| ConfigError(error.to_string()))?),
         cache,
         passwords: Arc::new(Hasher::new(workers)?),
+        revocations: Arc::new(Revocations::new(config.access_token_ttl)),
         settings: Arc::new(settings),
     })
 }

@@ -35,6 +35,15 @@ pub enum Error {
     /// E-mail, password or tenant are not those of a user who may sign in. Deliberately not more than that.
     #[error("wrong e-mail, password or tenant")]
     WrongCredentials,
+    /// The password that was to be changed is another one.
+    #[error("the current password is wrong")]
+    WrongPassword,
+    /// The refresh token is unknown, used or expired, or its session has ended.
+    #[error("the session has ended")]
+    SessionEnded,
+    /// No such session of this user, or it has ended.
+    #[error("no such session")]
+    NoSession,
     /// The address must be verified first (`REQUIRE_VERIFIED_EMAIL`).
     #[error("the e-mail address is not verified")]
     NotVerified,

@@ -9,6 +9,7 @@ pub mod feed;
 pub mod fields;
 mod id;
 pub mod passwords;
+pub mod revocations;
 mod schema;
 pub mod sessions;
 pub mod tenants;
@@ -31,6 +32,8 @@ pub struct App {
     pub cache: Cache,
     /// The one place that hashes passwords.
     pub passwords: Arc<passwords::Hasher>,
+    /// What this node knows to be void.
+    pub revocations: Arc<revocations::Revocations>,
     /// Rules that an operator may set.
     pub settings: Arc<Settings>,
 }
@@ -40,6 +43,8 @@ pub struct App {
 pub struct Settings {
     /// Seats of a tenant by plan; none: without limit.
     pub seats: tenants::Seats,
+    /// How long an access token lives.
+    pub access_token_ttl: Duration,
     /// How long a session lives, at most.
     pub session_ttl: Duration,
     /// How long the link in a verification mail works.
@@ -61,6 +66,8 @@ pub struct Actor {
     pub version: i64,
     /// What the user may do.
     pub role: users::Role,
+    /// The session of the token.
+    pub session: SessionId,
 }
 
 impl Actor {

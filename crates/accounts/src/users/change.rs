@@ -14,6 +14,7 @@ use crate::{
     Actor, App, Error, Result, TenantId, UserId, audit,
     db::{self, OnConstraint},
     fields::{Email, Name, NewPassword},
+    revocations::{self, Which},
     tenants::seats,
     to_the_end,
 };
@@ -175,11 +176,12 @@ pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_matc
             .await
             .on_constraint("users_tenant_email_key", Error::EmailTaken)?;
         let user = User::try_from(&row)?;
+        let mut revoked = vec![];
         if role != before.role || is_active != before.is_active {
-            revoke(&tx, actor.tenant, id).await?;
+            revoked.push(revocations::outdate_user(&tx, actor.tenant, id).await?);
         }
         if !is_active && before.is_active {
-            end_sessions(&tx, actor.tenant, id).await?;
+            revoked.extend(revocations::end_sessions(&tx, actor.tenant, id, Which::All).await?);
         }
         if email != before.email {
             void_mails(&tx, actor.tenant, id).await?;
@@ -190,6 +192,7 @@ pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_matc
             .await?;
         let moved = [&before.email, &user.email];
         commit(&app, tx, &user, State::Live, if email != before.email { &moved } else { &[] }).await?;
+        app.revocations.add(&revoked);
         Ok(user)
     })
     .await
@@ -224,11 +227,13 @@ pub async fn delete(app: &App, actor: Actor, id: UserId, if_match: IfMatch) -> R
             .prepare_cached("delete from tenantry.credentials where tenant_id = $1 and user_id = $2")
             .await?;
         tx.execute(&statement, &[&actor.tenant.0, &id.0]).await?;
-        revoke(&tx, actor.tenant, id).await?;
-        end_sessions(&tx, actor.tenant, id).await?;
+        let mut revoked = revocations::end_sessions(&tx, actor.tenant, id, Which::All).await?;
+        revoked.push(revocations::outdate_user(&tx, actor.tenant, id).await?);
         void_mails(&tx, actor.tenant, id).await?;
         audit::record(&tx, actor.tenant, Some(actor.user), "user.deleted", id.0, json!({})).await?;
-        commit(&app, tx, &user, State::Deleted, &[&user.email]).await
+        commit(&app, tx, &user, State::Deleted, &[&user.email]).await?;
+        app.revocations.add(&revoked);
+        Ok(())
     })
     .await
 }
@@ -361,29 +366,6 @@ async fn another_admin(tx: &Transaction<'_>, user: &User) -> Result<()> {
         .await?;
     let another: bool = tx.query_one(&statement, &[&user.tenant_id.0, &user.id.0]).await?.try_get(0)?;
     if another { Ok(()) } else { Err(Error::LastAdmin) }
-}
-
-/// Tells every node that tokens issued before this change are void.
-async fn revoke(tx: &Transaction<'_>, tenant: TenantId, id: UserId) -> Result<()> {
-    let statement = tx
-        .prepare_cached(
-            "insert into tenantry.revocations (tenant_id, subject, subject_id, min_version)
-             select tenant_id, 'user', id, auth_version from tenantry.users where tenant_id = $1 and id = $2",
-        )
-        .await?;
-    tx.execute(&statement, &[&tenant.0, &id.0]).await?;
-    Ok(())
-}
-
-async fn end_sessions(tx: &Transaction<'_>, tenant: TenantId, id: UserId) -> Result<()> {
-    let statement = tx
-        .prepare_cached(
-            "update tenantry.sessions set revoked_at = now()
-             where tenant_id = $1 and user_id = $2 and revoked_at is null",
-        )
-        .await?;
-    tx.execute(&statement, &[&tenant.0, &id.0]).await?;
-    Ok(())
 }
 
 /// Links that were sent to an address that is no longer the user's stop working.
