@@ -95,6 +95,14 @@ pub struct Config {
     )]
     pub mail_from: String,
 
+    /// Name of the product that mails are signed with
+    #[arg(long, env = "PRODUCT_NAME", global = true, default_value = "", value_name = "NAME")]
+    pub product_name: String,
+
+    /// Folder of own templates for mails: KIND.txt and KIND.html take the place of those built in
+    #[arg(long, env = "MAIL_TEMPLATES_DIR", global = true, value_name = "DIR")]
+    pub mail_templates_dir: Option<PathBuf>,
+
     /// How long Redis keeps a user
     #[arg(long, env = "CACHE_TTL", global = true, default_value = "900s", value_parser = period, value_name = "TIME")]
     pub cache_ttl: Duration,

@@ -37,6 +37,8 @@ pub(crate) enum Code {
     TenantNotFound,
     /// 404: there is no such session of the caller.
     SessionNotFound,
+    /// 404: there is no such invitation in the caller's tenant, or it is no longer open.
+    InvitationNotFound,
     /// 405: the path does not know this method.
     MethodNotAllowed,
     /// 409: a user of the tenant has this address.
@@ -75,9 +77,11 @@ impl Code {
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::Unauthenticated | Self::InvalidCredentials | Self::SessionEnded => StatusCode::UNAUTHORIZED,
             Self::Forbidden | Self::EmailNotVerified => StatusCode::FORBIDDEN,
-            Self::NotFound | Self::UserNotFound | Self::TenantNotFound | Self::SessionNotFound => {
-                StatusCode::NOT_FOUND
-            }
+            Self::NotFound
+            | Self::UserNotFound
+            | Self::TenantNotFound
+            | Self::SessionNotFound
+            | Self::InvitationNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::EmailTaken | Self::SlugTaken | Self::NoSeatLeft | Self::LastAdmin => StatusCode::CONFLICT,
             Self::VersionMismatch | Self::VersionNotReached => StatusCode::PRECONDITION_FAILED,
@@ -158,6 +162,7 @@ impl From<accounts::Error> for ApiError {
             E::WrongCredentials => Self::new(Code::InvalidCredentials, "Wrong tenant, email or password"),
             E::WrongPassword => Self::new(Code::WrongPassword, "The current password is wrong"),
             E::SessionEnded => Self::new(Code::SessionEnded, "The session has ended; sign in again"),
+            E::NoInvitation => Self::new(Code::InvitationNotFound, "Invitation not found"),
             E::NoSession => Self::new(Code::SessionNotFound, "Session not found"),
             E::NotVerified => {
                 Self::new(Code::EmailNotVerified, "Verify your email address before signing in")

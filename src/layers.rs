@@ -152,8 +152,16 @@ fn counts(request: &Request) -> Counts {
         "/api/v1/auth/register"
         | "/api/v1/auth/login"
         | "/api/v1/auth/refresh"
-        | "/api/v1/auth/verify-email" => Counts::Always,
-        "/api/v1/tenants" | "/verify-email" if request.method() == Method::POST => Counts::Always,
+        | "/api/v1/auth/verify-email"
+        | "/api/v1/auth/resend-verification"
+        | "/api/v1/auth/forgot-password"
+        | "/api/v1/auth/reset-password"
+        | "/api/v1/invitations/accept" => Counts::Always,
+        "/api/v1/tenants" | "/verify-email" | "/reset-password" | "/accept-invitation"
+            if request.method() == Method::POST =>
+        {
+            Counts::Always
+        }
         _ if path.starts_with("/api/") => Counts::Unsigned,
         _ => Counts::Never,
     }

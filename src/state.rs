@@ -18,9 +18,13 @@ use crate::{
 };
 
 /// Tag of the payloads in the cache; a new one when the shape of a user changes, so that old entries are misses.
-const CACHE_SCHEMA: &str = "user-1";
+const CACHE_SCHEMA: &str = "user-2";
 /// How long the link in a verification mail works.
 const VERIFICATION_TTL: Duration = Duration::from_secs(24 * 3600);
+/// How long the link works by which one chooses another password.
+const RESET_TTL: Duration = Duration::from_secs(3600);
+/// How long an invitation may be accepted.
+const INVITATION_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a request waits for a database connection before it is told to come again.
 const POOL_WAIT: Duration = Duration::from_secs(1);
 
@@ -110,6 +114,8 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         seats: config.plan_seats.0,
         session_ttl: config.refresh_token_ttl,
         verification_ttl: VERIFICATION_TTL,
+        reset_ttl: RESET_TTL,
+        invitation_ttl: INVITATION_TTL,
         require_verified_email: config.require_verified_email,
     };
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

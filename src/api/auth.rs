@@ -10,6 +10,7 @@ use serde::Serialize;
 use tenantry_accounts::{
     SessionId,
     fields::{Email, NewPassword, Secret},
+    recovery,
     sessions::{self, Origin, Session, SignedIn},
     users::User,
     verification,
@@ -18,7 +19,7 @@ use tenantry_accounts::{
 use super::{
     Tag,
     body::{Body, body, wrong},
-    envelope::{Answer, Created, Deleted, Envelope},
+    envelope::{Answer, Created, Deleted, Envelope, Later},
     schema::shown,
     tenants::{SignUp, SignedUp, sign_up},
 };
@@ -65,6 +66,26 @@ body! {
 }
 
 body! {
+    /// Whom to send a mail.
+    pub(crate) struct Addressee from "x-tenant-id" as "tenant" {
+        /// The address.
+        email: Email,
+        /// The tenant's id or slug; may come as `X-Tenant-ID` instead.
+        tenant: Reference,
+    }
+}
+
+body! {
+    /// A new password for whoever has the token of a mail.
+    pub(crate) struct ResetPassword {
+        /// What the link in the mail carries.
+        token: Secret,
+        /// The password from now on.
+        password: NewPassword,
+    }
+}
+
+body! {
     /// A token from a mail.
     pub(crate) struct VerifyEmail {
         /// What the link in the mail carries.
@@ -74,7 +95,7 @@ body! {
 
 /// A tenant's id or slug.
 #[derive(Debug)]
-pub(crate) struct Reference(String);
+pub(crate) struct Reference(pub(super) String);
 
 impl super::body::Field for Reference {
     fn parse(
@@ -240,9 +261,58 @@ impl Auth {
         Ok(Deleted::Deleted)
     }
 
+    /// Send the verification mail again
+    ///
+    /// The answer is the same whether somebody has the address or not.
+    #[oai(path = "/resend-verification", method = "post", operation_id = "resendVerification")]
+    async fn resend_verification(
+        &self,
+        state: Data<&State>,
+        /// The tenant's id or slug, unless `tenant` is in the body.
+        #[oai(name = "X-Tenant-ID")]
+        _tenant: Header<Option<String>>,
+        body: Body<Addressee>,
+    ) -> Result<Later, ApiError> {
+        let Addressee { email, tenant: Reference(tenant) } = body.0;
+        verification::resend(&state.app, &tenant, &email).await?;
+        Ok(Later::accepted())
+    }
+
+    /// Ask for a link to choose another password
+    ///
+    /// The link is mailed to the address. The answer is the same whether somebody has it or not.
+    #[oai(path = "/forgot-password", method = "post", operation_id = "forgotPassword")]
+    async fn forgot_password(
+        &self,
+        state: Data<&State>,
+        /// The tenant's id or slug, unless `tenant` is in the body.
+        #[oai(name = "X-Tenant-ID")]
+        _tenant: Header<Option<String>>,
+        body: Body<Addressee>,
+    ) -> Result<Later, ApiError> {
+        let Addressee { email, tenant: Reference(tenant) } = body.0;
+        recovery::forgot(&state.app, &tenant, &email).await?;
+        Ok(Later::accepted())
+    }
+
+    /// Choose another password
+    ///
+    /// Takes the token of the mail; it works once. Every session of the user ends.
+    #[oai(path = "/reset-password", method = "post", operation_id = "resetPassword")]
+    async fn reset_password(
+        &self,
+        state: Data<&State>,
+        body: Body<ResetPassword>,
+    ) -> Result<Deleted, ApiError> {
+        let ResetPassword { token, password } = body.0;
+        recovery::reset(&state.app, token, password).await?;
+        Ok(Deleted::Deleted)
+    }
+
     /// Verify an address
     ///
-    /// Takes the token of a verification mail; it works once.
+    /// Takes the token of a verification mail; it works once. If the mail went to an address that the user wants to have,
+    /// it is theirs from now on.
     #[oai(path = "/verify-email", method = "post", operation_id = "verifyEmail")]
     async fn verify_email(
         &self,

@@ -5,6 +5,7 @@ pub(crate) mod body;
 mod docs;
 mod envelope;
 mod health;
+mod invitations;
 mod json;
 mod pages;
 mod params;
@@ -24,16 +25,18 @@ enum Tag {
     Authentication,
     /// The users of a tenant.
     Users,
+    /// People who were asked to join a tenant.
+    Invitations,
     /// Tenants: the customers of the service.
     Tenants,
 }
 
 /// All operations under `/api/v1`.
-pub(crate) type Api = (auth::Auth, users::Users, tenants::Tenants);
+pub(crate) type Api = (auth::Auth, users::Users, invitations::Invitations, tenants::Tenants);
 
 pub(crate) fn service() -> OpenApiService<Api, ()> {
     OpenApiService::new(
-        (auth::Auth, users::Users, tenants::Tenants),
+        (auth::Auth, users::Users, invitations::Invitations, tenants::Tenants),
         "SaaS Platform API",
         env!("CARGO_PKG_VERSION"),
     )
@@ -50,7 +53,9 @@ pub(crate) fn routes(state: &State) -> impl Endpoint<Output = Response> + use<> 
         .at("/health", get(health::alive))
         .at("/health/ready", get(health::ready))
         .at("/openapi.json", get(docs::document(document)))
-        .at("/verify-email", get(pages::verify_email).post(pages::post_verify_email));
+        .at("/verify-email", get(pages::verify_email).post(pages::post_verify_email))
+        .at("/reset-password", get(pages::reset_password).post(pages::post_reset_password))
+        .at("/accept-invitation", get(pages::accept_invitation).post(pages::post_accept_invitation));
     if state.config.docs {
         routes = docs::mount(routes);
     }

@@ -77,7 +77,7 @@ fn a_database_without_migrations_is_refused() {
     let (url, owner) = (from_stack("TEST_DATABASE_URL"), from_stack("TEST_DATABASE_OWNER_URL"));
     let empty = |url: &str| url.replace("/tenantry?", "/postgres?");
     let message = refusal(&["api"], &[("DATABASE_URL", &empty(&url))]);
-    assert!(message.contains("2 migrations are pending: run `tenantry migrate`"), "{message}");
+    assert!(message.contains("migrations are pending: run `tenantry migrate`"), "{message}");
     let message = refusal(&["worker"], &[("DATABASE_URL", &url), ("DATABASE_DIRECT_URL", &owner)]);
     assert!(message.contains("DATABASE_DIRECT_URL") && message.contains("owns the tables"), "{message}");
 }

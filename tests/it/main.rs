@@ -7,6 +7,7 @@ mod cache;
 mod cli;
 mod dev;
 mod http;
+mod mails;
 mod sessions;
 mod tenants;
 mod users;

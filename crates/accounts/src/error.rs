@@ -44,6 +44,9 @@ pub enum Error {
     /// No such session of this user, or it has ended.
     #[error("no such session")]
     NoSession,
+    /// No such invitation of this tenant, or it is no longer open.
+    #[error("no such invitation")]
+    NoInvitation,
     /// The address must be verified first (`REQUIRE_VERIFIED_EMAIL`).
     #[error("the e-mail address is not verified")]
     NotVerified,

@@ -8,7 +8,11 @@ mod error;
 pub mod feed;
 pub mod fields;
 mod id;
+pub mod invitations;
+mod mail_tokens;
+pub mod notices;
 pub mod passwords;
+pub mod recovery;
 pub mod revocations;
 mod schema;
 pub mod sessions;
@@ -20,7 +24,7 @@ pub mod verification;
 use std::{sync::Arc, time::Duration};
 
 pub use error::{Error, Result};
-pub use id::{SessionId, TenantId, UserId};
+pub use id::{InvitationId, SessionId, TenantId, UserId};
 use tenantry_cache::Cache;
 
 /// What every part of the house works with. Cheap to clone.
@@ -49,8 +53,24 @@ pub struct Settings {
     pub session_ttl: Duration,
     /// How long the link in a verification mail works.
     pub verification_ttl: Duration,
+    /// How long the link works by which one chooses another password.
+    pub reset_ttl: Duration,
+    /// How long an invitation may be accepted.
+    pub invitation_ttl: Duration,
     /// Whether only verified people may sign in.
     pub require_verified_email: bool,
+}
+
+/// What a mail is made of that carries a token.
+pub struct Letter {
+    /// Where it goes.
+    pub to: fields::Email,
+    /// Whom it greets.
+    pub name: String,
+    /// The tenant's name.
+    pub tenant_name: String,
+    /// What its link carries; empty where there is none.
+    pub token: String,
 }
 
 /// Who asks: a signed-in user, within the tenant the request is for.

@@ -11,4 +11,6 @@ mod payload;
 pub mod schema;
 
 pub use kind::{Backoff, Kind, Policy, UnknownKind};
-pub use payload::{InvalidateUser, Job, Stale, VerifyEmail};
+pub use payload::{
+    AddressNoticeEmail, InvalidateUser, InvitationEmail, Job, ResetPasswordEmail, Stale, VerifyEmail,
+};
