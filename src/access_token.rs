@@ -17,7 +17,9 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tenantry_accounts::{Actor, SessionId, TenantId, UserId, sessions::SignedIn, users::Role};
+use tenantry_accounts::{
+    Actor, SessionId, TenantId, UserId, revocations::Basis, sessions::SignedIn, users::Role,
+};
 
 /// How long a new key file is only verified with, so that every process knows it before any signs with it.
 const KEY_REST: Duration = Duration::from_secs(120);
@@ -53,7 +55,19 @@ pub(crate) struct Claims {
 impl Claims {
     /// Who asks, in the tenant of the token.
     pub(crate) fn actor(&self) -> Actor {
-        Actor { tenant: self.tid, home: self.tid, user: self.sub, version: self.uv, role: self.role }
+        let (tenant, home) = (self.tid, self.tid);
+        Actor { tenant, home, user: self.sub, version: self.uv, role: self.role, session: self.sid }
+    }
+
+    /// What must not have been revoked.
+    pub(crate) fn basis(&self) -> Basis {
+        Basis {
+            tenant: self.tid,
+            user: self.sub,
+            session: self.sid,
+            user_version: self.uv,
+            tenant_version: self.tv,
+        }
     }
 }
 

@@ -75,6 +75,10 @@ pub struct Config {
     #[arg(long, env = "REFRESH_TOKEN_TTL", global = true, default_value = "30d", value_parser = lifetime, value_name = "TIME")]
     pub refresh_token_ttl: Duration,
 
+    /// How far a process may be behind with what was revoked elsewhere before it refuses signed-in requests with 503
+    #[arg(long, env = "REVOCATION_MAX_LAG", global = true, default_value = "30s", value_parser = period, value_name = "TIME")]
+    pub revocation_max_lag: Duration,
+
     /// Whether only people with a verified address may sign in
     #[arg(long, env = "REQUIRE_VERIFIED_EMAIL", global = true, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub require_verified_email: bool,
@@ -96,6 +100,14 @@ pub struct Config {
         value_name = "MAILBOX"
     )]
     pub mail_from: String,
+
+    /// Name of the product that mails are signed with
+    #[arg(long, env = "PRODUCT_NAME", global = true, default_value = "", value_name = "NAME")]
+    pub product_name: String,
+
+    /// Folder of own templates for mails: KIND.txt and KIND.html take the place of those built in
+    #[arg(long, env = "MAIL_TEMPLATES_DIR", global = true, value_name = "DIR")]
+    pub mail_templates_dir: Option<PathBuf>,
 
     /// How long Redis keeps a user; a day at most
     #[arg(long, env = "CACHE_TTL", global = true, default_value = "900s", value_parser = cache_ttl, value_name = "TIME")]

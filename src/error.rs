@@ -23,6 +23,8 @@ pub(crate) enum Code {
     Unauthenticated,
     /// 401: e-mail, password or tenant are wrong; which one is not told.
     InvalidCredentials,
+    /// 401: the refresh token is unknown, used or expired, or its session has ended: sign in again.
+    SessionEnded,
     /// 403: the caller may not do this.
     Forbidden,
     /// 403: the address must be verified before signing in.
@@ -35,6 +37,10 @@ pub(crate) enum Code {
     TenantNotFound,
     /// 404: there is no such job in the caller's tenant.
     JobNotFound,
+    /// 404: there is no such session of the caller.
+    SessionNotFound,
+    /// 404: there is no such invitation in the caller's tenant, or it is no longer open.
+    InvitationNotFound,
     /// 405: the path does not know this method.
     MethodNotAllowed,
     /// 409: a user of the tenant has this address.
@@ -59,6 +65,8 @@ pub(crate) enum Code {
     ValidationFailed,
     /// 422: the token is unknown, used, expired or void.
     InvalidToken,
+    /// 422: the current password is wrong.
+    WrongPassword,
     /// 429: too many requests; `Retry-After` says when the next is taken.
     RateLimited,
     /// 500: a fault of the service, logged under the request id.
@@ -71,11 +79,14 @@ impl Code {
     fn status(self) -> StatusCode {
         match self {
             Self::Malformed => StatusCode::BAD_REQUEST,
-            Self::Unauthenticated | Self::InvalidCredentials => StatusCode::UNAUTHORIZED,
+            Self::Unauthenticated | Self::InvalidCredentials | Self::SessionEnded => StatusCode::UNAUTHORIZED,
             Self::Forbidden | Self::EmailNotVerified => StatusCode::FORBIDDEN,
-            Self::NotFound | Self::UserNotFound | Self::TenantNotFound | Self::JobNotFound => {
-                StatusCode::NOT_FOUND
-            }
+            Self::NotFound
+            | Self::UserNotFound
+            | Self::TenantNotFound
+            | Self::SessionNotFound
+            | Self::InvitationNotFound
+            | Self::JobNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::EmailTaken | Self::SlugTaken | Self::NoSeatLeft | Self::LastAdmin | Self::JobState => {
                 StatusCode::CONFLICT
@@ -83,7 +94,9 @@ impl Code {
             Self::VersionMismatch | Self::VersionNotReached => StatusCode::PRECONDITION_FAILED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::ValidationFailed | Self::InvalidToken => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::ValidationFailed | Self::InvalidToken | Self::WrongPassword => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -162,6 +175,10 @@ impl From<accounts::Error> for ApiError {
                 let (field, code) = ("/payload".into(), "wrong_payload".into());
                 Self::invalid(vec![FieldError { field, code, message: message.to_string() }])
             }
+            E::WrongPassword => Self::new(Code::WrongPassword, "The current password is wrong"),
+            E::SessionEnded => Self::new(Code::SessionEnded, "The session has ended; sign in again"),
+            E::NoInvitation => Self::new(Code::InvitationNotFound, "Invitation not found"),
+            E::NoSession => Self::new(Code::SessionNotFound, "Session not found"),
             E::NotVerified => {
                 Self::new(Code::EmailNotVerified, "Verify your email address before signing in")
             }

@@ -56,6 +56,10 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
         method == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
 
     let claims = caller::bearer(&request).and_then(|token| state.tokens.verify(token));
+    let revocations = &state.app.revocations;
+    // Nobody is let in on the word of a token that may have been revoked longer ago than is allowed.
+    let knows = claims.is_none() || revocations.lag() <= state.config.revocation_max_lag;
+    let claims = claims.filter(|claims| revocations.stands(&claims.basis()));
     let user = claims.as_ref().map(|claims| claims.sub);
     let mut allowance = None;
     let admitted = match client.address {
@@ -76,6 +80,13 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
     let span = tracing::info_span!("request", request.id = %id.to_str().unwrap_or_default());
     let answer = async {
         admitted?;
+        if !knows {
+            return Err(ApiError::unavailable(
+                "Whether you are still signed in cannot be told at the moment",
+                1,
+            )
+            .into());
+        }
         if preflight {
             return Ok(Response::builder().status(StatusCode::NO_CONTENT).finish());
         }
@@ -138,8 +149,19 @@ enum Counts {
 fn counts(request: &Request) -> Counts {
     let path = request.uri().path().trim_end_matches('/');
     match path {
-        "/api/v1/auth/register" | "/api/v1/auth/login" | "/api/v1/auth/verify-email" => Counts::Always,
-        "/api/v1/tenants" | "/verify-email" if request.method() == Method::POST => Counts::Always,
+        "/api/v1/auth/register"
+        | "/api/v1/auth/login"
+        | "/api/v1/auth/refresh"
+        | "/api/v1/auth/verify-email"
+        | "/api/v1/auth/resend-verification"
+        | "/api/v1/auth/forgot-password"
+        | "/api/v1/auth/reset-password"
+        | "/api/v1/invitations/accept" => Counts::Always,
+        "/api/v1/tenants" | "/verify-email" | "/reset-password" | "/accept-invitation"
+            if request.method() == Method::POST =>
+        {
+            Counts::Always
+        }
         _ if path.starts_with("/api/") => Counts::Unsigned,
         _ => Counts::Never,
     }

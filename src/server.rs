@@ -237,7 +237,9 @@ pub fn handlers(app: &App, config: &Config) -> Result<tenantry_workers::Handlers
         (None, None) => return Err(ServeError::Refused("SMTP_URL is not set: workers send mail; it looks like smtp://user:password@host:587?tls=required".into())),
     };
     let mailer = mailer.map_err(refused)?;
-    Ok(tenantry_workers::Handlers { app: app.clone(), mailer, app_url })
+    let letters = tenantry_workers::Letters::new(config.mail_templates_dir.as_deref(), &config.product_name)
+        .map_err(|error| ServeError::Refused(error.to_string()))?;
+    Ok(tenantry_workers::Handlers { app: app.clone(), mailer, letters, app_url })
 }
 
 /// The process's metrics; installed once.

@@ -8,6 +8,7 @@ use tenantry_accounts::{
     db::Db,
     passwords::Hasher,
     primary::{NotPrimary, Primary},
+    revocations::Revocations,
 };
 use tenantry_cache::Cache;
 use tokio::time::timeout;
@@ -20,9 +21,13 @@ use crate::{
 };
 
 /// Tag of the payloads in the cache; a new one when the shape of a user changes, so that old entries are misses.
-const CACHE_SCHEMA: &str = "user-1";
+const CACHE_SCHEMA: &str = "user-2";
 /// How long the link in a verification mail works.
 const VERIFICATION_TTL: Duration = Duration::from_secs(24 * 3600);
+/// How long the link works by which one chooses another password.
+const RESET_TTL: Duration = Duration::from_secs(3600);
+/// How long an invitation may be accepted.
+const INVITATION_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a request waits for a database connection before it is told to come again.
 const POOL_WAIT: Duration = Duration::from_secs(1);
 
@@ -110,9 +115,12 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
     })
     .map_err(StartError::RedisUrl)?;
     let settings = Settings {
+        access_token_ttl: config.access_token_ttl,
         seats: config.plan_seats.0,
         session_ttl: config.refresh_token_ttl,
         verification_ttl: VERIFICATION_TTL,
+        reset_ttl: RESET_TTL,
+        invitation_ttl: INVITATION_TTL,
         require_verified_email: config.require_verified_email,
     };
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -122,6 +130,7 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         db: Db::new(pool, primary),
         cache,
         passwords: Arc::new(Hasher::new(workers)?),
+        revocations: Arc::new(Revocations::new(config.access_token_ttl)),
         settings: Arc::new(settings),
     })
 }

@@ -3,13 +3,15 @@
 use poem::{Response, handler, web::Data};
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
-    param::Header,
+    param::{Header, Path},
     registry::{MetaSchema, MetaSchemaRef},
 };
 use serde::Serialize;
 use tenantry_accounts::{
-    fields::{Email, Secret},
-    sessions::{self, Origin, SignedIn},
+    SessionId,
+    fields::{Email, NewPassword, Secret},
+    recovery,
+    sessions::{self, Origin, Session, SignedIn},
     users::User,
     verification,
 };
@@ -17,11 +19,11 @@ use tenantry_accounts::{
 use super::{
     Tag,
     body::{Body, body, wrong},
-    envelope::{Answer, Created, Envelope},
+    envelope::{Answer, Created, Deleted, Envelope, Later},
     schema::shown,
     tenants::{SignUp, SignedUp, sign_up},
 };
-use crate::{error::ApiError, layers::Client, state::State};
+use crate::{caller::Caller, error::ApiError, layers::Client, state::State};
 
 pub(crate) struct Auth;
 
@@ -38,6 +40,52 @@ body! {
 }
 
 body! {
+    /// What renews a session.
+    pub(crate) struct Refresh {
+        /// The refresh token of the last answer. It works once.
+        refresh_token: Secret,
+    }
+}
+
+body! {
+    /// Which session ends.
+    pub(crate) struct Logout {
+        /// Ends the session of this token as well, should it be another one of yours.
+        refresh_token: Option<Secret>,
+    }
+}
+
+body! {
+    /// A new password.
+    pub(crate) struct ChangePassword {
+        /// The password until now.
+        current_password: Secret,
+        /// The password from now on.
+        new_password: NewPassword,
+    }
+}
+
+body! {
+    /// Whom to send a mail.
+    pub(crate) struct Addressee from "x-tenant-id" as "tenant" {
+        /// The address.
+        email: Email,
+        /// The tenant's id or slug; may come as `X-Tenant-ID` instead.
+        tenant: Reference,
+    }
+}
+
+body! {
+    /// A new password for whoever has the token of a mail.
+    pub(crate) struct ResetPassword {
+        /// What the link in the mail carries.
+        token: Secret,
+        /// The password from now on.
+        password: NewPassword,
+    }
+}
+
+body! {
     /// A token from a mail.
     pub(crate) struct VerifyEmail {
         /// What the link in the mail carries.
@@ -47,7 +95,7 @@ body! {
 
 /// A tenant's id or slug.
 #[derive(Debug)]
-pub(crate) struct Reference(String);
+pub(crate) struct Reference(pub(super) String);
 
 impl super::body::Field for Reference {
     fn parse(
@@ -80,9 +128,9 @@ shown!(Reference, required: false, schema: MetaSchemaRef::Inline(Box::new(MetaSc
     ..MetaSchema::new("string")
 })));
 
-/// A session that has begun.
+/// A session that has begun or has been renewed.
 #[derive(Serialize, Object)]
-pub(crate) struct Session {
+pub(crate) struct SignedInSession {
     /// The access token: send it as `Authorization: Bearer`.
     token: String,
     /// Always `Bearer`.
@@ -94,12 +142,19 @@ pub(crate) struct Session {
     user: User,
 }
 
+/// Sessions that have not ended.
+#[derive(Serialize, Object)]
+pub(crate) struct SessionList {
+    /// The newest first; at most 100.
+    sessions: Vec<Session>,
+}
+
 #[derive(ApiResponse)]
 enum SessionBegun {
     /// Signed in.
     #[oai(status = 200)]
     Begun(
-        Envelope<Session>,
+        Envelope<SignedInSession>,
         /// Tokens are kept by nobody on the way.
         #[oai(header = "Cache-Control")]
         String,
@@ -136,9 +191,128 @@ impl Auth {
         Ok(SessionBegun::Begun(Envelope::of(&answer(&state, session)?), "no-store".into()))
     }
 
+    /// Renew a session
+    ///
+    /// Uses the refresh token up and gives the next. The same token again within 10 seconds gives the same next one, since
+    /// two tabs may renew at once. Later it must have been copied, and the session ends.
+    #[oai(path = "/refresh", method = "post", operation_id = "refreshSession")]
+    async fn refresh(&self, state: Data<&State>, body: Body<Refresh>) -> Result<SessionBegun, ApiError> {
+        let session = sessions::renew(&state.app, body.0.refresh_token).await?;
+        Ok(SessionBegun::Begun(Envelope::of(&answer(&state, session)?), "no-store".into()))
+    }
+
+    /// Sign out
+    ///
+    /// Ends your session: its access tokens are refused here at once and elsewhere within a second.
+    #[oai(path = "/logout", method = "post", operation_id = "logout")]
+    async fn logout(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        body: Body<Logout>,
+    ) -> Result<Deleted, ApiError> {
+        sessions::log_out(&state.app, *caller, body.0.refresh_token).await?;
+        Ok(Deleted::Deleted)
+    }
+
+    /// Sign out everywhere
+    ///
+    /// Ends all of your sessions, this one included.
+    #[oai(path = "/logout-all", method = "post", operation_id = "logoutEverywhere")]
+    async fn logout_all(&self, state: Data<&State>, caller: Caller) -> Result<Deleted, ApiError> {
+        sessions::log_out_everywhere(&state.app, *caller).await?;
+        Ok(Deleted::Deleted)
+    }
+
+    /// List your sessions
+    ///
+    /// Those that have not ended, the newest first.
+    #[oai(path = "/sessions", method = "get", operation_id = "listSessions")]
+    async fn sessions(&self, state: Data<&State>, caller: Caller) -> Result<Answer<SessionList>, ApiError> {
+        let sessions = sessions::list(&state.app, *caller).await?;
+        Ok(Answer::Ok(Envelope::of(&SessionList { sessions })))
+    }
+
+    /// End one of your sessions
+    #[oai(path = "/sessions/:id", method = "delete", operation_id = "deleteSession")]
+    async fn delete_session(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// The session's id.
+        id: Path<SessionId>,
+    ) -> Result<Deleted, ApiError> {
+        sessions::revoke(&state.app, *caller, id.0).await?;
+        Ok(Deleted::Deleted)
+    }
+
+    /// Change your password
+    ///
+    /// Your other sessions end, and links that were mailed to reset the password are void.
+    #[oai(path = "/change-password", method = "post", operation_id = "changePassword")]
+    async fn change_password(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        body: Body<ChangePassword>,
+    ) -> Result<Deleted, ApiError> {
+        let ChangePassword { current_password, new_password } = body.0;
+        sessions::change_password(&state.app, *caller, current_password, new_password).await?;
+        Ok(Deleted::Deleted)
+    }
+
+    /// Send the verification mail again
+    ///
+    /// The answer is the same whether somebody has the address or not.
+    #[oai(path = "/resend-verification", method = "post", operation_id = "resendVerification")]
+    async fn resend_verification(
+        &self,
+        state: Data<&State>,
+        /// The tenant's id or slug, unless `tenant` is in the body.
+        #[oai(name = "X-Tenant-ID")]
+        _tenant: Header<Option<String>>,
+        body: Body<Addressee>,
+    ) -> Result<Later, ApiError> {
+        let Addressee { email, tenant: Reference(tenant) } = body.0;
+        verification::resend(&state.app, &tenant, &email).await?;
+        Ok(Later::accepted())
+    }
+
+    /// Ask for a link to choose another password
+    ///
+    /// The link is mailed to the address. The answer is the same whether somebody has it or not.
+    #[oai(path = "/forgot-password", method = "post", operation_id = "forgotPassword")]
+    async fn forgot_password(
+        &self,
+        state: Data<&State>,
+        /// The tenant's id or slug, unless `tenant` is in the body.
+        #[oai(name = "X-Tenant-ID")]
+        _tenant: Header<Option<String>>,
+        body: Body<Addressee>,
+    ) -> Result<Later, ApiError> {
+        let Addressee { email, tenant: Reference(tenant) } = body.0;
+        recovery::forgot(&state.app, &tenant, &email).await?;
+        Ok(Later::accepted())
+    }
+
+    /// Choose another password
+    ///
+    /// Takes the token of the mail; it works once. Every session of the user ends.
+    #[oai(path = "/reset-password", method = "post", operation_id = "resetPassword")]
+    async fn reset_password(
+        &self,
+        state: Data<&State>,
+        body: Body<ResetPassword>,
+    ) -> Result<Deleted, ApiError> {
+        let ResetPassword { token, password } = body.0;
+        recovery::reset(&state.app, token, password).await?;
+        Ok(Deleted::Deleted)
+    }
+
     /// Verify an address
     ///
-    /// Takes the token of a verification mail; it works once.
+    /// Takes the token of a verification mail; it works once. If the mail went to an address that the user wants to have,
+    /// it is theirs from now on.
     #[oai(path = "/verify-email", method = "post", operation_id = "verifyEmail")]
     async fn verify_email(
         &self,
@@ -150,12 +324,12 @@ impl Auth {
     }
 }
 
-fn answer(state: &State, session: SignedIn) -> Result<Session, ApiError> {
+fn answer(state: &State, session: SignedIn) -> Result<SignedInSession, ApiError> {
     let token = state.tokens.issue(&session).map_err(|error| {
         tracing::error!("an access token could not be signed: {error}");
         ApiError::internal()
     })?;
-    Ok(Session {
+    Ok(SignedInSession {
         token,
         token_type: "Bearer".into(),
         expires_in: state.tokens.ttl().as_secs(),

@@ -238,37 +238,65 @@ const MOST_IDS: usize = 100;
 
 impl Field for Ids {
     fn parse(value: Option<Value>, at: &str, errors: &mut Vec<FieldError>) -> Option<Self> {
-        let ids = match value {
-            Some(Value::Array(ids)) if (1..=MOST_IDS).contains(&ids.len()) => ids,
-            Some(Value::Array(_)) => {
-                errors.push(wrong(at, "wrong_length", "Must hold 1 to 100 ids"));
-                return None;
-            }
-            Some(_) => {
-                errors.push(wrong(at, "wrong_type", "Must be a list of ids"));
-                return None;
-            }
-            None => {
-                errors.push(wrong(at, "missing", "This field is required"));
-                return None;
-            }
-        };
-        let id = |(n, id): (usize, Value)| {
+        list(value, at, errors, "Must hold 1 to 100 ids", |id, at, errors| {
             let id = id.as_str().and_then(|id| id.parse().ok());
             if id.is_none() {
-                errors.push(wrong(&format!("{at}/{n}"), "wrong_type", "Must be a UUID"));
+                errors.push(wrong(at, "wrong_type", "Must be a UUID"));
             }
             id
-        };
-        ids.into_iter()
-            .enumerate()
-            .map(id)
-            .collect::<Vec<Option<_>>>()
-            .into_iter()
-            .collect::<Option<_>>()
-            .map(Self)
+        })
+        .map(Self)
     }
 }
+
+/// A list of 1 to 100 things, every wrong one of which is told.
+fn list<T>(
+    value: Option<Value>,
+    at: &str,
+    errors: &mut Vec<FieldError>,
+    length: &'static str,
+    parse: impl Fn(Value, &str, &mut Vec<FieldError>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let (code, message) = match value {
+        Some(Value::Array(things)) if (1..=MOST_IDS).contains(&things.len()) => {
+            let each = things.into_iter().enumerate();
+            let parsed: Vec<_> = each.map(|(n, thing)| parse(thing, &format!("{at}/{n}"), errors)).collect();
+            return parsed.into_iter().collect();
+        }
+        Some(Value::Array(_)) => ("wrong_length", length),
+        Some(_) => ("wrong_type", "Must be a list"),
+        None => ("missing", "This field is required"),
+    };
+    errors.push(wrong(at, code, message));
+    None
+}
+
+/// Addresses: 1 to 100 of them, each once.
+#[derive(Debug)]
+pub(crate) struct Emails(pub(crate) Vec<Email>);
+
+impl Field for Emails {
+    fn parse(value: Option<Value>, at: &str, errors: &mut Vec<FieldError>) -> Option<Self> {
+        let emails = list(value, at, errors, "Must hold 1 to 100 addresses", |email, at, errors| {
+            Email::parse(Some(email), at, errors)
+        })?;
+        let mut seen = std::collections::HashSet::new();
+        let repeated = emails.iter().position(|email| !seen.insert(email.as_str()));
+        if let Some(n) = repeated {
+            errors.push(wrong(&format!("{at}/{n}"), "repeated", "This address is there already"));
+            return None;
+        }
+        Some(Self(emails))
+    }
+}
+
+shown!(Emails, required: true, schema: MetaSchemaRef::Inline(Box::new(MetaSchema {
+    items: Some(Box::new(Email::schema_ref())),
+    min_items: Some(1),
+    max_items: Some(MOST_IDS),
+    unique_items: Some(true),
+    ..MetaSchema::new("array")
+})));
 
 shown!(Ids, required: true, schema: MetaSchemaRef::Inline(Box::new(MetaSchema {
     items: Some(Box::new(UserId::schema_ref())),

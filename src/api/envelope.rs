@@ -172,6 +172,24 @@ pub(crate) enum Created<T: Type> {
     ),
 }
 
+/// Nothing that could be said without saying who there is.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct Accepted {}
+
+/// 202: what was asked for is done later, or there is nothing to do; the answer is the same.
+#[derive(ApiResponse)]
+pub(crate) enum Later {
+    /// Accepted
+    #[oai(status = 202)]
+    Accepted(Envelope<Accepted>),
+}
+
+impl Later {
+    pub(crate) fn accepted() -> Self {
+        Self::Accepted(Envelope::of(&Accepted {}))
+    }
+}
+
 /// 204.
 #[derive(ApiResponse)]
 pub(crate) enum Deleted {

@@ -364,7 +364,8 @@ impl Jobs {
 
     /// Enqueue a job
     ///
-    /// For your tenant. Administrators may push jobs of the kind `verify_email`; super administrators any.
+    /// For your tenant. Administrators may push jobs of the kinds `verify_email` and `invitation_email`; super
+    /// administrators any.
     #[oai(path = "/", method = "post", operation_id = "pushJob")]
     async fn push(
         &self,

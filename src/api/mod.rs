@@ -5,6 +5,7 @@ pub(crate) mod body;
 mod docs;
 mod envelope;
 mod health;
+mod invitations;
 mod jobs;
 mod json;
 mod pages;
@@ -25,6 +26,8 @@ enum Tag {
     Authentication,
     /// The users of a tenant.
     Users,
+    /// People who were asked to join a tenant.
+    Invitations,
     /// Work that is done after the change that asked for it: mails, caches, Stripe.
     Jobs,
     /// Tenants: the customers of the service.
@@ -32,11 +35,11 @@ enum Tag {
 }
 
 /// All operations under `/api/v1`.
-pub(crate) type Api = (auth::Auth, users::Users, tenants::Tenants, jobs::Jobs);
+pub(crate) type Api = (auth::Auth, users::Users, invitations::Invitations, tenants::Tenants, jobs::Jobs);
 
 pub(crate) fn service() -> OpenApiService<Api, ()> {
     OpenApiService::new(
-        (auth::Auth, users::Users, tenants::Tenants, jobs::Jobs),
+        (auth::Auth, users::Users, invitations::Invitations, tenants::Tenants, jobs::Jobs),
         "SaaS Platform API",
         env!("CARGO_PKG_VERSION"),
     )
@@ -53,7 +56,9 @@ pub(crate) fn routes(state: &State) -> impl Endpoint<Output = Response> + use<> 
         .at("/health", get(health::alive))
         .at("/health/ready", get(health::ready))
         .at("/openapi.json", get(docs::document(document)))
-        .at("/verify-email", get(pages::verify_email).post(pages::post_verify_email));
+        .at("/verify-email", get(pages::verify_email).post(pages::post_verify_email))
+        .at("/reset-password", get(pages::reset_password).post(pages::post_reset_password))
+        .at("/accept-invitation", get(pages::accept_invitation).post(pages::post_accept_invitation));
     if state.config.docs {
         routes = docs::mount(routes);
     }

@@ -14,8 +14,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tenantry_accounts::{
     Error,
-    fields::{FromText, Secret},
-    verification,
+    fields::{FromText, Name, NewPassword, Problem, Secret},
+    invitations, recovery, verification,
 };
 
 use crate::state::State;
@@ -30,15 +30,57 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// What a page is for.
+struct About {
+    path: &'static str,
+    title: &'static str,
+    ask: &'static str,
+    asks_name: bool,
+    asks_password: bool,
+    button: &'static str,
+    done: &'static str,
+}
+
+const VERIFY_EMAIL: About = About {
+    path: "/verify-email",
+    title: "Verify your email address",
+    ask: "Press the button to confirm that this address is yours.",
+    asks_name: false,
+    asks_password: false,
+    button: "Verify my address",
+    done: "Your email address is verified. You can close this page.",
+};
+
+const RESET_PASSWORD: About = About {
+    path: "/reset-password",
+    title: "Choose a password",
+    ask: "At least 8 characters, with an uppercase letter, a lowercase letter and a digit.",
+    asks_name: false,
+    asks_password: true,
+    button: "Use this password",
+    done: "Sign in with your new password. You can close this page.",
+};
+
+const ACCEPT_INVITATION: About = About {
+    path: "/accept-invitation",
+    title: "You are invited",
+    ask: "Choose a password: at least 8 characters, with an uppercase letter, a lowercase letter and a digit.",
+    asks_name: true,
+    asks_password: true,
+    button: "Join",
+    done: "You can sign in now. You can close this page.",
+};
+
 #[derive(Template)]
-#[template(path = "verify_email.html")]
-struct VerifyEmail {
+#[template(path = "link.html")]
+struct Page {
     style: &'static str,
+    about: &'static About,
     step: Step,
 }
 
 enum Step {
-    Ask(String),
+    Ask { token: String, name: String, wrong: Vec<&'static str> },
     Done,
     Failed,
     Later,
@@ -48,33 +90,86 @@ enum Step {
 struct Parameters {
     #[serde(default)]
     token: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    password: String,
 }
 
 #[handler]
-pub(super) fn verify_email(Query(Parameters { token }): Query<Parameters>) -> Response {
-    page(StatusCode::OK, Step::Ask(token))
+pub(super) fn verify_email(Query(parameters): Query<Parameters>) -> Response {
+    ask(&VERIFY_EMAIL, parameters)
 }
 
 #[handler]
-pub(super) async fn post_verify_email(
-    state: Data<&State>,
-    Form(Parameters { token }): Form<Parameters>,
-) -> Response {
-    let Ok(token) = Secret::from_text(&token) else {
-        return page(StatusCode::UNPROCESSABLE_ENTITY, Step::Failed);
-    };
-    match verification::redeem(&state.app, &token).await {
-        Ok(_) => page(StatusCode::OK, Step::Done),
-        Err(Error::InvalidToken) => page(StatusCode::UNPROCESSABLE_ENTITY, Step::Failed),
-        Err(error) => {
-            tracing::warn!("a link could not be checked: {}", crate::error::sources(&error));
-            page(StatusCode::SERVICE_UNAVAILABLE, Step::Later)
+pub(super) fn reset_password(Query(parameters): Query<Parameters>) -> Response {
+    ask(&RESET_PASSWORD, parameters)
+}
+
+#[handler]
+pub(super) fn accept_invitation(Query(parameters): Query<Parameters>) -> Response {
+    ask(&ACCEPT_INVITATION, parameters)
+}
+
+#[handler]
+pub(super) async fn post_verify_email(state: Data<&State>, Form(form): Form<Parameters>) -> Response {
+    let Ok(token) = Secret::from_text(&form.token) else { return failed(&VERIFY_EMAIL) };
+    ended(&VERIFY_EMAIL, verification::redeem(&state.app, &token).await)
+}
+
+#[handler]
+pub(super) async fn post_reset_password(state: Data<&State>, Form(form): Form<Parameters>) -> Response {
+    let Ok(token) = Secret::from_text(&form.token) else { return failed(&RESET_PASSWORD) };
+    match NewPassword::from_text(&form.password) {
+        Ok(password) => ended(&RESET_PASSWORD, recovery::reset(&state.app, token, password).await),
+        Err(problems) => again(&RESET_PASSWORD, form, &problems),
+    }
+}
+
+#[handler]
+pub(super) async fn post_accept_invitation(state: Data<&State>, Form(form): Form<Parameters>) -> Response {
+    let Ok(token) = Secret::from_text(&form.token) else { return failed(&ACCEPT_INVITATION) };
+    match (Name::from_text(&form.name), NewPassword::from_text(&form.password)) {
+        (Ok(name), Ok(password)) => {
+            ended(&ACCEPT_INVITATION, invitations::accept(&state.app, token, name, password).await)
+        }
+        (name, password) => {
+            let problems = [name.err(), password.err()].into_iter().flatten().flatten();
+            again(&ACCEPT_INVITATION, form, &problems.collect::<Vec<_>>())
         }
     }
 }
 
-fn page(status: StatusCode, step: Step) -> Response {
-    match (VerifyEmail { style: STYLE, step }).render() {
+fn ask(about: &'static About, Parameters { token, name, .. }: Parameters) -> Response {
+    page(StatusCode::OK, about, Step::Ask { token, name, wrong: vec![] })
+}
+
+fn again(
+    about: &'static About,
+    Parameters { token, name, .. }: Parameters,
+    problems: &[Problem],
+) -> Response {
+    let wrong = problems.iter().map(|problem| problem.message).collect();
+    page(StatusCode::UNPROCESSABLE_ENTITY, about, Step::Ask { token, name, wrong })
+}
+
+fn failed(about: &'static About) -> Response {
+    page(StatusCode::UNPROCESSABLE_ENTITY, about, Step::Failed)
+}
+
+fn ended<T>(about: &'static About, result: Result<T, Error>) -> Response {
+    match result {
+        Ok(_) => page(StatusCode::OK, about, Step::Done),
+        Err(Error::InvalidToken | Error::EmailTaken) => failed(about),
+        Err(error) => {
+            tracing::warn!("a link could not be checked: {}", crate::error::sources(&error));
+            page(StatusCode::SERVICE_UNAVAILABLE, about, Step::Later)
+        }
+    }
+}
+
+fn page(status: StatusCode, about: &'static About, step: Step) -> Response {
+    match (Page { style: STYLE, about, step }).render() {
         Ok(html) => Response::builder()
             .status(status)
             .content_type("text/html; charset=utf-8")

@@ -158,7 +158,7 @@ async fn a_user_is_shown_as_redis_holds_it_and_dropped_safely() {
     let (well, said) = cache(&[&["get"], &one[..]].concat());
     assert!(well, "{said}");
     for line in
-        ["row        version 1, live", "schema user-1: as the row", "floor      version 1", "lease      none"]
+        ["row        version 1, live", "schema user-2: as the row", "floor      version 1", "lease      none"]
     {
         assert!(said.contains(line), "{line}: {said}");
     }

@@ -243,7 +243,7 @@ async fn foreign_bytes_in_redis_are_repaired_and_never_served() {
         ("nothing but JSON", br#"{"id": "x"}"#.to_vec(), "1"),
         ("another user's value", others, "1"),
         ("a value of another tenant", elsewhere.into_bytes(), "1"),
-        ("an older schema", own_text.replacen("user-1 ", "user-0 ", 1).into_bytes(), "1"),
+        ("an older schema", own_text.replacen("user-2 ", "user-1 ", 1).into_bytes(), "1"),
         ("a value that was cut", cut, "1"),
         ("a version that is not the value's", own.clone(), "7"),
         ("a version that is no number", own, "newest"),

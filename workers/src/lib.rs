@@ -1,21 +1,27 @@
 //! The back room: one file a kind of job, one `run` each. This is the list of them.
 #![warn(missing_docs)]
 
+mod address_notice_email;
 mod invalidate_user;
+mod invitation_email;
+mod letters;
 mod mail;
 mod prune_jobs;
 mod purge_deleted;
+mod reset_password_email;
 mod verify_email;
 
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
 use futures_util::{FutureExt, future::BoxFuture};
-use tenantry_accounts::App;
+use tenantry_accounts::{App, Letter};
 use tenantry_jobs::Kind;
 use tenantry_queue::{Leased, Outcome};
 use tokio_util::sync::CancellationToken;
 
+use crate::letters::{Content, Written};
+pub use letters::{Letters, TemplateError};
 pub use mail::{MailError, Mailer};
 pub use tenantry_queue::RunError;
 
@@ -26,6 +32,8 @@ pub struct Handlers {
     pub app: App,
     /// The way out for mail.
     pub mailer: Mailer,
+    /// What mails say.
+    pub letters: Letters,
     /// Where links in mails lead, without a trailing slash.
     pub app_url: String,
 }
@@ -66,6 +74,9 @@ impl Handlers {
             async move {
                 match job.kind {
                     Kind::VerifyEmail => verify_email::run(&handlers, &job).await,
+                    Kind::ResetPasswordEmail => reset_password_email::run(&handlers, &job).await,
+                    Kind::InvitationEmail => invitation_email::run(&handlers, &job).await,
+                    Kind::AddressNoticeEmail => address_notice_email::run(&handlers, &job).await,
                     Kind::InvalidateUser => invalidate_user::run(&handlers, &job).await,
                     Kind::PruneJobs => prune_jobs::run(&handlers).await,
                     Kind::PurgeDeleted => purge_deleted::run(&handlers).await,
@@ -73,6 +84,34 @@ impl Handlers {
             }
             .boxed()
         }
+    }
+
+    /// Writes the mail of `job`, unless it was sent already, and hands it over; `path` is where its link leads.
+    pub(crate) async fn mail(
+        &self,
+        job: &Leased,
+        issued: impl Future<Output = tenantry_accounts::Result<Option<Letter>>>,
+        path: &str,
+        lifetime: Duration,
+    ) -> Outcome {
+        let written = async {
+            let letter = match issued.await {
+                Ok(Some(letter)) => letter,
+                Ok(None) => {
+                    let reason = "nobody is to have this mail any more, or has it already";
+                    return Err(Outcome::Cancel(reason.into()));
+                }
+                Err(error) => return Err(Outcome::Retry(error.to_string())),
+            };
+            let link = format!("{}{path}?token={}", self.app_url, letter.token);
+            let content = Content { name: &letter.name, tenant: &letter.tenant_name, link: &link, lifetime };
+            let Written { subject, text, html } = self
+                .letters
+                .write(job.kind, &content)
+                .map_err(|error| Outcome::Dead(format!("the mail could not be written: {error}")))?;
+            Ok(mail::Letter { to: letter.to.as_str().to_owned(), subject, text, html })
+        };
+        mail::once(self, job, written).await
     }
 }
 

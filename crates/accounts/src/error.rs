@@ -46,6 +46,18 @@ pub enum Error {
     /// The payload lacks the shape of its kind; the text names keys and types, never values.
     #[error("{0}")]
     WrongPayload(Arc<str>),
+    /// The password that was to be changed is another one.
+    #[error("the current password is wrong")]
+    WrongPassword,
+    /// The refresh token is unknown, used or expired, or its session has ended.
+    #[error("the session has ended")]
+    SessionEnded,
+    /// No such session of this user, or it has ended.
+    #[error("no such session")]
+    NoSession,
+    /// No such invitation of this tenant, or it is no longer open.
+    #[error("no such invitation")]
+    NoInvitation,
     /// The address must be verified first (`REQUIRE_VERIFIED_EMAIL`).
     #[error("the e-mail address is not verified")]
     NotVerified,

@@ -57,6 +57,11 @@ id!(
     SessionId
 );
 
+id!(
+    /// Names an invitation, within a tenant.
+    InvitationId
+);
+
 impl TenantId {
     /// The tenant of super administrators and of work that belongs to no customer.
     pub const SYSTEM: Self = Self(Uuid::nil());

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Kinds that administrators of a tenant may push: what these do is harmless however often it is done.
-pub const PUSHED_BY_TENANTS: &[Kind] = &[Kind::VerifyEmail];
+pub const PUSHED_BY_TENANTS: &[Kind] = &[Kind::VerifyEmail, Kind::InvitationEmail];
 
 /// The tenants whose jobs are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,9 +8,14 @@ mod error;
 pub mod feed;
 pub mod fields;
 mod id;
+pub mod invitations;
 pub mod jobs;
+mod mail_tokens;
+pub mod notices;
 pub mod passwords;
 pub mod primary;
+pub mod recovery;
+pub mod revocations;
 mod schema;
 pub mod sessions;
 pub mod tenants;
@@ -21,7 +26,7 @@ pub mod verification;
 use std::{sync::Arc, time::Duration};
 
 pub use error::{Error, Result};
-pub use id::{SessionId, TenantId, UserId};
+pub use id::{InvitationId, SessionId, TenantId, UserId};
 use tenantry_cache::Cache;
 
 /// What every part of the house works with. Cheap to clone.
@@ -33,6 +38,8 @@ pub struct App {
     pub cache: Cache,
     /// The one place that hashes passwords.
     pub passwords: Arc<passwords::Hasher>,
+    /// What this node knows to be void.
+    pub revocations: Arc<revocations::Revocations>,
     /// Rules that an operator may set.
     pub settings: Arc<Settings>,
 }
@@ -42,12 +49,30 @@ pub struct App {
 pub struct Settings {
     /// Seats of a tenant by plan; none: without limit.
     pub seats: tenants::Seats,
+    /// How long an access token lives.
+    pub access_token_ttl: Duration,
     /// How long a session lives, at most.
     pub session_ttl: Duration,
     /// How long the link in a verification mail works.
     pub verification_ttl: Duration,
+    /// How long the link works by which one chooses another password.
+    pub reset_ttl: Duration,
+    /// How long an invitation may be accepted.
+    pub invitation_ttl: Duration,
     /// Whether only verified people may sign in.
     pub require_verified_email: bool,
+}
+
+/// What a mail is made of that carries a token.
+pub struct Letter {
+    /// Where it goes.
+    pub to: fields::Email,
+    /// Whom it greets.
+    pub name: String,
+    /// The tenant's name.
+    pub tenant_name: String,
+    /// What its link carries; empty where there is none.
+    pub token: String,
 }
 
 /// Who asks: a signed-in user, within the tenant the request is for.
@@ -63,6 +88,8 @@ pub struct Actor {
     pub version: i64,
     /// What the user may do.
     pub role: users::Role,
+    /// The session of the token.
+    pub session: SessionId,
 }
 
 impl Actor {

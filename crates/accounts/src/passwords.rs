@@ -10,10 +10,11 @@ use argon2::{
     Argon2,
     password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
 };
+use deadpool_postgres::Transaction;
 use tokio::sync::Semaphore;
 
 use crate::{
-    Error, Result,
+    App, Error, Result, TenantId, UserId, db,
     fields::{NewPassword, Secret},
 };
 
@@ -101,6 +102,38 @@ impl Drop for Place<'_> {
 fn hash(password: &str) -> Result<String> {
     let hash = Argon2::default().hash_password(password.as_bytes());
     Ok(hash.map_err(|_| Error::Internal("a password could not be hashed"))?.to_string())
+}
+
+/// The stored hash of a user's password; none: the user has no password.
+pub(crate) async fn stored(app: &App, tenant: TenantId, user: UserId) -> Result<Option<String>> {
+    let mut client = app.db.client().await?;
+    let tx = db::as_tenant(&mut client, tenant).await?;
+    let statement = tx
+        .prepare_cached(
+            "select password_hash from tenantry.credentials where tenant_id = $1 and user_id = $2",
+        )
+        .await?;
+    let row = tx.query_opt(&statement, &[&tenant.0, &user.0]).await?;
+    tx.commit().await?;
+    Ok(row.map(|row| row.try_get("password_hash")).transpose()?)
+}
+
+/// Stores another hash, if `before` is still the stored one; tells whether it did. Links that were mailed to reset the
+/// password are void.
+pub(crate) async fn replace(
+    tx: &Transaction<'_>,
+    tenant: TenantId,
+    user: UserId,
+    before: Option<&str>,
+    hash: &str,
+) -> Result<bool> {
+    let statement = tx
+        .prepare_cached(
+            "update tenantry.credentials set password_hash = $3, updated_at = now()
+             where tenant_id = $1 and user_id = $2 and password_hash = $4",
+        )
+        .await?;
+    Ok(tx.execute(&statement, &[&tenant.0, &user.0, &hash, &before]).await? > 0)
 }
 
 #[cfg(test)]

@@ -1,117 +1,96 @@
-//! Showing that an address is one's own: a token goes there by mail and comes back once.
+//! Showing that an address is one's own: the one a user has, or the one they want to have.
 
-use deadpool_postgres::Transaction;
 use serde_json::json;
 use tenantry_cache::State;
+use tenantry_jobs::{Job, VerifyEmail};
 use uuid::Uuid;
 
 use crate::{
-    App, Error, Result, TenantId, UserId, audit, db,
+    App, Error, Letter, Result, TenantId, UserId, audit,
+    db::{self, OnConstraint},
     fields::{Email, Secret},
-    to_the_end,
-    tokens::{self, Token},
+    mail_tokens::{self, Purpose},
+    recovery, to_the_end, tokens,
     users::{self, COLUMNS, User},
 };
 
-/// What the verification mail is made of.
-pub struct Letter {
-    /// Where it goes.
-    pub to: Email,
-    /// Whom it greets.
-    pub name: String,
-    /// The tenant's name.
-    pub tenant_name: String,
-    /// What its link carries.
-    pub token: String,
+/// Sends the verification mail once more, to whoever has the address and has not shown yet that it is theirs. What is
+/// answered, and what is done until then, is the same for addresses that nobody has.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn resend(app: &App, tenant: &str, email: &Email) -> Result<()> {
+    recovery::request_mail(app, VerifyEmail::KIND, tenant, email).await
 }
 
-/// Makes the token for one mail, which job `job` sends. None when there is nothing to verify any more.
+/// What the mail is made of that asks a user to verify their address, or the one they want to have. None when there is
+/// nothing to verify any more, or a mail went out a moment ago.
 ///
-/// The token is committed before the mail is sent, or a crash in between would send a dead link. A job that runs
-/// again makes another token beside the first, whose mail may have gone out; a newer job voids both.
+/// # Errors
+/// When the database cannot be asked.
 pub async fn issue(app: &App, tenant: TenantId, user: UserId, job: Uuid) -> Result<Option<Letter>> {
     let mut client = app.db.client().await?;
     let tx = db::as_tenant(&mut client, tenant).await?;
     let statement = tx
         .prepare_cached(
-            "select u.email, u.name, t.name as tenant_name
+            "select coalesce(u.pending_email, u.email) as email, u.pending_email is not null as pending,
+               u.name, t.name as tenant_name
              from tenantry.users u join tenantry.tenants t on t.id = u.tenant_id
-             where u.tenant_id = $1 and u.id = $2 and u.deleted_at is null and not u.email_verified
+             where u.tenant_id = $1 and u.id = $2 and u.deleted_at is null
+               and (u.pending_email is not null or not u.email_verified)
              for no key update of u",
         )
         .await?;
     let Some(row) = tx.query_opt(&statement, &[&tenant.0, &user.0]).await? else { return Ok(None) };
-    let email: Email = row.try_get::<_, String>("email")?.into();
-    let token = Token::generate(tenant)?;
-    let ttl = app.settings.verification_ttl.as_secs_f64();
-    tx.execute(
-        "delete from tenantry.email_tokens
-         where tenant_id = $1 and user_id = $2 and purpose = 'verify_email' and used_at is null and job_id <> $3",
-        &[&tenant.0, &user.0, &job],
-    )
-    .await?;
-    tx.execute(
-        "insert into tenantry.email_tokens (tenant_id, hash, purpose, user_id, email, job_id, expires_at)
-         values ($1, $2, 'verify_email', $3, $4, $5, now() + make_interval(secs => $6))",
-        &[&tenant.0, &token.hash, &user.0, &email.as_str(), &job, &ttl],
-    )
-    .await?;
-    let letter = Letter {
-        to: email,
-        name: row.try_get("name")?,
-        tenant_name: row.try_get("tenant_name")?,
-        token: token.text,
+    let to: Email = row.try_get::<_, String>("email")?.into();
+    let purpose = if row.try_get("pending")? { Purpose::ChangeEmail } else { Purpose::VerifyEmail };
+    let ttl = app.settings.verification_ttl;
+    let Some(token) = mail_tokens::issue(&tx, tenant, (user, &to), purpose, job, ttl).await? else {
+        return Ok(None);
     };
+    let (name, tenant_name) = (row.try_get("name")?, row.try_get("tenant_name")?);
     tx.commit().await?;
-    Ok(Some(letter))
+    Ok(Some(Letter { to, name, tenant_name, token: token.text }))
 }
 
-/// Takes a token back and marks the address as verified.
+/// Takes a token back: the address is verified, and is the user's from now on if it was the one they wanted to have.
 ///
 /// # Errors
-/// [`Error::InvalidToken`] when it is unknown, used, expired, void, or of an address the user no longer has.
+/// [`Error::InvalidToken`] when it is unknown, used, expired, void, or of an address the user no longer has or wants;
+/// [`Error::EmailTaken`] when another has got the address meanwhile.
 pub async fn redeem(app: &App, token: &Secret) -> Result<User> {
     let (tenant, hash) = tokens::parse(token)?;
     let app = app.clone();
     to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_tenant(&mut client, tenant).await?;
-        let user = use_up(&tx, tenant, &hash).await?;
+        let (user, purpose) =
+            mail_tokens::use_up(&tx, tenant, &hash, &[Purpose::VerifyEmail, Purpose::ChangeEmail]).await?;
+        let before = users::read(&tx, tenant, user).await?;
         let statement = tx
             .prepare_cached(&format!(
-                "update tenantry.users set email_verified = true, version = version + 1, updated_at = now()
+                "update tenantry.users set
+                   email = case when $3 then pending_email else email end,
+                   pending_email = case when $3 then null else pending_email end,
+                   email_verified = true, version = version + 1, updated_at = now()
                  where tenant_id = $1 and id = $2 returning {COLUMNS}"
             ))
             .await?;
-        let user = User::try_from(&tx.query_one(&statement, &[&tenant.0, &user.0]).await?)?;
-        audit::record(&tx, tenant, Some(user.id), "user.email_verified", user.id.0, json!({})).await?;
-        users::commit(&app, tx, &user, State::Live, &[]).await?;
+        let changes = purpose == Purpose::ChangeEmail;
+        let row = tx
+            .query_one(&statement, &[&tenant.0, &user.0, &changes])
+            .await
+            .on_constraint("users_tenant_email_key", Error::EmailTaken)?;
+        let user = User::try_from(&row)?;
+        let action = if changes { "user.email_changed" } else { "user.email_verified" };
+        audit::record(&tx, tenant, Some(user.id), action, user.id.0, json!({})).await?;
+        let moved = [&before.email, &user.email];
+        if changes {
+            // A link that was mailed to the former address leads nowhere.
+            mail_tokens::void(&tx, tenant, user.id, &[Purpose::VerifyEmail, Purpose::ResetPassword]).await?;
+        }
+        users::commit(&app, tx, &user, State::Live, if changes { &moved } else { &[] }).await?;
         Ok(user)
     })
     .await
-}
-
-/// Uses the token up. The user's row is locked first, as every change of a user does; of two that come at once, the
-/// conditional update lets one find the token used.
-async fn use_up(tx: &Transaction<'_>, tenant: TenantId, hash: &[u8]) -> Result<UserId> {
-    let statement = tx
-        .prepare_cached(
-            "select u.id from tenantry.users u
-               join tenantry.email_tokens t on t.tenant_id = u.tenant_id and t.user_id = u.id and t.email = u.email
-             where t.tenant_id = $1 and t.hash = $2 and t.purpose = 'verify_email' and u.deleted_at is null
-             for no key update of u",
-        )
-        .await?;
-    let user: Uuid =
-        tx.query_opt(&statement, &[&tenant.0, &hash]).await?.ok_or(Error::InvalidToken)?.try_get("id")?;
-    let statement = tx
-        .prepare_cached(
-            "update tenantry.email_tokens set used_at = now()
-             where tenant_id = $1 and hash = $2 and used_at is null and expires_at > now()",
-        )
-        .await?;
-    match tx.execute(&statement, &[&tenant.0, &hash]).await? {
-        1 => Ok(UserId(user)),
-        _ => Err(Error::InvalidToken),
-    }
 }

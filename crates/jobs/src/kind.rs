@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 pub enum Kind {
     /// See [`VerifyEmail`](crate::VerifyEmail).
     VerifyEmail,
+    /// See [`ResetPasswordEmail`](crate::ResetPasswordEmail).
+    ResetPasswordEmail,
+    /// See [`InvitationEmail`](crate::InvitationEmail).
+    InvitationEmail,
+    /// See [`AddressNoticeEmail`](crate::AddressNoticeEmail).
+    AddressNoticeEmail,
     /// See [`InvalidateUser`](crate::InvalidateUser).
     InvalidateUser,
     /// See [`PruneJobs`](crate::PruneJobs).
@@ -19,13 +25,23 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind there is.
-    pub const ALL: &'static [Kind] =
-        &[Kind::VerifyEmail, Kind::InvalidateUser, Kind::PruneJobs, Kind::PurgeDeleted];
+    pub const ALL: &'static [Kind] = &[
+        Kind::VerifyEmail,
+        Kind::ResetPasswordEmail,
+        Kind::InvitationEmail,
+        Kind::AddressNoticeEmail,
+        Kind::InvalidateUser,
+        Kind::PruneJobs,
+        Kind::PurgeDeleted,
+    ];
 
     /// The kind as it is stored.
     pub const fn as_str(self) -> &'static str {
         match self {
             Kind::VerifyEmail => "verify_email",
+            Kind::ResetPasswordEmail => "reset_password_email",
+            Kind::InvitationEmail => "invitation_email",
+            Kind::AddressNoticeEmail => "address_notice_email",
             Kind::InvalidateUser => "invalidate_user",
             Kind::PruneJobs => "prune_jobs",
             Kind::PurgeDeleted => "purge_deleted",
@@ -36,7 +52,10 @@ impl Kind {
     pub const fn policy(self) -> Policy {
         match self {
             // Twenty-five attempts last well over an hour: a mail server may be away that long.
-            Kind::VerifyEmail => Policy {
+            Kind::VerifyEmail
+            | Kind::ResetPasswordEmail
+            | Kind::InvitationEmail
+            | Kind::AddressNoticeEmail => Policy {
                 max_attempts: 25,
                 timeout: Duration::from_secs(30),
                 concurrency: 16,

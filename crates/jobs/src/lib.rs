@@ -11,4 +11,7 @@ mod payload;
 pub mod schema;
 
 pub use kind::{Backoff, Kind, Policy, UnknownKind};
-pub use payload::{InvalidateUser, Job, PruneJobs, PurgeDeleted, Stale, VerifyEmail};
+pub use payload::{
+    AddressNoticeEmail, InvalidateUser, InvitationEmail, Job, PruneJobs, PurgeDeleted, ResetPasswordEmail,
+    Stale, VerifyEmail,
+};

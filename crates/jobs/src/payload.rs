@@ -23,6 +23,42 @@ impl Job for VerifyEmail {
     const KIND: Kind = Kind::VerifyEmail;
 }
 
+/// Send a user the link by which one chooses another password, or the first one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ResetPasswordEmail {
+    /// Who chooses a password. Where there is no such user, nothing is sent.
+    pub user_id: Uuid,
+}
+
+impl Job for ResetPasswordEmail {
+    const KIND: Kind = Kind::ResetPasswordEmail;
+}
+
+/// Send somebody who was invited the link by which they accept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct InvitationEmail {
+    /// The invitation.
+    pub invitation_id: Uuid,
+}
+
+impl Job for InvitationEmail {
+    const KIND: Kind = Kind::InvitationEmail;
+}
+
+/// Tell who reads mail at an address that its account is about to have another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct AddressNoticeEmail {
+    /// Row of `tenantry.address_notices`, which holds the address.
+    pub notice_id: Uuid,
+}
+
+impl Job for AddressNoticeEmail {
+    const KIND: Kind = Kind::AddressNoticeEmail;
+}
+
 /// Make sure that no cache keeps these users as they were.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

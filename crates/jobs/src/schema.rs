@@ -3,12 +3,18 @@
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use crate::{InvalidateUser, Job, Kind, PruneJobs, PurgeDeleted, VerifyEmail};
+use crate::{
+    AddressNoticeEmail, InvalidateUser, InvitationEmail, Job, Kind, PruneJobs, PurgeDeleted,
+    ResetPasswordEmail, VerifyEmail,
+};
 
 /// The schema of a kind's payload.
 pub fn payload(kind: Kind) -> Value {
     match kind {
         Kind::VerifyEmail => of::<VerifyEmail>(),
+        Kind::ResetPasswordEmail => of::<ResetPasswordEmail>(),
+        Kind::InvitationEmail => of::<InvitationEmail>(),
+        Kind::AddressNoticeEmail => of::<AddressNoticeEmail>(),
         Kind::InvalidateUser => of::<InvalidateUser>(),
         Kind::PruneJobs => of::<PruneJobs>(),
         Kind::PurgeDeleted => of::<PurgeDeleted>(),

@@ -15,7 +15,7 @@ use crate::{
     Actor, App, Error, Result, TenantId, audit,
     db::{self, OnConstraint},
     fields::{Email, Name, NewPassword, Slug},
-    to_the_end,
+    revocations, to_the_end,
     users::{self, IfMatch, NewUser, Role, User},
 };
 
@@ -218,18 +218,15 @@ pub async fn update(
             .await?;
         tx.execute(&statement, &[&id.0, &name, &plan.as_str(), &is_active]).await?;
         let tenant = Tenant::try_from(&tx.query_one(SELECT, &[&id.0]).await?)?;
+        let mut revoked = vec![];
         if before.is_active && !is_active {
-            tx.execute(
-                "insert into tenantry.revocations (tenant_id, subject, subject_id, min_version)
-                 select id, 'tenant', id, auth_version from tenantry.tenants where id = $1",
-                &[&id.0],
-            )
-            .await?;
+            revoked.push(revocations::outdate_tenant(&tx, id).await?);
         }
         let detail =
             json!({"name": change.name.is_some(), "plan": change.plan, "is_active": change.is_active});
         audit::record(&tx, id, Some(actor.user), "tenant.updated", id.0, detail).await?;
         tx.commit().await?;
+        app.revocations.add(&revoked);
         Ok(tenant)
     })
     .await

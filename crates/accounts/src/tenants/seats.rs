@@ -3,7 +3,7 @@
 
 use deadpool_postgres::Transaction;
 
-use crate::{Error, Result, TenantId, db::OnConstraint, tenants::Plan};
+use crate::{Error, Result, TenantId, db::OnConstraint, invitations::end_expired, tenants::Plan};
 
 /// Seats by plan; none: without limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,18 +37,26 @@ pub(crate) async fn open(tx: &Transaction<'_>, tenant: TenantId, max: Option<i32
     Ok(())
 }
 
-/// Takes `n` seats, and with them the tenant's lock.
+/// Takes `n` seats, and with them the tenant's lock. Invitations that were not accepted in time keep none.
 pub(crate) async fn take(tx: &Transaction<'_>, tenant: TenantId, n: i32) -> Result<()> {
+    if take_free(tx, tenant, n).await? {
+        return Ok(());
+    }
+    lock(tx, tenant).await?;
+    if end_expired(tx, tenant).await? > 0 && take_free(tx, tenant, n).await? {
+        return Ok(());
+    }
+    Err(Error::NoSeat)
+}
+
+async fn take_free(tx: &Transaction<'_>, tenant: TenantId, n: i32) -> Result<bool> {
     let statement = tx
         .prepare_cached(
             "update tenantry.tenant_seats set used = used + $2
              where tenant_id = $1 and (max is null or used + $2 <= max)",
         )
         .await?;
-    match tx.execute(&statement, &[&tenant.0, &n]).await? {
-        0 => Err(Error::NoSeat),
-        _ => Ok(()),
-    }
+    Ok(tx.execute(&statement, &[&tenant.0, &n]).await? > 0)
 }
 
 /// Gives `n` seats back, and takes the tenant's lock.

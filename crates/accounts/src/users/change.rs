@@ -8,7 +8,7 @@ use tenantry_cache::{
     State, Version,
     planted::{self, Bug},
 };
-use tenantry_jobs::{InvalidateUser, Stale, VerifyEmail};
+use tenantry_jobs::{InvalidateUser, ResetPasswordEmail, Stale, VerifyEmail};
 use tenantry_queue::Options;
 
 use super::{COLUMNS, Role, User, key, pointer};
@@ -16,7 +16,10 @@ use crate::{
     Actor, App, Error, Result, TenantId, UserId, audit,
     db::{self, OnConstraint, Transaction},
     fields::{Email, Name, NewPassword},
+    mail_tokens::{self, Purpose},
+    notices,
     primary::NotPrimary,
+    revocations::{self, Which},
     tenants::seats,
     to_the_end,
 };
@@ -75,23 +78,50 @@ pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
     .await
 }
 
-/// Inserts row and credentials and enqueues the verification mail.
+/// Inserts row and credentials and enqueues the mail: to verify the address, or, without a password, to choose one.
 pub(crate) async fn insert(
     tx: &Transaction<'_>,
     tenant: TenantId,
     user: &NewUser,
     password_hash: Option<&str>,
 ) -> Result<User> {
+    let user = insert_row(tx, tenant, user, password_hash, false).await?;
+    if password_hash.is_some() {
+        tenantry_queue::enqueue(tx, tenant.0, &VerifyEmail { user_id: user.id.0 }).await?;
+    } else {
+        tenantry_queue::enqueue(tx, tenant.0, &ResetPasswordEmail { user_id: user.id.0 }).await?;
+    }
+    Ok(user)
+}
+
+/// The same for somebody whose address was shown to be theirs: nothing is mailed.
+pub(crate) async fn insert_verified(
+    tx: &Transaction<'_>,
+    tenant: TenantId,
+    user: &NewUser,
+    password_hash: &str,
+) -> Result<User> {
+    insert_row(tx, tenant, user, Some(password_hash), true).await
+}
+
+async fn insert_row(
+    tx: &Transaction<'_>,
+    tenant: TenantId,
+    user: &NewUser,
+    password_hash: Option<&str>,
+    verified: bool,
+) -> Result<User> {
     let id = UserId::generate();
     let statement = tx
         .prepare_cached(&format!(
-            "insert into tenantry.users (tenant_id, id, email, name, role) values ($1, $2, $3, $4, $5) returning {COLUMNS}"
+            "insert into tenantry.users (tenant_id, id, email, name, role, email_verified)
+             values ($1, $2, $3, $4, $5, $6) returning {COLUMNS}"
         ))
         .await?;
     let row = tx
         .query_one(
             &statement,
-            &[&tenant.0, &id.0, &user.email.as_str(), &user.name.as_str(), &user.role.as_str()],
+            &[&tenant.0, &id.0, &user.email.as_str(), &user.name.as_str(), &user.role.as_str(), &verified],
         )
         .await
         .on_constraint("users_tenant_email_key", Error::EmailTaken)?;
@@ -103,14 +133,14 @@ pub(crate) async fn insert(
             .await?;
         tx.execute(&statement, &[&tenant.0, &id.0, &hash]).await?;
     }
-    tenantry_queue::enqueue(tx, tenant.0, &VerifyEmail { user_id: id.0 }).await?;
     User::try_from(&row)
 }
 
 /// What shall be different. What is none stays.
 #[derive(Debug, Clone, Default)]
 pub struct Change {
-    /// A new address has to be verified again.
+    /// A new address. One's own counts when it is proven; another's, set by an administrator, counts at once and has to be
+    /// verified. Who reads mail at the old one is told.
     pub email: Option<Email>,
     /// A new name.
     pub name: Option<Name>,
@@ -145,10 +175,16 @@ pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_matc
         let before = lock(&tx, actor, id, &if_match).await?;
         let role = change.role.unwrap_or(before.role);
         let is_active = change.is_active.unwrap_or(before.is_active);
-        let email = change.email.unwrap_or_else(|| before.email.clone());
+        let (email, pending_email) = match change.email {
+            None => (before.email.clone(), before.pending_email.clone()),
+            Some(wanted) if wanted == before.email => (wanted, None),
+            Some(wanted) if actor.user == id => (before.email.clone(), Some(wanted)),
+            Some(wanted) => (wanted, None),
+        };
         let name = change.name.as_ref().map_or(before.name.as_str(), Name::as_str);
         let changed = [
             ("email", email != before.email),
+            ("pending_email", pending_email != before.pending_email),
             ("name", name != before.name),
             ("role", role != before.role),
             ("is_active", is_active != before.is_active),
@@ -162,7 +198,7 @@ pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_matc
         let statement = tx
             .prepare_cached(&format!(
                 "update tenantry.users set
-                   email = $3, name = $4, role = $5, is_active = $6,
+                   email = $3, name = $4, role = $5, is_active = $6, pending_email = $7,
                    email_verified = email_verified and email = $3,
                    auth_version = auth_version + case when role <> $5 or is_active <> $6 then 1 else 0 end,
                    version = version + 1, updated_at = now()
@@ -173,26 +209,35 @@ pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_matc
         let row = tx
             .query_one(
                 &statement,
-                &[&actor.tenant.0, &id.0, &email.as_str(), &name, &role.as_str(), &is_active],
+                &[
+                    &actor.tenant.0,
+                    &id.0,
+                    &email.as_str(),
+                    &name,
+                    &role.as_str(),
+                    &is_active,
+                    &pending_email.as_ref().map(Email::as_str),
+                ],
             )
             .await
             .on_constraint("users_tenant_email_key", Error::EmailTaken)?;
         let user = User::try_from(&row)?;
+        let mut revoked = vec![];
         if role != before.role || is_active != before.is_active {
-            revoke(&tx, actor.tenant, id).await?;
+            revoked.push(revocations::outdate_user(&tx, actor.tenant, id).await?);
         }
         if !is_active && before.is_active {
-            end_sessions(&tx, actor.tenant, id).await?;
+            revoked.extend(revocations::end_sessions(&tx, actor.tenant, id, Which::All).await?);
         }
-        if email != before.email {
-            void_mails(&tx, actor.tenant, id).await?;
-            tenantry_queue::enqueue(&tx, actor.tenant.0, &VerifyEmail { user_id: id.0 }).await?;
+        if (&email, &pending_email) != (&before.email, &before.pending_email) {
+            address_changes(&tx, &before, &user).await?;
         }
         let fields: Vec<_> = changed.iter().filter(|(_, changed)| *changed).map(|(field, _)| field).collect();
         audit::record(&tx, actor.tenant, Some(actor.user), "user.updated", id.0, json!({"fields": fields}))
             .await?;
         let moved = [&before.email, &user.email];
         commit(&app, tx, &user, State::Live, if email != before.email { &moved } else { &[] }).await?;
+        app.revocations.add(&revoked);
         Ok(user)
     })
     .await
@@ -216,7 +261,7 @@ pub async fn delete(app: &App, actor: Actor, id: UserId, if_match: IfMatch) -> R
         let statement = tx
             .prepare_cached(&format!(
                 "update tenantry.users set
-                   deleted_at = now(), is_active = false, auth_version = auth_version + 1,
+                   deleted_at = now(), is_active = false, pending_email = null, auth_version = auth_version + 1,
                    version = version + 1, updated_at = now()
                  where tenant_id = $1 and id = $2
                  returning {COLUMNS}"
@@ -227,11 +272,14 @@ pub async fn delete(app: &App, actor: Actor, id: UserId, if_match: IfMatch) -> R
             .prepare_cached("delete from tenantry.credentials where tenant_id = $1 and user_id = $2")
             .await?;
         tx.execute(&statement, &[&actor.tenant.0, &id.0]).await?;
-        revoke(&tx, actor.tenant, id).await?;
-        end_sessions(&tx, actor.tenant, id).await?;
-        void_mails(&tx, actor.tenant, id).await?;
+        let mut revoked = revocations::end_sessions(&tx, actor.tenant, id, Which::All).await?;
+        revoked.push(revocations::outdate_user(&tx, actor.tenant, id).await?);
+        let purposes = [Purpose::VerifyEmail, Purpose::ChangeEmail, Purpose::ResetPassword];
+        mail_tokens::void(&tx, actor.tenant, id, &purposes).await?;
         audit::record(&tx, actor.tenant, Some(actor.user), "user.deleted", id.0, json!({})).await?;
-        commit(&app, tx, &user, State::Deleted, &[&user.email]).await
+        commit(&app, tx, &user, State::Deleted, &[&user.email]).await?;
+        app.revocations.add(&revoked);
+        Ok(())
     })
     .await
 }
@@ -396,36 +444,27 @@ async fn another_admin(tx: &Transaction<'_>, user: &User) -> Result<()> {
     if another { Ok(()) } else { Err(Error::LastAdmin) }
 }
 
-/// Tells every node that tokens issued before this change are void.
-async fn revoke(tx: &Transaction<'_>, tenant: TenantId, id: UserId) -> Result<()> {
-    let statement = tx
-        .prepare_cached(
-            "insert into tenantry.revocations (tenant_id, subject, subject_id, min_version)
-             select tenant_id, 'user', id, auth_version from tenantry.users where tenant_id = $1 and id = $2",
-        )
-        .await?;
-    tx.execute(&statement, &[&tenant.0, &id.0]).await?;
-    Ok(())
-}
-
-async fn end_sessions(tx: &Transaction<'_>, tenant: TenantId, id: UserId) -> Result<()> {
-    let statement = tx
-        .prepare_cached(
-            "update tenantry.sessions set revoked_at = now()
-             where tenant_id = $1 and user_id = $2 and revoked_at is null",
-        )
-        .await?;
-    tx.execute(&statement, &[&tenant.0, &id.0]).await?;
-    Ok(())
-}
-
-/// Links that were sent to an address that is no longer the user's stop working.
-async fn void_mails(tx: &Transaction<'_>, tenant: TenantId, id: UserId) -> Result<()> {
-    let statement = tx
-        .prepare_cached(
-            "delete from tenantry.email_tokens where tenant_id = $1 and user_id = $2 and used_at is null",
-        )
-        .await?;
-    tx.execute(&statement, &[&tenant.0, &id.0]).await?;
+/// Voids the links that were mailed to an address the user no longer has or wants, asks the new one to be verified, and
+/// tells those who read mail at the one that is given up.
+async fn address_changes(tx: &Transaction<'_>, before: &User, after: &User) -> Result<()> {
+    let (tenant, id) = (after.tenant_id, after.id);
+    if let Some(wanted) = &after.pending_email {
+        // Told now where it can be; what decides is the constraint, when the address is proven.
+        let sql = "select exists (select from tenantry.users where tenant_id = $1 and email = $2 and deleted_at is null)";
+        let statement = tx.prepare_cached(sql).await?;
+        if tx.query_one(&statement, &[&tenant.0, &wanted.as_str()]).await?.try_get(0)? {
+            return Err(Error::EmailTaken);
+        }
+    }
+    mail_tokens::void(tx, tenant, id, &[Purpose::ChangeEmail]).await?;
+    if after.email != before.email {
+        mail_tokens::void(tx, tenant, id, &[Purpose::VerifyEmail, Purpose::ResetPassword]).await?;
+    }
+    if after.email != before.email || after.pending_email.is_some() {
+        tenantry_queue::enqueue(tx, tenant.0, &VerifyEmail { user_id: id.0 }).await?;
+        if before.email_verified {
+            notices::enqueue(tx, before).await?;
+        }
+    }
     Ok(())
 }

@@ -18,7 +18,7 @@ use tenantry_cache::{
 use tokio_postgres::Row;
 
 pub use change::{Change, IfMatch, NewUser, create, delete, invalidate, purge_deleted, update};
-pub(crate) use change::{commit, insert};
+pub(crate) use change::{commit, insert, insert_verified};
 pub use list::{Filter, Order, Page, SortBy, list};
 
 use crate::{App, Error, Result, TenantId, UserId, fields::Email};
@@ -69,6 +69,9 @@ pub struct User {
     pub is_active: bool,
     /// Whether the user has shown to receive mail at the address.
     pub email_verified: bool,
+    /// The address the user wants to have and has not shown yet to receive mail at; null: none.
+    #[oai(nullable)]
+    pub pending_email: Option<Email>,
     /// When the user last signed in, to the hour; null: never.
     #[oai(nullable)]
     pub last_login_at: Option<DateTime<Utc>>,
@@ -81,7 +84,7 @@ pub struct User {
 }
 
 /// The columns of a [`User`], in every statement that reads one.
-pub(crate) const COLUMNS: &str = "id, tenant_id, email, name, role, is_active, email_verified, last_login_at, \
+pub(crate) const COLUMNS: &str = "id, tenant_id, email, name, role, is_active, email_verified, pending_email, last_login_at, \
                                   created_at, updated_at, version";
 
 impl TryFrom<&Row> for User {
@@ -96,6 +99,7 @@ impl TryFrom<&Row> for User {
             role: Role::named(row.try_get("role")?).ok_or(Error::Internal("a stored role has no name"))?,
             is_active: row.try_get("is_active")?,
             email_verified: row.try_get("email_verified")?,
+            pending_email: row.try_get::<_, Option<String>>("pending_email")?.map(Email::from),
             last_login_at: row.try_get("last_login_at")?,
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
@@ -220,6 +224,17 @@ pub(crate) fn key(tenant: TenantId, id: UserId) -> Key {
 /// The hint from an address to an id. Hashed, so that Redis holds no list of addresses.
 pub(crate) fn pointer(tenant: TenantId, email: &Email) -> Pointer {
     Pointer::new("e", tenant.0, Sha256::digest(email.as_str()).into())
+}
+
+/// Reads a user within a transaction.
+pub(crate) async fn read(
+    tx: &deadpool_postgres::Transaction<'_>,
+    tenant: TenantId,
+    id: UserId,
+) -> Result<User> {
+    let sql = format!("select {COLUMNS} from tenantry.users where tenant_id = $1 and id = $2");
+    let statement = tx.prepare_cached(&sql).await?;
+    User::try_from(&tx.query_opt(&statement, &[&tenant.0, &id.0]).await?.ok_or(Error::NoUser)?)
 }
 
 /// Reads the row that the cache misses: one statement, one round trip, walled to the tenant.

@@ -1,10 +1,17 @@
-//! Signing in.
+//! Sessions: they begin by signing in, are renewed by refresh tokens, and end.
+
+mod end;
+mod renew;
 
 use std::net::IpAddr;
 
 use deadpool_postgres::Transaction;
 use tenantry_cache::State;
+use tokio_postgres::Row;
 use uuid::Uuid;
+
+pub use end::{Session, change_password, list, log_out, log_out_everywhere, revoke};
+pub use renew::renew;
 
 use crate::{
     App, Error, Result, SessionId, TenantId, UserId, db,
@@ -94,35 +101,57 @@ async fn begin(app: &App, tenant: TenantId, user: UserId, origin: &Origin) -> Re
     let tx = db::as_tenant(&mut client, tenant).await?;
     let touched = touch(&tx, tenant, user).await?;
     // Read again under a lock: the user may have been deactivated while the password was being verified.
-    let statement = tx
-        .prepare_cached(&format!(
-            "select {COLUMNS}, auth_version,
-               (select slug from tenantry.tenants t where t.id = tenant_id) as tenant_slug,
-               (select auth_version from tenantry.tenants t where t.id = tenant_id and t.is_active) as tenant_version
-             from tenantry.users where tenant_id = $1 and id = $2 and is_active and deleted_at is null
-             for share"
-        ))
-        .await?;
-    let row = tx.query_opt(&statement, &[&tenant.0, &user.0]).await?.ok_or(Error::WrongCredentials)?;
-    let user = User::try_from(&row)?;
-    if app.settings.require_verified_email && !user.email_verified {
+    let account = Standing::lock(&tx, tenant, user).await?.ok_or(Error::WrongCredentials)?;
+    if app.settings.require_verified_email && !account.user.email_verified {
         return Err(Error::NotVerified);
     }
-    let (session, refresh_token) = insert(app, &tx, &user, origin).await?;
-    let signed_in = SignedIn {
-        tenant_slug: row.try_get("tenant_slug")?,
-        session,
-        user_version: row.try_get("auth_version")?,
-        tenant_version: row.try_get::<_, Option<i64>>("tenant_version")?.ok_or(Error::WrongCredentials)?,
-        refresh_token,
-        user,
-    };
+    let (session, refresh_token) = insert(app, &tx, &account.user, origin).await?;
+    let signed_in = account.signed_in(session, refresh_token);
     if touched {
         users::commit(app, tx, &signed_in.user, State::Live, &[]).await?;
     } else {
         tx.commit().await?;
     }
     Ok(signed_in)
+}
+
+/// A user who may be signed in, locked so that this stays so until the transaction ends.
+struct Standing {
+    user: User,
+    tenant_slug: String,
+    user_version: i64,
+    tenant_version: i64,
+}
+
+impl Standing {
+    /// None when user or tenant are inactive or deleted.
+    async fn lock(tx: &Transaction<'_>, tenant: TenantId, user: UserId) -> Result<Option<Self>> {
+        let statement = tx
+            .prepare_cached(&format!(
+                "select {COLUMNS}, auth_version, t.tenant_slug, t.tenant_version
+                 from tenantry.users, lateral (
+                   select slug as tenant_slug, t.auth_version as tenant_version
+                   from tenantry.tenants t where t.id = tenant_id and t.is_active and t.deleted_at is null
+                 ) t
+                 where tenant_id = $1 and id = $2 and is_active and deleted_at is null
+                 for share of users"
+            ))
+            .await?;
+        let standing = |row: &Row| {
+            Ok(Self {
+                user: User::try_from(row)?,
+                tenant_slug: row.try_get("tenant_slug")?,
+                user_version: row.try_get("auth_version")?,
+                tenant_version: row.try_get("tenant_version")?,
+            })
+        };
+        tx.query_opt(&statement, &[&tenant.0, &user.0]).await?.as_ref().map(standing).transpose()
+    }
+
+    fn signed_in(self, session: SessionId, refresh_token: Token) -> SignedIn {
+        let Self { user, tenant_slug, user_version, tenant_version } = self;
+        SignedIn { user, tenant_slug, session, user_version, tenant_version, refresh_token }
+    }
 }
 
 /// Raises `last_login_at`, at most once an hour: each raise is a new version of the cached user.

@@ -1,0 +1,129 @@
+//! `/invitations`.
+
+use poem::web::Data;
+use poem_openapi::{ApiResponse, Object, OpenApi, param::Path};
+use serde::Serialize;
+use tenantry_accounts::{
+    InvitationId,
+    fields::{Name, NewPassword, Secret},
+    invitations::{self, Invitation},
+    users::{Role, User},
+};
+
+use super::{
+    Tag,
+    body::{Body, Emails, body},
+    envelope::{Answer, Created, Deleted, Envelope, etag},
+};
+use crate::{caller::Caller, error::ApiError, state::State};
+
+pub(crate) struct Invitations;
+
+body! {
+    /// People to be invited.
+    pub(crate) struct Invite {
+        /// Their addresses.
+        emails: Emails,
+        /// At most your own role; `user` when left out.
+        role: Option<Role>,
+    }
+}
+
+body! {
+    /// What somebody who was invited chooses.
+    pub(crate) struct AcceptInvitation {
+        /// What the link in the mail carries.
+        token: Secret,
+        /// Their full name.
+        name: Name,
+        /// Their password.
+        password: NewPassword,
+    }
+}
+
+/// Invitations that are open.
+#[derive(Serialize, Object)]
+pub(crate) struct InvitationList {
+    /// The newest first; at most 1,000.
+    invitations: Vec<Invitation>,
+}
+
+#[derive(ApiResponse)]
+enum Invited {
+    /// Invited; the mails are on their way.
+    #[oai(status = 201)]
+    Invited(Envelope<InvitationList>),
+}
+
+#[OpenApi(prefix_path = "/invitations", tag = "Tag::Invitations")]
+impl Invitations {
+    /// Invite people
+    ///
+    /// All of them or none. Each keeps a seat for as long as the invitation is open, which is seven days. For
+    /// administrators.
+    #[oai(path = "/", method = "post", operation_id = "createInvitations")]
+    async fn create(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        body: Body<Invite>,
+    ) -> Result<Invited, ApiError> {
+        let Invite { emails: Emails(emails), role } = body.0;
+        let invitations =
+            invitations::create(&state.app, *caller, emails, role.unwrap_or(Role::User)).await?;
+        Ok(Invited::Invited(Envelope::of(&InvitationList { invitations })))
+    }
+
+    /// List open invitations
+    ///
+    /// For administrators.
+    #[oai(path = "/", method = "get", operation_id = "listInvitations")]
+    async fn list(&self, state: Data<&State>, caller: Caller) -> Result<Answer<InvitationList>, ApiError> {
+        let invitations = invitations::list(&state.app, *caller).await?;
+        Ok(Answer::Ok(Envelope::of(&InvitationList { invitations })))
+    }
+
+    /// Accept an invitation
+    ///
+    /// Takes the token of the mail and makes the user, whose address is thereby verified.
+    #[oai(path = "/accept", method = "post", operation_id = "acceptInvitation")]
+    async fn accept(
+        &self,
+        state: Data<&State>,
+        body: Body<AcceptInvitation>,
+    ) -> Result<Created<User>, ApiError> {
+        let AcceptInvitation { token, name, password } = body.0;
+        let user = invitations::accept(&state.app, token, name, password).await?;
+        let location = format!("/api/v1/users/{}", user.id);
+        Ok(Created::Created(Envelope::of(&user), etag(user.version), location))
+    }
+
+    /// Send an invitation again
+    ///
+    /// The link that was mailed before stops working. For administrators.
+    #[oai(path = "/:id/resend", method = "post", operation_id = "resendInvitation")]
+    async fn resend(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// The invitation's id.
+        id: Path<InvitationId>,
+    ) -> Result<Answer<Invitation>, ApiError> {
+        Ok(Answer::Ok(Envelope::of(&invitations::resend(&state.app, *caller, id.0).await?)))
+    }
+
+    /// Withdraw an invitation
+    ///
+    /// Its seat is free again. For administrators.
+    #[oai(path = "/:id", method = "delete", operation_id = "deleteInvitation")]
+    async fn withdraw(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// The invitation's id.
+        id: Path<InvitationId>,
+    ) -> Result<Deleted, ApiError> {
+        invitations::withdraw(&state.app, *caller, id.0).await?;
+        Ok(Deleted::Deleted)
+    }
+}
