@@ -184,8 +184,10 @@ async fn a_change_on_the_old_primary_is_refused_once_a_new_one_is_known() {
     let change = tokio::spawn(answer(change));
     let waiting =
         "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and usename = 'tenantry'";
+    // Within its transaction the first one would be told the same for ever.
+    let watching = connect(&pair.old.as_ref().unwrap().0).await;
     eventually(Duration::from_millis(200), || async {
-        old.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
+        watching.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
     })
     .await;
     warm(&app, 2).await;
@@ -201,7 +203,7 @@ async fn a_change_on_the_old_primary_is_refused_once_a_new_one_is_known() {
     }
     let name = format!("select name from tenantry.users where id = '{id}'");
     assert_ne!(old.query_one(&name, &[]).await.unwrap().get::<_, &str>(0), "Lost", "not even there");
-    drop((app, old));
+    drop((app, old, watching));
     pair.stop().await;
 }
 
