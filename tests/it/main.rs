@@ -5,6 +5,9 @@ mod app;
 mod auth;
 mod cache;
 mod cli;
+#[path = "../../crates/cache/tests/it/cluster_server.rs"]
+#[expect(dead_code, reason = "the tests of the cache use the rest")]
+mod cluster_server;
 mod dev;
 mod feed;
 mod http;

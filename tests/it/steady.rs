@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     app::{PASSWORD, eventually},
+    cluster_server::ClusterServer,
     node::{Answer, Cluster, Connection},
 };
 
@@ -93,6 +94,43 @@ async fn a_redis_that_dies_costs_no_request_and_is_used_again_at_once() {
 }
 
 #[tokio::test]
+async fn a_master_of_a_redis_cluster_that_dies_costs_no_request() {
+    let mut redis = ClusterServer::start().await;
+    let urls = redis.urls();
+    let cluster = Cluster::start(2, 300, &[FROM_REDIS[0], ("REDIS_URL", &urls)]).await;
+    let load = Load::start(&cluster, 4).await;
+    eventually(Duration::from_secs(1), || load.has_hit(9, 10)).await;
+
+    let killed = redis.masters().await[0];
+    redis.kill(killed);
+    let dead = Instant::now();
+    let (mut writer, mut reader) = (cluster.client(0).await, cluster.client(1).await);
+    let mut written = 0;
+    // Usually three seconds, which is what the servers take to promote a replica.
+    while written < 20 || !load.has_hit(9, 10).await {
+        assert!(dead.elapsed() < Duration::from_secs(30));
+        let user = cluster.users[written % cluster.users.len()];
+        let name = json!({"name": format!("Name {written}")}).to_string();
+        let answer = writer.ask(Method::PATCH, &format!("/api/v1/users/{user}"), &name).await;
+        assert_eq!(answer.status, 200, "{:?}", answer.json());
+        written += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    println!(
+        "nine of ten reads are hits {:?} after a master died; {written} changes meanwhile",
+        dead.elapsed()
+    );
+    let reads = load.end().await;
+    println!("{} reads", reads.len());
+    assert_eq!(reads.iter().find(|(_, answer)| answer.status != 200), None);
+    // What was lost with the master is made good by the floors placed anew and by the jobs, of which none run here.
+    for user in &cluster.users[..written.min(cluster.users.len())] {
+        let (own, others) = (writer.look_up(*user).await, reader.look_up(*user).await);
+        assert_eq!(own.json()["data"], others.json()["data"]);
+    }
+}
+
+#[tokio::test]
 async fn a_redis_that_hangs_holds_no_request_for_longer_than_its_budget() {
     let cluster = Cluster::start(1, 300, &FROM_REDIS).await;
     let node = &cluster.nodes[0];
@@ -114,8 +152,8 @@ async fn a_redis_that_hangs_holds_no_request_for_longer_than_its_budget() {
     assert_eq!(answers.each_ref().map(|answer| answer.status), [200; 4]);
     assert!(answers[3].contains("Grace"));
     while node.metric("tenantry_cache_breaker_open", "").await == 0.0 {
-        // Usually a fifth of it.
-        assert!(hung.elapsed() < Duration::from_secs(1));
+        // Usually a tenth of it.
+        assert!(hung.elapsed() < Duration::from_secs(3));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     println!("the breaker opened {:?} after Redis had been stopped", hung.elapsed());
