@@ -1,6 +1,7 @@
 //! The routes, by noun.
 
 mod auth;
+mod board;
 pub(crate) mod body;
 mod docs;
 mod envelope;
@@ -59,6 +60,7 @@ pub(crate) fn routes(state: &State) -> impl Endpoint<Output = Response> + use<> 
         .at("/verify-email", get(pages::verify_email).post(pages::post_verify_email))
         .at("/reset-password", get(pages::reset_password).post(pages::post_reset_password))
         .at("/accept-invitation", get(pages::accept_invitation).post(pages::post_accept_invitation));
+    routes = board::mount(routes);
     if state.config.docs {
         routes = docs::mount(routes);
     }

@@ -191,6 +191,26 @@ async fn a_super_administrator_sees_and_changes_the_jobs_of_all() {
     assert_eq!(app.post("/api/v1/jobs", &invalidate).await.0, StatusCode::CREATED);
 }
 
+#[tokio::test]
+async fn the_board_is_a_page_that_holds_nothing_under_a_strict_policy() {
+    let app = TestApp::spawn().await;
+    for (path, content_type) in [
+        ("/jobs", "text/html; charset=utf-8"),
+        ("/jobs/board.js", "text/javascript"),
+        ("/jobs/board.css", "text/css"),
+    ] {
+        let file = app.http.get(format!("{}{path}", app.url)).send().await.unwrap();
+        assert_eq!(
+            (file.status(), &file.headers()["content-type"]),
+            (StatusCode::OK, &content_type.parse().unwrap())
+        );
+        let policy = file.headers()["content-security-policy"].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+        let text = file.text().await.unwrap();
+        assert!(!text.contains(" style=") && !text.contains("innerHTML") && !text.contains("onclick"));
+    }
+}
+
 fn tenantry(arguments: &[&str]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     Command::new(env!("CARGO_BIN_EXE_tenantry"))
