@@ -24,11 +24,15 @@ type Applies = fn(&Operation) -> bool;
 const ERRORS: [(&str, &str, Applies); 11] = [
     ("400", "The request could not be read.", |_| true),
     ("401", "No valid access token, or wrong credentials.", |operation| {
-        operation.secured || operation.is("login")
+        operation.secured || operation.is("login") || operation.is("refreshSession")
     }),
-    ("403", "The caller may not do this.", |operation| operation.secured || operation.is("login")),
+    ("403", "The caller may not do this.", |operation| {
+        operation.secured || operation.is("login") || operation.is("refreshSession")
+    }),
     ("404", "No such record in the caller's tenant.", |operation| operation.secured),
-    ("409", "In conflict with what exists.", |operation| operation.has_body || operation.is("deleteUser")),
+    ("409", "In conflict with what exists.", |operation| {
+        operation.has_body || ["deleteUser", "retryJob", "cancelJob"].iter().any(|id| operation.is(id))
+    }),
     ("412", "The version is another one than asked for.", |operation| operation.secured),
     ("413", "The body is too large.", |operation| operation.has_body),
     ("415", "The body is not JSON.", |operation| operation.has_body),
