@@ -13,6 +13,7 @@ use poem::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     web::RemoteAddr,
 };
+use tenantry_cache::planted::{self, Bug};
 use tokio::time::timeout;
 use tracing::Instrument;
 
@@ -58,7 +59,9 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
     let claims = caller::bearer(&request).and_then(|token| state.tokens.verify(token));
     let revocations = &state.app.revocations;
     // Nobody is let in on the word of a token that may have been revoked longer ago than is allowed.
-    let knows = claims.is_none() || revocations.lag() <= state.config.revocation_max_lag;
+    let knows = claims.is_none()
+        || revocations.lag() <= state.config.revocation_max_lag
+        || planted::bug(Bug::AnswersBlindly);
     let claims = claims.filter(|claims| revocations.stands(&claims.basis()));
     let user = claims.as_ref().map(|claims| claims.sub);
     let mut allowance = None;

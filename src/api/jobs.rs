@@ -23,7 +23,7 @@ use super::{
     Tag,
     body::{Body, Field, body, text, wrong},
     envelope::{Answer, Cursor, Envelope},
-    params::{JobCursor, Limit, Param},
+    params::{JobCursor, KindName, Limit, Param},
     schema::shown,
 };
 use crate::{
@@ -309,7 +309,7 @@ impl Jobs {
         #[oai(name = "state")]
         wanted: Query<Param<JobState>>,
         /// Jobs of this kind only.
-        kind: Query<Option<String>>,
+        kind: Query<Param<KindName>>,
         /// Jobs of all tenants; for super administrators.
         all_tenants: Query<Param<bool>>,
         /// How many a part holds.
@@ -321,11 +321,12 @@ impl Jobs {
         let before = cursor.0.take("cursor", &mut errors).map(|cursor| cursor.0);
         let limit = limit.0.take("limit", &mut errors).map_or(10, |limit| limit.0);
         let wanted = wanted.0.take("state", &mut errors).map(QueueState::from);
+        let kind = kind.0.take("kind", &mut errors).map(|KindName(kind)| kind);
         let scope = scope(all_tenants.0.take("all_tenants", &mut errors));
         if !errors.is_empty() {
             return Err(ApiError::invalid(errors));
         }
-        let filter = Filter { tenant: None, state: wanted, kind: kind.0.as_deref(), before };
+        let filter = Filter { tenant: None, state: wanted, kind: kind.as_deref(), before };
         let most = u32::try_from(limit).unwrap_or(u32::MAX);
         // One more than asked for tells whether there is a next part.
         let mut found = jobs::list(&state.app, *caller, scope, filter, most + 1).await?;
@@ -347,11 +348,7 @@ impl Jobs {
         /// Jobs of all tenants; for super administrators.
         all_tenants: Query<Param<bool>>,
     ) -> Result<Answer<JobCounts>, ApiError> {
-        let mut errors = vec![];
-        let scope = scope(all_tenants.0.take("all_tenants", &mut errors));
-        if !errors.is_empty() {
-            return Err(ApiError::invalid(errors));
-        }
+        let scope = scope_of(all_tenants.0)?;
         let counts = jobs::counts(&state.app, *caller, scope).await?.into_iter();
         let counts = counts.map(|count| JobCount {
             kind: count.kind,
@@ -399,11 +396,7 @@ impl Jobs {
         /// Whatever tenant it is of; for super administrators.
         all_tenants: Query<Param<bool>>,
     ) -> Result<Answer<Job>, ApiError> {
-        let mut errors = vec![];
-        let scope = scope(all_tenants.0.take("all_tenants", &mut errors));
-        if !errors.is_empty() {
-            return Err(ApiError::invalid(errors));
-        }
+        let scope = scope_of(all_tenants.0)?;
         let record = jobs::show(&state.app, *caller, scope, jobs::JobId(id.0)).await?;
         Ok(Answer::Ok(Envelope::of(&job(record, &caller))))
     }
@@ -448,13 +441,15 @@ async fn act(
     all_tenants: Param<bool>,
     action: Action,
 ) -> Result<Answer<Job>, ApiError> {
-    let mut errors = vec![];
-    let scope = scope(all_tenants.take("all_tenants", &mut errors));
-    if !errors.is_empty() {
-        return Err(ApiError::invalid(errors));
-    }
+    let scope = scope_of(all_tenants)?;
     let record = jobs::act(&state.app, **caller, scope, jobs::JobId(id), action).await?;
     Ok(Answer::Ok(Envelope::of(&job(record, caller))))
+}
+
+fn scope_of(all_tenants: Param<bool>) -> Result<Scope, ApiError> {
+    let mut errors = vec![];
+    let all_tenants = all_tenants.take("all_tenants", &mut errors);
+    if errors.is_empty() { Ok(scope(all_tenants)) } else { Err(ApiError::invalid(errors)) }
 }
 
 fn scope(all_tenants: Option<bool>) -> Scope {

@@ -144,6 +144,23 @@ impl Value for JobCursor {
     }
 }
 
+/// The name of a kind of job, be it one that another version knows.
+pub(crate) struct KindName(pub(crate) String);
+
+impl Value for KindName {
+    fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
+        let letters = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
+        match (1..=63).contains(&text.len()) && text.bytes().all(letters) {
+            true => Ok(Self(text.into())),
+            false => Err(("not_allowed", "Must be a kind of job, such as verify_email")),
+        }
+    }
+
+    fn schema() -> MetaSchemaRef {
+        text(MetaSchema { min_length: Some(1), max_length: Some(63), ..MetaSchema::ANY })
+    }
+}
+
 /// Part of a name or an address.
 pub(crate) struct Search(pub(crate) String);
 

@@ -107,10 +107,11 @@ async fn a_list_goes_on_where_it_ended() {
     // The one of the sign-up is the oldest.
     assert_eq!((&second[..2], second.len()), (&pushed[3..], 3));
     assert_eq!(pagination["next_cursor"], Value::Null);
-    let (status, body) = app.get("/api/v1/jobs?state=lost&limit=0&cursor=x&all_tenants=perhaps").await;
+    let (status, body) =
+        app.get("/api/v1/jobs?state=lost&kind=a%00&limit=0&cursor=x&all_tenants=perhaps").await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     let fields: Vec<_> = wrong_fields(&body).into_iter().map(|(field, _)| field).collect();
-    assert_eq!(fields, ["cursor", "limit", "state", "all_tenants"]);
+    assert_eq!(fields, ["cursor", "limit", "state", "kind", "all_tenants"]);
 }
 
 #[tokio::test]
@@ -120,6 +121,11 @@ async fn what_is_wrong_with_a_job_is_told_and_never_its_values() {
         (json!({"kind": "verify_emial", "payload": {}}), "/kind", "not_allowed"),
         (json!({"kind": "verify_email", "payload": []}), "/payload", "wrong_type"),
         (json!({"kind": "verify_email", "payload": {"user_id": "secret"}}), "/payload", "wrong_payload"),
+        (
+            json!({"kind": "verify_email", "payload": {"user_id": app.admin_id(), "x": "a\u{0}b"}}),
+            "/payload",
+            "wrong_payload",
+        ),
         (json!({"kind": "verify_email", "payload": {}, "run_at": "soon"}), "/run_at", "invalid_time"),
         (
             json!({"kind": "verify_email", "payload": {}, "run_at": "9999999-01-01T00:00:00Z"}),

@@ -11,6 +11,7 @@ pub use tenantry_queue::{
     admin::{Attempt, Change, Filter, Record, State},
 };
 use tenantry_queue::{Options, admin};
+use tokio_postgres::error::SqlState;
 
 use crate::{
     Actor, App, Error, Result, TenantId, audit,
@@ -127,8 +128,12 @@ pub async fn enqueue(tx: &Transaction<'_>, tenant: TenantId, job: &NewJob) -> Re
     };
     tenantry_queue::push(tx, tenant.0, *kind, payload, options).await.map_err(|error| {
         match error.as_db_error() {
-            Some(db) if *db.code() == tokio_postgres::error::SqlState::INVALID_PARAMETER_VALUE => {
+            Some(db) if *db.code() == SqlState::INVALID_PARAMETER_VALUE => {
                 Error::WrongPayload(db.message().into())
+            }
+            // JSON may say it, and no text in the database can hold it.
+            Some(db) if *db.code() == SqlState::UNTRANSLATABLE_CHARACTER => {
+                Error::WrongPayload("payload must not contain NUL characters".into())
             }
             _ => error.into(),
         }
