@@ -178,6 +178,21 @@ body! {
     }
 }
 
+body! {
+    /// Which dead jobs are tried again.
+    pub(crate) struct RetryDead {
+        /// What they are about.
+        kind: JobKind,
+    }
+}
+
+/// How many jobs are tried again.
+#[derive(Debug, Serialize, Object)]
+struct Retried {
+    /// At most 1,000; ask again while it is as many.
+    retried: u64,
+}
+
 /// A kind of job.
 #[derive(Debug)]
 pub(crate) struct JobKind(Kind);
@@ -381,6 +396,23 @@ impl Jobs {
         let record = jobs::push(&state.app, *caller, new).await?;
         let location = format!("/api/v1/jobs/{}", record.id);
         Ok(JobPushed::Pushed(Envelope::of(&job(record, &caller)), location))
+    }
+
+    /// Try all dead jobs of a kind again
+    ///
+    /// Up to 1,000 of them, the oldest first, each with all its attempts. For administrators.
+    #[oai(path = "/retry-dead", method = "post", operation_id = "retryDeadJobs")]
+    async fn retry_dead(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// Those of all tenants; for super administrators.
+        all_tenants: Query<Param<bool>>,
+        body: Body<RetryDead>,
+    ) -> Result<Answer<Retried>, ApiError> {
+        let (scope, JobKind(kind)) = (scope_of(all_tenants.0)?, body.0.kind);
+        let retried = jobs::retry_dead(&state.app, *caller, scope, kind).await?;
+        Ok(Answer::Ok(Envelope::of(&Retried { retried })))
     }
 
     /// Get a job

@@ -282,6 +282,20 @@ async fn all_dead_jobs_of_a_kind_are_tried_again_at_once() {
                where tenant_id = $1 and kind = 'verify_email' and priority = 3";
     assert_eq!(tx.execute(sql, &[&app.tenant]).await.unwrap(), 3);
     tx.commit().await.unwrap();
+    let theirs = TestApp::spawn().await;
+    let body = json!({"kind": "verify_email"});
+    let (status, none) = theirs.post("/api/v1/jobs/retry-dead", &body).await;
+    assert_eq!((status, &none["data"]["retried"]), (StatusCode::OK, &json!(0)), "of another tenant");
+    let (status, _) = app.post("/api/v1/jobs/retry-dead?all_tenants=true", &body).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    let (status, all) = app.post("/api/v1/jobs/retry-dead", &body).await;
+    assert_eq!((status, &all["data"]["retried"]), (StatusCode::OK, &json!(3)));
+    let (ids, _) = app.listed("state=dead").await;
+    assert!(ids.is_empty());
+
+    let tx = db::as_system(&mut client).await.unwrap();
+    assert_eq!(tx.execute(sql, &[&app.tenant]).await.unwrap(), 3);
+    tx.commit().await.unwrap();
     let redrive = ["retry", "--dead", "verify_email", "--tenant", &app.slug];
     assert_eq!(printed(&redrive), "3 dead verify_email jobs are tried again");
     assert_eq!(printed(&redrive), "0 dead verify_email jobs are tried again");

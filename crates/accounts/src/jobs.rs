@@ -157,13 +157,7 @@ pub async fn act(app: &App, actor: Actor, scope: Scope, id: JobId, action: Actio
     let app = app.clone();
     crate::to_the_end(async move {
         let mut client = app.db.client().await?;
-        let tx = match scope {
-            Scope::Tenant => {
-                actor.require(Role::Admin)?;
-                db::as_actor(&mut client, actor, actor.tenant).await?
-            }
-            Scope::All => begin(&mut client, actor, scope).await?,
-        };
+        let tx = begin_change(&mut client, actor, scope).await?;
         let job = admin::show(&tx, id).await?.ok_or(Error::NoJob)?;
         let (change, name) = match action {
             Action::Retry => (admin::retry(&tx, job.tenant_id, id).await?, "job.retried"),
@@ -183,6 +177,27 @@ pub async fn act(app: &App, actor: Actor, scope: Scope, id: JobId, action: Actio
         tx.commit().await?;
         app.db.nudge();
         Ok(record)
+    })
+    .await
+}
+
+/// Tries the dead jobs of a kind again, up to 1,000 of them, the oldest first; returns how many there were.
+///
+/// # Errors
+/// [`Error::Forbidden`].
+pub async fn retry_dead(app: &App, actor: Actor, scope: Scope, kind: Kind) -> Result<u64> {
+    let app = app.clone();
+    crate::to_the_end(async move {
+        let mut client = app.db.client().await?;
+        let tx = begin_change(&mut client, actor, scope).await?;
+        let tenant = (scope == Scope::Tenant).then_some(actor.tenant.0);
+        let retried = admin::redrive(&tx, kind, tenant, BATCH).await?;
+        let detail = json!({"kind": kind, "jobs": retried});
+        let subject = actor.tenant.0;
+        audit::record(&tx, actor.tenant, Some(actor.user), "job.dead_retried", subject, detail).await?;
+        tx.commit().await?;
+        app.db.nudge();
+        Ok(retried)
     })
     .await
 }
@@ -248,6 +263,17 @@ async fn batches(
         if some < u64::from(BATCH) {
             return Ok(all);
         }
+    }
+}
+
+/// As [`begin`], for a change: refused when the actor may no longer act.
+async fn begin_change(client: &mut Client, actor: Actor, scope: Scope) -> Result<Transaction<'_>> {
+    match scope {
+        Scope::Tenant => {
+            actor.require(Role::Admin)?;
+            db::as_actor(client, actor, actor.tenant).await
+        }
+        Scope::All => begin(client, actor, scope).await,
     }
 }
 
