@@ -19,7 +19,8 @@ create table address_notices (
 call wall('address_notices');
 grant select, insert, delete on address_notices to tenantry_app, tenantry_system;
 
--- Seats are reserved for those who were invited.
+-- Seats are reserved for those who were invited. Whoever invited may be a super administrator, of another tenant, and may be
+-- purged: the invitation and its seat stay.
 create table invitations (
   tenant_id   uuid not null references tenants (id) on delete cascade,
   id          uuid not null,
@@ -32,8 +33,7 @@ create table invitations (
   expires_at  timestamptz not null,
   accepted_at timestamptz,
   ended_at    timestamptz,
-  primary key (tenant_id, id),
-  foreign key (tenant_id, invited_by) references users (tenant_id, id) on delete cascade
+  primary key (tenant_id, id)
 );
 create unique index invitations_open on invitations (tenant_id, email) where accepted_at is null and ended_at is null;
 create unique index invitations_hash on invitations (tenant_id, hash) where hash is not null;

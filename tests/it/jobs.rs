@@ -35,7 +35,7 @@ impl TestApp {
     }
 
     /// An access token of a super administrator.
-    async fn super_admin(&self) -> String {
+    pub(crate) async fn super_admin(&self) -> String {
         let email = format!("root-{}@example.org", Uuid::now_v7().simple());
         let mut client = self.database().await;
         let tx = db::as_system(&mut client).await.unwrap();

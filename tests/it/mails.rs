@@ -274,6 +274,10 @@ async fn an_invitation_keeps_a_seat_until_it_is_withdrawn_or_expires() {
     let tx = tenantry_accounts::db::as_tenant(&mut client, tenant).await.unwrap();
     tx.execute("update tenantry.invitations set expires_at = now()", &[]).await.unwrap();
     tx.commit().await.unwrap();
+    let (status, again) = app.post("/api/v1/invitations", &invite("eve@example.org")).await;
+    assert_eq!(status, StatusCode::CREATED, "{again}");
+    let path = format!("/api/v1/invitations/{}", again["data"]["invitations"][0]["id"].as_str().unwrap());
+    assert_eq!(app.delete(&path).await.0, StatusCode::NO_CONTENT);
     app.create_user("carl@example.org").await;
     let (_, seats) = app.post("/api/v1/invitations", &invite("dora@example.org")).await;
     assert_eq!(seats["error"]["code"], "no_seat_left", "administrator and Carl have both");
@@ -326,4 +330,18 @@ async fn a_resent_invitation_works_by_the_new_link_only() {
         StatusCode::UNPROCESSABLE_ENTITY
     );
     assert_eq!(app.post("/api/v1/invitations/accept", &accept(&mails[1])).await.0, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_super_administrator_invites_into_any_tenant() {
+    let mut app = TestApp::spawn().await;
+    app.token = app.super_admin().await;
+    let invite = json!({"emails": ["eve@example.org"]});
+    let request = app.request(Method::POST, "/api/v1/invitations").header("X-Tenant-ID", &app.slug);
+    let (status, invited) = answer(request.json(&invite)).await;
+    assert_eq!(status, StatusCode::CREATED, "{invited}");
+    let mails = app.mails_to("eve@example.org").await;
+    let accept = json!({"token": token_in(&mails[0]), "name": "Eve", "password": PASSWORD});
+    let (status, user) = app.post("/api/v1/invitations/accept", &accept).await;
+    assert_eq!((status, &user["data"]["tenant_id"]), (StatusCode::CREATED, &json!(app.tenant.to_string())));
 }

@@ -69,6 +69,8 @@ pub async fn create(app: &App, actor: Actor, emails: Vec<Email>, role: Role) -> 
         let tx = db::as_actor(&mut client, actor, actor.tenant).await?;
         let n = i32::try_from(emails.len()).map_err(|_| Error::NoSeat)?;
         seats::take(&tx, actor.tenant, n).await?;
+        // One that was not accepted in time is in nobody's way.
+        end_expired(&tx, actor.tenant).await?;
         let mut invitations = vec![];
         for email in &emails {
             let invitation = insert(&app, &tx, actor, email, role).await?;
