@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tenantry_accounts::{
-    Actor, SessionId, TenantId, UserId, revocations::Basis, sessions::SignedIn, users::Role,
+    Actor, Network, SessionId, SignedInUser, TenantId, UserId, Who, revocations::Basis, sessions::SignedIn,
+    users::Role,
 };
 
 /// How long a new key file is only verified with, so that every process knows it before any signs with it.
@@ -54,9 +55,9 @@ pub(crate) struct Claims {
 
 impl Claims {
     /// Who asks, in the tenant of the token.
-    pub(crate) fn actor(&self) -> Actor {
-        let (tenant, home) = (self.tid, self.tid);
-        Actor { tenant, home, user: self.sub, version: self.uv, role: self.role, session: self.sid }
+    pub(crate) fn actor(&self, from: Option<Network>) -> Actor {
+        let user = SignedInUser { id: self.sub, version: self.uv, session: self.sid };
+        Actor { tenant: self.tid, home: self.tid, who: Who::User(user), role: self.role, from }
     }
 
     /// What must not have been revoked.

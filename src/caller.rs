@@ -2,16 +2,18 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use poem::{Request, RequestBody};
+use poem::{PathPattern, Request, RequestBody};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaSecurityScheme, Registry},
 };
-use tenantry_accounts::{Actor, TenantId, tenants, users::Role};
+use tenantry_accounts::{self as accounts, Actor, TenantId, tenants, users::Role};
 
 use crate::{
     access_token::Claims,
     error::{ApiError, Code},
+    layers::Client,
+    operations::{self, Who},
     state::State,
 };
 
@@ -69,7 +71,23 @@ impl<'a> ApiExtractor<'a> for Caller {
     ) -> poem::Result<Self> {
         let claims = request.data::<Credential>().and_then(|credential| credential.0.as_deref());
         let claims = claims.ok_or_else(ApiError::unauthenticated)?;
-        Ok(Self(Actor { tenant: tenant(request, claims).await?, ..claims.actor() }))
+        let from = request.data::<Client>().and_then(Client::network);
+        let actor = Actor { tenant: tenant(request, claims).await?, ..claims.actor(from) };
+        admit(request, &actor)?;
+        Ok(Self(actor))
+    }
+}
+
+/// Refuses those whom the table of operations does not let in.
+fn admit(request: &Request, actor: &Actor) -> Result<(), ApiError> {
+    match operations::of_request(request) {
+        Some(Who::Role(role, _)) if actor.role >= role => Ok(()),
+        Some(Who::Role(..) | Who::Key(_)) => Err(accounts::Error::Forbidden.into()),
+        Some(Who::Public) | None => {
+            let pattern = request.data::<PathPattern>().map(|pattern| &*pattern.0);
+            tracing::error!("the table of operations says nothing of callers at {pattern:?}");
+            Err(ApiError::internal())
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use poem::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     web::RemoteAddr,
 };
+use tenantry_accounts::Network;
 use tenantry_cache::planted::{self, Bug};
 use tokio::time::timeout;
 use tracing::Instrument;
@@ -38,6 +39,13 @@ pub(crate) struct Client {
     /// Past the trusted proxies; none on a socket that has no addresses.
     pub(crate) address: Option<IpAddr>,
     pub(crate) user_agent: String,
+}
+
+impl Client {
+    /// What is remembered of the address in the audit trail.
+    pub(crate) fn network(&self) -> Option<Network> {
+        self.address.map(Network::of)
+    }
 }
 
 /// Serves one request with `routes`, from its first line to its last header. Never fails.

@@ -11,5 +11,6 @@ mod layers;
 mod limits;
 pub mod migrate;
 pub mod openapi;
+mod operations;
 pub mod server;
 pub mod state;

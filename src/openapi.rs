@@ -70,6 +70,19 @@ fn document() -> Value {
     document
 }
 
+/// Method, path and id of every operation below `/api/v1`.
+pub(crate) fn operations() -> Vec<(String, String, String)> {
+    let document: Value = serde_json::from_str(&api::service().spec()).unwrap_or_default();
+    let mut operations = vec![];
+    for (path, methods) in document["paths"].as_object().into_iter().flatten() {
+        for (method, operation) in methods.as_object().into_iter().flatten() {
+            let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+            operations.push((method.clone(), format!("/api/v1{path}"), id));
+        }
+    }
+    operations
+}
+
 fn complete(operation: &mut Value) {
     let about = Operation {
         id: operation["operationId"].as_str().unwrap_or_default().into(),

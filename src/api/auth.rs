@@ -168,8 +168,13 @@ impl Auth {
     /// Makes a tenant and its first administrator, who may sign in at once. The verification mail is sent when this
     /// succeeds, and only then.
     #[oai(path = "/register", method = "post", operation_id = "register")]
-    async fn register(&self, state: Data<&State>, body: Body<SignUp>) -> Result<Created<SignedUp>, ApiError> {
-        sign_up(&state, body.0).await
+    async fn register(
+        &self,
+        state: Data<&State>,
+        client: Data<&Client>,
+        body: Body<SignUp>,
+    ) -> Result<Created<SignedUp>, ApiError> {
+        sign_up(&state, &client, body.0).await
     }
 
     /// Sign in
@@ -196,8 +201,13 @@ impl Auth {
     /// Uses the refresh token up and gives the next. The same token again within 10 seconds gives the same next one, since
     /// two tabs may renew at once. Later it must have been copied, and the session ends.
     #[oai(path = "/refresh", method = "post", operation_id = "refreshSession")]
-    async fn refresh(&self, state: Data<&State>, body: Body<Refresh>) -> Result<SessionBegun, ApiError> {
-        let session = sessions::renew(&state.app, body.0.refresh_token).await?;
+    async fn refresh(
+        &self,
+        state: Data<&State>,
+        client: Data<&Client>,
+        body: Body<Refresh>,
+    ) -> Result<SessionBegun, ApiError> {
+        let session = sessions::renew(&state.app, body.0.refresh_token, client.network()).await?;
         Ok(SessionBegun::Begun(Envelope::of(&answer(&state, session)?), "no-store".into()))
     }
 
@@ -302,10 +312,11 @@ impl Auth {
     async fn reset_password(
         &self,
         state: Data<&State>,
+        client: Data<&Client>,
         body: Body<ResetPassword>,
     ) -> Result<Deleted, ApiError> {
         let ResetPassword { token, password } = body.0;
-        recovery::reset(&state.app, token, password).await?;
+        recovery::reset(&state.app, token, password, client.network()).await?;
         Ok(Deleted::Deleted)
     }
 
@@ -317,9 +328,10 @@ impl Auth {
     async fn verify_email(
         &self,
         state: Data<&State>,
+        client: Data<&Client>,
         body: Body<VerifyEmail>,
     ) -> Result<Answer<User>, ApiError> {
-        let user = verification::redeem(&state.app, &body.0.token).await?;
+        let user = verification::redeem(&state.app, &body.0.token, client.network()).await?;
         Ok(Answer::Ok(Envelope::of(&user)))
     }
 }

@@ -15,7 +15,7 @@ use super::{
     body::{Body, Emails, body},
     envelope::{Answer, Created, Deleted, Envelope, etag},
 };
-use crate::{caller::Caller, error::ApiError, state::State};
+use crate::{caller::Caller, error::ApiError, layers::Client, state::State};
 
 pub(crate) struct Invitations;
 
@@ -90,10 +90,11 @@ impl Invitations {
     async fn accept(
         &self,
         state: Data<&State>,
+        client: Data<&Client>,
         body: Body<AcceptInvitation>,
     ) -> Result<Created<User>, ApiError> {
         let AcceptInvitation { token, name, password } = body.0;
-        let user = invitations::accept(&state.app, token, name, password).await?;
+        let user = invitations::accept(&state.app, token, name, password, client.network()).await?;
         let location = format!("/api/v1/users/{}", user.id);
         Ok(Created::Created(Envelope::of(&user), etag(user.version), location))
     }

@@ -18,7 +18,7 @@ use tenantry_accounts::{
     invitations, recovery, verification,
 };
 
-use crate::state::State;
+use crate::{layers::Client, state::State};
 
 const STYLE: &str = include_str!("pages/style.css");
 
@@ -112,27 +112,42 @@ pub(super) fn accept_invitation(Query(parameters): Query<Parameters>) -> Respons
 }
 
 #[handler]
-pub(super) async fn post_verify_email(state: Data<&State>, Form(form): Form<Parameters>) -> Response {
+pub(super) async fn post_verify_email(
+    state: Data<&State>,
+    client: Data<&Client>,
+    Form(form): Form<Parameters>,
+) -> Response {
     let Ok(token) = Secret::from_text(&form.token) else { return failed(&VERIFY_EMAIL) };
-    ended(&VERIFY_EMAIL, verification::redeem(&state.app, &token).await)
+    ended(&VERIFY_EMAIL, verification::redeem(&state.app, &token, client.network()).await)
 }
 
 #[handler]
-pub(super) async fn post_reset_password(state: Data<&State>, Form(form): Form<Parameters>) -> Response {
+pub(super) async fn post_reset_password(
+    state: Data<&State>,
+    client: Data<&Client>,
+    Form(form): Form<Parameters>,
+) -> Response {
     let Ok(token) = Secret::from_text(&form.token) else { return failed(&RESET_PASSWORD) };
     match NewPassword::from_text(&form.password) {
-        Ok(password) => ended(&RESET_PASSWORD, recovery::reset(&state.app, token, password).await),
+        Ok(password) => {
+            ended(&RESET_PASSWORD, recovery::reset(&state.app, token, password, client.network()).await)
+        }
         Err(problems) => again(&RESET_PASSWORD, form, &problems),
     }
 }
 
 #[handler]
-pub(super) async fn post_accept_invitation(state: Data<&State>, Form(form): Form<Parameters>) -> Response {
+pub(super) async fn post_accept_invitation(
+    state: Data<&State>,
+    client: Data<&Client>,
+    Form(form): Form<Parameters>,
+) -> Response {
     let Ok(token) = Secret::from_text(&form.token) else { return failed(&ACCEPT_INVITATION) };
     match (Name::from_text(&form.name), NewPassword::from_text(&form.password)) {
-        (Ok(name), Ok(password)) => {
-            ended(&ACCEPT_INVITATION, invitations::accept(&state.app, token, name, password).await)
-        }
+        (Ok(name), Ok(password)) => ended(
+            &ACCEPT_INVITATION,
+            invitations::accept(&state.app, token, name, password, client.network()).await,
+        ),
         (name, password) => {
             let problems = [name.err(), password.err()].into_iter().flatten().flatten();
             again(&ACCEPT_INVITATION, form, &problems.collect::<Vec<_>>())

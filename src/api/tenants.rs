@@ -19,7 +19,7 @@ use super::{
     envelope::{Condition, Created, Envelope, etag},
     params::Param,
 };
-use crate::{caller::Caller, error::ApiError, state::State};
+use crate::{caller::Caller, error::ApiError, layers::Client, state::State};
 
 pub(crate) struct Tenants;
 
@@ -79,10 +79,14 @@ enum TenantFound {
 }
 
 /// Makes tenant, first administrator and verification mail; `POST /tenants` and `POST /auth/register` are one thing.
-pub(super) async fn sign_up(state: &State, body: SignUp) -> Result<Created<SignedUp>, ApiError> {
+pub(super) async fn sign_up(
+    state: &State,
+    client: &Client,
+    body: SignUp,
+) -> Result<Created<SignedUp>, ApiError> {
     let SignUp { tenant: NewTenant { name, slug }, email, password, name: admin_name } = body;
     let sign_up = tenants::SignUp { name, slug, email, admin_name, password };
-    let (tenant, user) = tenants::sign_up(&state.app, sign_up, Plan::Basic).await?;
+    let (tenant, user) = tenants::sign_up(&state.app, sign_up, Plan::Basic, client.network()).await?;
     let (version, location) = (etag(tenant.version), format!("/api/v1/tenants/{}", tenant.id));
     Ok(Created::Created(Envelope::of(&SignedUp { tenant, user }), version, location))
 }
@@ -94,8 +98,13 @@ impl Tenants {
     /// Makes a tenant and its first administrator, as `POST /auth/register` does. The verification mail is sent when
     /// this succeeds, and only then.
     #[oai(path = "/", method = "post", operation_id = "createTenant")]
-    async fn create(&self, state: Data<&State>, body: Body<SignUp>) -> Result<Created<SignedUp>, ApiError> {
-        sign_up(&state, body.0).await
+    async fn create(
+        &self,
+        state: Data<&State>,
+        client: Data<&Client>,
+        body: Body<SignUp>,
+    ) -> Result<Created<SignedUp>, ApiError> {
+        sign_up(&state, &client, body.0).await
     }
 
     /// Get a tenant

@@ -211,7 +211,7 @@ impl Users {
         #[oai(name = "X-Min-Version")]
         min_version: Header<Param<MinVersion>>,
     ) -> Result<UserFound, ApiError> {
-        find(&state, caller.tenant, caller.user, if_none_match.0, min_version.0).await
+        find(&state, caller.home, caller.user()?.id, if_none_match.0, min_version.0).await
     }
 
     /// Get a user by address

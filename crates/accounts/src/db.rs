@@ -6,7 +6,7 @@ use deadpool_postgres::{Client, Pool};
 use tenantry_queue::Nudge;
 use tokio_postgres::error::SqlState;
 
-use crate::{Actor, Error, Result, TenantId, primary::Primary};
+use crate::{Actor, Error, Result, TenantId, Who, primary::Primary};
 
 /// The pool of connections to the primary.
 #[derive(Clone)]
@@ -102,9 +102,17 @@ pub(crate) async fn as_actor(client: &mut Client, actor: Actor, tenant: TenantId
 
 /// Refuses when the actor may no longer act.
 pub(crate) async fn stands(tx: &Transaction<'_>, actor: Actor) -> Result<()> {
-    let statement = tx.prepare_cached("select tenantry.actor_stands($1, $2, $3)").await?;
-    let stands =
-        tx.query_one(&statement, &[&actor.home.0, &actor.user.0, &actor.version]).await?.try_get(0)?;
+    let stands = match actor.who {
+        Who::User(user) => {
+            let statement = tx.prepare_cached("select tenantry.actor_stands($1, $2, $3)").await?;
+            tx.query_one(&statement, &[&actor.home.0, &user.id.0, &user.version]).await?.try_get(0)?
+        }
+        Who::ApiKey(key) => {
+            let statement = tx.prepare_cached("select tenantry.api_key_stands($1, $2)").await?;
+            tx.query_one(&statement, &[&actor.home.0, &key.0]).await?.try_get(0)?
+        }
+        Who::Operator => true,
+    };
     if stands { Ok(()) } else { Err(Error::Revoked) }
 }
 

@@ -62,6 +62,11 @@ id!(
     InvitationId
 );
 
+id!(
+    /// Names an API key, within a tenant.
+    ApiKeyId
+);
+
 impl TenantId {
     /// The tenant of super administrators and of work that belongs to no customer.
     pub const SYSTEM: Self = Self(Uuid::nil());

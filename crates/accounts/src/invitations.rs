@@ -11,7 +11,8 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::{
-    Actor, App, Error, InvitationId, Letter, Result, TenantId, UserId, audit,
+    Actor, App, Error, InvitationId, Letter, Network, Result, TenantId,
+    audit::{self, By},
     db::{self, OnConstraint},
     fields::{Email, Name, NewPassword, Secret},
     tenants::seats,
@@ -29,8 +30,8 @@ pub struct Invitation {
     pub email: Email,
     /// What they may do once they have accepted.
     pub role: Role,
-    /// Who invited them.
-    pub invited_by: UserId,
+    /// Who invited them: a user, or an API key.
+    pub invited_by: Uuid,
     /// When they were invited.
     pub created_at: DateTime<Utc>,
     /// Until when they may accept.
@@ -47,7 +48,7 @@ impl TryFrom<&Row> for Invitation {
             id: InvitationId(row.try_get("id")?),
             email: row.try_get::<_, String>("email")?.into(),
             role: Role::named(row.try_get("role")?).ok_or(Error::Internal("a stored role has no name"))?,
-            invited_by: UserId(row.try_get("invited_by")?),
+            invited_by: row.try_get("invited_by")?,
             created_at: row.try_get("created_at")?,
             expires_at: row.try_get("expires_at")?,
         })
@@ -75,7 +76,7 @@ pub async fn create(app: &App, actor: Actor, emails: Vec<Email>, role: Role) -> 
         for email in &emails {
             let invitation = insert(&app, &tx, actor, email, role).await?;
             let (id, detail) = (invitation.id, json!({"role": role}));
-            audit::record(&tx, actor.tenant, Some(actor.user), "invitation.created", id.0, detail).await?;
+            audit::record(&tx, actor.tenant, actor, "invitation.created", id.0, detail).await?;
             invitations.push(invitation);
         }
         tx.commit().await?;
@@ -93,6 +94,7 @@ async fn insert(
     role: Role,
 ) -> Result<Invitation> {
     let id = InvitationId::generate();
+    let by = actor.id().ok_or(Error::Forbidden)?;
     // Whoever creates a user takes the same seats' lock first, so nobody becomes one in between.
     let statement = tx
         .prepare_cached(&format!(
@@ -104,10 +106,7 @@ async fn insert(
         .await?;
     let ttl = app.settings.invitation_ttl.as_secs_f64();
     let row = tx
-        .query_opt(
-            &statement,
-            &[&actor.tenant.0, &id.0, &email.as_str(), &role.as_str(), &actor.user.0, &ttl],
-        )
+        .query_opt(&statement, &[&actor.tenant.0, &id.0, &email.as_str(), &role.as_str(), &by, &ttl])
         .await
         .on_constraint("invitations_open", Error::EmailTaken)?
         .ok_or(Error::EmailTaken)?;
@@ -153,7 +152,7 @@ pub async fn withdraw(app: &App, actor: Actor, id: InvitationId) -> Result<()> {
             return Err(Error::NoInvitation);
         }
         seats::give_back(&tx, actor.tenant, 1).await?;
-        audit::record(&tx, actor.tenant, Some(actor.user), "invitation.withdrawn", id.0, json!({})).await?;
+        audit::record(&tx, actor.tenant, actor, "invitation.withdrawn", id.0, json!({})).await?;
         tx.commit().await?;
         Ok(())
     })
@@ -183,7 +182,7 @@ pub async fn resend(app: &App, actor: Actor, id: InvitationId) -> Result<Invitat
             .await?
             .ok_or(Error::NoInvitation)?;
         tenantry_queue::enqueue(&tx, actor.tenant.0, &InvitationEmail { invitation_id: id.0 }).await?;
-        audit::record(&tx, actor.tenant, Some(actor.user), "invitation.resent", id.0, json!({})).await?;
+        audit::record(&tx, actor.tenant, actor, "invitation.resent", id.0, json!({})).await?;
         tx.commit().await?;
         app.db.nudge();
         Invitation::try_from(&row)
@@ -220,7 +219,13 @@ pub async fn issue(app: &App, tenant: TenantId, id: InvitationId, job: Uuid) -> 
 ///
 /// # Errors
 /// [`Error::InvalidToken`], [`Error::EmailTaken`] when the address has become another user's, [`Error::Busy`].
-pub async fn accept(app: &App, token: Secret, name: Name, password: NewPassword) -> Result<User> {
+pub async fn accept(
+    app: &App,
+    token: Secret,
+    name: Name,
+    password: NewPassword,
+    from: Option<Network>,
+) -> Result<User> {
     let (tenant, hash) = tokens::parse(&token)?;
     let mut client = app.db.client().await?;
     let tx = db::as_tenant(&mut client, tenant).await?;
@@ -259,7 +264,7 @@ pub async fn accept(app: &App, token: Secret, name: Name, password: NewPassword)
         let user = NewUser { email, name, password: Some(password), role };
         let user = users::insert_verified(&tx, tenant, &user, &password_hash).await?;
         let detail = json!({"invitation_id": id});
-        audit::record(&tx, tenant, Some(user.id), "invitation.accepted", user.id.0, detail).await?;
+        audit::record(&tx, tenant, By::user(user.id, from), "invitation.accepted", user.id.0, detail).await?;
         users::commit(&app, tx, &user, State::Live, &[&user.email]).await?;
         Ok(user)
     })

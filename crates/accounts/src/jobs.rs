@@ -106,7 +106,7 @@ pub async fn push(app: &App, actor: Actor, job: NewJob) -> Result<Record> {
         let id = enqueue(&tx, actor.tenant, &job).await?;
         let record = admin::show(&tx, id).await?.ok_or(Error::NoJob)?;
         let detail = json!({"kind": job.kind});
-        audit::record(&tx, actor.tenant, Some(actor.user), "job.pushed", id.0, detail).await?;
+        audit::record(&tx, actor.tenant, actor, "job.pushed", id.0, detail).await?;
         tx.commit().await?;
         app.db.nudge();
         Ok(record)
@@ -173,7 +173,7 @@ pub async fn act(app: &App, actor: Actor, scope: Scope, id: JobId, action: Actio
         }
         let record = admin::show(&tx, id).await?.ok_or(Error::NoJob)?;
         let tenant = TenantId(job.tenant_id);
-        audit::record(&tx, tenant, Some(actor.user), name, id.0, json!({"kind": job.kind})).await?;
+        audit::record(&tx, tenant, actor, name, id.0, json!({"kind": job.kind})).await?;
         tx.commit().await?;
         app.db.nudge();
         Ok(record)
@@ -194,7 +194,7 @@ pub async fn retry_dead(app: &App, actor: Actor, scope: Scope, kind: Kind) -> Re
         let retried = admin::redrive(&tx, kind, tenant, BATCH).await?;
         let detail = json!({"kind": kind, "jobs": retried});
         let subject = actor.tenant.0;
-        audit::record(&tx, actor.tenant, Some(actor.user), "job.dead_retried", subject, detail).await?;
+        audit::record(&tx, actor.tenant, actor, "job.dead_retried", subject, detail).await?;
         tx.commit().await?;
         app.db.nudge();
         Ok(retried)

@@ -2,6 +2,7 @@
 //! happen together happens in one transaction here, jobs included.
 #![warn(missing_docs)]
 
+pub mod api_keys;
 mod audit;
 pub mod db;
 mod error;
@@ -11,6 +12,7 @@ mod id;
 pub mod invitations;
 pub mod jobs;
 mod mail_tokens;
+mod network;
 pub mod notices;
 pub mod passwords;
 pub mod primary;
@@ -26,7 +28,8 @@ pub mod verification;
 use std::{sync::Arc, time::Duration};
 
 pub use error::{Error, Result};
-pub use id::{InvitationId, SessionId, TenantId, UserId};
+pub use id::{ApiKeyId, InvitationId, SessionId, TenantId, UserId};
+pub use network::Network;
 use tenantry_cache::Cache;
 
 /// What every part of the house works with. Cheap to clone.
@@ -75,27 +78,78 @@ pub struct Letter {
     pub token: String,
 }
 
-/// Who asks: a signed-in user, within the tenant the request is for.
+/// Who asks, and for which tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Actor {
     /// The tenant the request is for.
     pub tenant: TenantId,
-    /// The user's own tenant: another one for super administrators only.
+    /// The actor's own tenant: another one for super administrators and operators only.
     pub home: TenantId,
-    /// The user.
-    pub user: UserId,
-    /// `users.auth_version` when the user signed in: changes are refused once the row says another.
-    pub version: i64,
-    /// What the user may do.
+    /// Who it is.
+    pub who: Who,
+    /// What the actor may do.
     pub role: users::Role,
+    /// Where the request came from; none where that is not known.
+    pub from: Option<Network>,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// A user who has signed in.
+    User(SignedInUser),
+    /// A program, by a key of its tenant.
+    ApiKey(ApiKeyId),
+    /// Whoever may run this program on the service's own database.
+    Operator,
+}
+
+/// A user as an access token knows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignedInUser {
+    /// The user.
+    pub id: UserId,
+    /// `users.auth_version` when the token was made: changes are refused once the row says another.
+    pub version: i64,
     /// The session of the token.
     pub session: SessionId,
 }
 
 impl Actor {
+    /// Whoever runs this program on the service's own database, within `tenant`.
+    pub fn operator(tenant: TenantId) -> Self {
+        let (home, who, role) = (TenantId::SYSTEM, Who::Operator, users::Role::SuperAdmin);
+        Self { tenant, home, who, role, from: None }
+    }
+
     /// Refuses unless the actor is at least `role`.
     pub fn require(&self, role: users::Role) -> Result<()> {
         if self.role >= role { Ok(()) } else { Err(Error::Forbidden) }
+    }
+
+    /// The user who asks; programs and operators are none.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`].
+    pub fn user(&self) -> Result<SignedInUser> {
+        match self.who {
+            Who::User(user) => Ok(user),
+            Who::ApiKey(_) | Who::Operator => Err(Error::Forbidden),
+        }
+    }
+
+    /// Names the user or the key; operators have no name.
+    pub fn id(&self) -> Option<uuid::Uuid> {
+        match self.who {
+            Who::User(user) => Some(user.id.0),
+            Who::ApiKey(key) => Some(key.0),
+            Who::Operator => None,
+        }
+    }
+
+    /// Whether the actor is this user of the tenant the request is for.
+    pub fn is(&self, id: UserId) -> bool {
+        self.home == self.tenant && self.user().is_ok_and(|user| user.id == id)
     }
 }
 

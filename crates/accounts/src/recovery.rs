@@ -6,7 +6,9 @@ use tenantry_jobs::{Job, Kind, ResetPasswordEmail};
 use uuid::Uuid;
 
 use crate::{
-    App, Error, Letter, Result, TenantId, UserId, audit, db,
+    App, Error, Letter, Network, Result, TenantId, UserId,
+    audit::{self, By},
+    db,
     fields::{Email, NewPassword, Secret},
     mail_tokens::{self, Purpose},
     revocations::{self, Which},
@@ -62,7 +64,7 @@ pub async fn issue(app: &App, tenant: TenantId, user: UserId, job: Uuid) -> Resu
 ///
 /// # Errors
 /// [`Error::InvalidToken`], [`Error::Busy`].
-pub async fn reset(app: &App, token: Secret, password: NewPassword) -> Result<User> {
+pub async fn reset(app: &App, token: Secret, password: NewPassword, from: Option<Network>) -> Result<User> {
     let (tenant, hash) = tokens::parse(&token)?;
     // Looked at first, so that nobody makes us hash without a token.
     let mut client = app.db.client().await?;
@@ -96,7 +98,7 @@ pub async fn reset(app: &App, token: Secret, password: NewPassword) -> Result<Us
         let user = User::try_from(&row)?;
         mail_tokens::void(&tx, tenant, user.id, &[Purpose::VerifyEmail, Purpose::ResetPassword]).await?;
         let revoked = revocations::end_sessions(&tx, tenant, user.id, Which::All).await?;
-        audit::record(&tx, tenant, Some(user.id), "user.password_reset", user.id.0, json!({})).await?;
+        audit::record(&tx, tenant, By::user(user.id, from), "user.password_reset", user.id.0, json!({})).await?;
         users::commit(&app, tx, &user, State::Live, &[]).await?;
         app.revocations.add(&revoked);
         Ok(user)

@@ -6,7 +6,8 @@ use tenantry_jobs::{Job, VerifyEmail};
 use uuid::Uuid;
 
 use crate::{
-    App, Error, Letter, Result, TenantId, UserId, audit,
+    App, Error, Letter, Network, Result, TenantId, UserId,
+    audit::{self, By},
     db::{self, OnConstraint},
     fields::{Email, Secret},
     mail_tokens::{self, Purpose},
@@ -58,7 +59,7 @@ pub async fn issue(app: &App, tenant: TenantId, user: UserId, job: Uuid) -> Resu
 /// # Errors
 /// [`Error::InvalidToken`] when it is unknown, used, expired, void, or of an address the user no longer has or wants;
 /// [`Error::EmailTaken`] when another has got the address meanwhile.
-pub async fn redeem(app: &App, token: &Secret) -> Result<User> {
+pub async fn redeem(app: &App, token: &Secret, from: Option<Network>) -> Result<User> {
     let (tenant, hash) = tokens::parse(token)?;
     let app = app.clone();
     to_the_end(async move {
@@ -83,7 +84,7 @@ pub async fn redeem(app: &App, token: &Secret) -> Result<User> {
             .on_constraint("users_tenant_email_key", Error::EmailTaken)?;
         let user = User::try_from(&row)?;
         let action = if changes { "user.email_changed" } else { "user.email_verified" };
-        audit::record(&tx, tenant, Some(user.id), action, user.id.0, json!({})).await?;
+        audit::record(&tx, tenant, By::user(user.id, from), action, user.id.0, json!({})).await?;
         let moved = [&before.email, &user.email];
         if changes {
             // A link that was mailed to the former address leads nowhere.

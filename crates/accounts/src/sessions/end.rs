@@ -41,6 +41,7 @@ pub struct Session {
 /// # Errors
 /// When the database cannot be asked.
 pub async fn list(app: &App, actor: Actor) -> Result<Vec<Session>> {
+    let user = actor.user()?;
     let mut client = app.db.client().await?;
     let tx = db::as_tenant(&mut client, actor.home).await?;
     let statement = tx
@@ -51,13 +52,13 @@ pub async fn list(app: &App, actor: Actor) -> Result<Vec<Session>> {
              order by id desc limit 100",
         )
         .await?;
-    let rows = tx.query(&statement, &[&actor.home.0, &actor.user.0]).await?;
+    let rows = tx.query(&statement, &[&actor.home.0, &user.id.0]).await?;
     tx.commit().await?;
     let session = |row: &Row| {
         let id = SessionId(row.try_get("id")?);
         Ok(Session {
             id,
-            current: id == actor.session,
+            current: id == user.session,
             user_agent: row.try_get("user_agent")?,
             address: row.try_get("address")?,
             created_at: row.try_get("created_at")?,
@@ -73,20 +74,20 @@ pub async fn list(app: &App, actor: Actor) -> Result<Vec<Session>> {
 /// # Errors
 /// When the database cannot be asked. That a session has ended already is none.
 pub async fn log_out(app: &App, actor: Actor, refresh_token: Option<Secret>) -> Result<()> {
+    let user = actor.user()?;
     let app = app.clone();
     to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_tenant(&mut client, actor.home).await?;
-        let mut sessions = vec![actor.session];
+        let mut sessions = vec![user.session];
         if let Some(token) = refresh_token {
-            sessions.extend(session_of(&tx, actor.home, actor.user, &token).await?);
+            sessions.extend(session_of(&tx, actor.home, user.id, &token).await?);
         }
         let mut revoked = vec![];
         for session in sessions {
-            revoked
-                .extend(revocations::end_sessions(&tx, actor.home, actor.user, Which::One(session)).await?);
+            revoked.extend(revocations::end_sessions(&tx, actor.home, user.id, Which::One(session)).await?);
         }
-        audit::record(&tx, actor.home, Some(actor.user), "session.ended", actor.session.0, json!({})).await?;
+        audit::record(&tx, actor.home, actor, "session.ended", user.session.0, json!({})).await?;
         tx.commit().await?;
         app.revocations.add(&revoked);
         Ok(())
@@ -114,19 +115,20 @@ pub async fn revoke(app: &App, actor: Actor, session: SessionId) -> Result<()> {
 }
 
 async fn end(app: &App, actor: Actor, which: Which) -> Result<usize> {
+    let user = actor.user()?;
     let app = app.clone();
     to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_tenant(&mut client, actor.home).await?;
         let (action, subject) = match which {
             Which::One(session) => ("session.ended", session.0),
-            Which::All | Which::AllBut(_) => ("session.all_ended", actor.user.0),
+            Which::All | Which::AllBut(_) => ("session.all_ended", user.id.0),
         };
-        let revoked = revocations::end_sessions(&tx, actor.home, actor.user, which).await?;
+        let revoked = revocations::end_sessions(&tx, actor.home, user.id, which).await?;
         if revoked.is_empty() {
             return Ok(0);
         }
-        audit::record(&tx, actor.home, Some(actor.user), action, subject, json!({})).await?;
+        audit::record(&tx, actor.home, actor, action, subject, json!({})).await?;
         tx.commit().await?;
         app.revocations.add(&revoked);
         Ok(revoked.len())
@@ -140,7 +142,8 @@ async fn end(app: &App, actor: Actor, which: Which) -> Result<usize> {
 /// # Errors
 /// [`Error::WrongPassword`], [`Error::Busy`], [`Error::Revoked`].
 pub async fn change_password(app: &App, actor: Actor, current: Secret, new: NewPassword) -> Result<()> {
-    let stored = passwords::stored(app, actor.home, actor.user).await?;
+    let user = actor.user()?;
+    let stored = passwords::stored(app, actor.home, user.id).await?;
     if !app.passwords.verify(current, stored.clone()).await? {
         return Err(Error::WrongPassword);
     }
@@ -150,13 +153,12 @@ pub async fn change_password(app: &App, actor: Actor, current: Secret, new: NewP
         let mut client = app.db.client().await?;
         let tx = db::as_actor(&mut client, actor, actor.home).await?;
         // Changed meanwhile, by another who knew it: only one of the two has been right.
-        if !passwords::replace(&tx, actor.home, actor.user, stored.as_deref(), &hash).await? {
+        if !passwords::replace(&tx, actor.home, user.id, stored.as_deref(), &hash).await? {
             return Err(Error::WrongPassword);
         }
         let revoked =
-            revocations::end_sessions(&tx, actor.home, actor.user, Which::AllBut(actor.session)).await?;
-        audit::record(&tx, actor.home, Some(actor.user), "user.password_changed", actor.user.0, json!({}))
-            .await?;
+            revocations::end_sessions(&tx, actor.home, user.id, Which::AllBut(user.session)).await?;
+        audit::record(&tx, actor.home, actor, "user.password_changed", user.id.0, json!({})).await?;
         tx.commit().await?;
         app.revocations.add(&revoked);
         Ok(())

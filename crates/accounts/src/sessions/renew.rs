@@ -5,7 +5,9 @@ use uuid::Uuid;
 
 use super::{SignedIn, Standing};
 use crate::{
-    App, Error, Result, SessionId, TenantId, UserId, audit, db,
+    App, Error, Network, Result, SessionId, TenantId, UserId,
+    audit::{self, By},
+    db,
     fields::Secret,
     revocations::{self, Which},
     to_the_end,
@@ -23,13 +25,18 @@ const GRACE: f64 = 10.0;
 /// # Errors
 /// [`Error::SessionEnded`] when the token is unknown, used, or expired, the session has ended, or the user may no longer
 /// sign in.
-pub async fn renew(app: &App, token: Secret) -> Result<SignedIn> {
+pub async fn renew(app: &App, token: Secret, from: Option<Network>) -> Result<SignedIn> {
     let (tenant, hash) = tokens::parse(&token).map_err(|_| Error::SessionEnded)?;
     let app = app.clone();
-    to_the_end(async move { within(&app, tenant, &hash, &token).await }).await
+    to_the_end(async move { within(&app, (tenant, &hash), &token, from).await }).await
 }
 
-async fn within(app: &App, tenant: TenantId, hash: &[u8], token: &Secret) -> Result<SignedIn> {
+async fn within(
+    app: &App,
+    (tenant, hash): (TenantId, &[u8]),
+    token: &Secret,
+    from: Option<Network>,
+) -> Result<SignedIn> {
     let mut client = app.db.client().await?;
     let tx = db::as_tenant(&mut client, tenant).await?;
     // The user first, as every change of a user does; then the token.
@@ -60,7 +67,8 @@ async fn within(app: &App, tenant: TenantId, hash: &[u8], token: &Secret) -> Res
             return Ok(account.signed_in(session, successor));
         }
         let revoked = revocations::end_sessions(&tx, tenant, user, Which::One(session)).await?;
-        audit::record(&tx, tenant, Some(user), "session.token_reused", session.0, json!({})).await?;
+        audit::record(&tx, tenant, By::user(user, from), "session.token_reused", session.0, json!({}))
+            .await?;
         tx.commit().await?;
         app.revocations.add(&revoked);
         tracing::warn!(tenant.id = %tenant, user.id = %user, session.id = %session, "a refresh token was used twice; its session has ended");

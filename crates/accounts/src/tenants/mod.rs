@@ -12,7 +12,8 @@ use tokio_postgres::Row;
 pub use seats::Seats;
 
 use crate::{
-    Actor, App, Error, Result, TenantId, audit,
+    Actor, App, Error, Network, Result, TenantId,
+    audit::{self, By},
     db::{self, OnConstraint},
     fields::{Email, Name, NewPassword, Slug},
     revocations, to_the_end,
@@ -118,7 +119,12 @@ pub struct SignUp {
 ///
 /// # Errors
 /// [`Error::SlugTaken`], [`Error::Busy`]. An address may be used in many tenants.
-pub async fn sign_up(app: &App, sign_up: SignUp, plan: Plan) -> Result<(Tenant, User)> {
+pub async fn sign_up(
+    app: &App,
+    sign_up: SignUp,
+    plan: Plan,
+    from: Option<Network>,
+) -> Result<(Tenant, User)> {
     let hash = app.passwords.hash(sign_up.password.clone()).await?;
     let app = app.clone();
     to_the_end(async move {
@@ -140,7 +146,8 @@ pub async fn sign_up(app: &App, sign_up: SignUp, plan: Plan) -> Result<(Tenant, 
         };
         let user = users::insert(&tx, id, &admin, Some(&hash)).await?;
         let tenant = Tenant::try_from(&tx.query_one(SELECT, &[&id.0]).await?)?;
-        audit::record(&tx, id, Some(user.id), "tenant.created", id.0, json!({"plan": plan})).await?;
+        audit::record(&tx, id, By::user(user.id, from), "tenant.created", id.0, json!({"plan": plan}))
+            .await?;
         users::commit(&app, tx, &user, State::Live, &[&user.email]).await?;
         Ok((tenant, user))
     })
@@ -224,7 +231,7 @@ pub async fn update(
         }
         let detail =
             json!({"name": change.name.is_some(), "plan": change.plan, "is_active": change.is_active});
-        audit::record(&tx, id, Some(actor.user), "tenant.updated", id.0, detail).await?;
+        audit::record(&tx, id, actor, "tenant.updated", id.0, detail).await?;
         tx.commit().await?;
         app.revocations.add(&revoked);
         Ok(tenant)

@@ -63,15 +63,8 @@ pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
         let tx = db::as_actor(&mut client, actor, actor.tenant).await?;
         seats::take(&tx, actor.tenant, 1).await?;
         let user = insert(&tx, actor.tenant, &user, hash.as_deref()).await?;
-        audit::record(
-            &tx,
-            actor.tenant,
-            Some(actor.user),
-            "user.created",
-            user.id.0,
-            json!({"role": user.role}),
-        )
-        .await?;
+        audit::record(&tx, actor.tenant, actor, "user.created", user.id.0, json!({"role": user.role}))
+            .await?;
         commit(&app, tx, &user, State::Live, &[&user.email]).await?;
         Ok(user)
     })
@@ -158,7 +151,7 @@ pub struct Change {
 /// [`Error::NoUser`], [`Error::Forbidden`], [`Error::VersionChanged`], [`Error::EmailTaken`], [`Error::LastAdmin`].
 pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_match: IfMatch) -> Result<User> {
     let administrative = change.role.is_some() || change.is_active.is_some();
-    if administrative || actor.user != id {
+    if administrative || !actor.is(id) {
         actor.require(Role::Admin)?;
     }
     if change.role.is_some_and(|role| role > actor.role || role == Role::SuperAdmin) {
@@ -178,7 +171,7 @@ pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_matc
         let (email, pending_email) = match change.email {
             None => (before.email.clone(), before.pending_email.clone()),
             Some(wanted) if wanted == before.email => (wanted, None),
-            Some(wanted) if actor.user == id => (before.email.clone(), Some(wanted)),
+            Some(wanted) if actor.is(id) => (before.email.clone(), Some(wanted)),
             Some(wanted) => (wanted, None),
         };
         let name = change.name.as_ref().map_or(before.name.as_str(), Name::as_str);
@@ -233,8 +226,7 @@ pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_matc
             address_changes(&tx, &before, &user).await?;
         }
         let fields: Vec<_> = changed.iter().filter(|(_, changed)| *changed).map(|(field, _)| field).collect();
-        audit::record(&tx, actor.tenant, Some(actor.user), "user.updated", id.0, json!({"fields": fields}))
-            .await?;
+        audit::record(&tx, actor.tenant, actor, "user.updated", id.0, json!({"fields": fields})).await?;
         let moved = [&before.email, &user.email];
         commit(&app, tx, &user, State::Live, if email != before.email { &moved } else { &[] }).await?;
         app.revocations.add(&revoked);
@@ -276,7 +268,7 @@ pub async fn delete(app: &App, actor: Actor, id: UserId, if_match: IfMatch) -> R
         revoked.push(revocations::outdate_user(&tx, actor.tenant, id).await?);
         let purposes = [Purpose::VerifyEmail, Purpose::ChangeEmail, Purpose::ResetPassword];
         mail_tokens::void(&tx, actor.tenant, id, &purposes).await?;
-        audit::record(&tx, actor.tenant, Some(actor.user), "user.deleted", id.0, json!({})).await?;
+        audit::record(&tx, actor.tenant, actor, "user.deleted", id.0, json!({})).await?;
         commit(&app, tx, &user, State::Deleted, &[&user.email]).await?;
         app.revocations.add(&revoked);
         Ok(())

@@ -1,0 +1,87 @@
+//! API keys: how programs ask.
+
+use poem_openapi::Enum;
+use serde::{Deserialize, Serialize};
+
+/// What an API key may be used for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, Enum)]
+#[oai(rename = "ApiKeyScope")]
+pub enum Scope {
+    /// Look users up and list them.
+    #[serde(rename = "users:read")]
+    #[oai(rename = "users:read")]
+    UsersRead,
+    /// Create, change and delete users.
+    #[serde(rename = "users:write")]
+    #[oai(rename = "users:write")]
+    UsersWrite,
+    /// List invitations.
+    #[serde(rename = "invitations:read")]
+    #[oai(rename = "invitations:read")]
+    InvitationsRead,
+    /// Invite people, and take invitations back.
+    #[serde(rename = "invitations:write")]
+    #[oai(rename = "invitations:write")]
+    InvitationsWrite,
+    /// Read the tenant.
+    #[serde(rename = "tenant:read")]
+    #[oai(rename = "tenant:read")]
+    TenantRead,
+    /// Change the tenant's name and settings.
+    #[serde(rename = "tenant:write")]
+    #[oai(rename = "tenant:write")]
+    TenantWrite,
+    /// See jobs.
+    #[serde(rename = "jobs:read")]
+    #[oai(rename = "jobs:read")]
+    JobsRead,
+    /// Push, retry and cancel jobs.
+    #[serde(rename = "jobs:write")]
+    #[oai(rename = "jobs:write")]
+    JobsWrite,
+    /// Read the audit trail.
+    #[serde(rename = "audit:read")]
+    #[oai(rename = "audit:read")]
+    AuditRead,
+    /// Ask whether a token is valid.
+    #[serde(rename = "introspect")]
+    #[oai(rename = "introspect")]
+    Introspect,
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::UsersRead,
+        Self::UsersWrite,
+        Self::InvitationsRead,
+        Self::InvitationsWrite,
+        Self::TenantRead,
+        Self::TenantWrite,
+        Self::JobsRead,
+        Self::JobsWrite,
+        Self::AuditRead,
+        Self::Introspect,
+    ];
+
+    /// As stored and as written in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UsersRead => "users:read",
+            Self::UsersWrite => "users:write",
+            Self::InvitationsRead => "invitations:read",
+            Self::InvitationsWrite => "invitations:write",
+            Self::TenantRead => "tenant:read",
+            Self::TenantWrite => "tenant:write",
+            Self::JobsRead => "jobs:read",
+            Self::JobsWrite => "jobs:write",
+            Self::AuditRead => "audit:read",
+            Self::Introspect => "introspect",
+        }
+    }
+
+    /// The scope of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == name)
+    }
+}
