@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tenantry_accounts::{
-    Actor, Network, SessionId, SignedInUser, TenantId, UserId, Who, revocations::Basis, sessions::SignedIn,
+    Actor, Network, SessionId, SignedInUser, TenantId, UserId, Who,
+    revocations::Basis,
+    sessions::{Method, SignedIn},
     users::Role,
 };
 
@@ -50,6 +52,20 @@ pub(crate) struct Claims {
     pub tv: i64,
     /// Whether the address was verified when the token was made.
     pub email_verified: bool,
+    /// How the user signed in (RFC 8176).
+    #[serde(default)]
+    pub amr: Vec<Method>,
+    /// What is missing of the sign-in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mfa: Option<Missing>,
+}
+
+/// What is missing of a sign-in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Missing {
+    /// The second factor that the tenant requires: all one may do is set it up.
+    Required,
 }
 
 impl Claims {
@@ -57,6 +73,11 @@ impl Claims {
     pub(crate) fn actor(&self, from: Option<Network>) -> Actor {
         let user = SignedInUser { id: self.sub, version: self.uv, session: self.sid };
         Actor { tenant: self.tid, home: self.tid, who: Who::User(user), role: self.role, from }
+    }
+
+    /// Whether all that the token is good for is to set up a second factor.
+    pub(crate) fn setup_only(&self) -> bool {
+        self.mfa.is_some()
     }
 
     /// What must not have been revoked.
@@ -132,7 +153,7 @@ impl AccessTokens {
     pub(crate) fn issue(&self, session: &SignedIn) -> Result<String, jsonwebtoken::errors::Error> {
         let now = chrono::Utc::now().timestamp();
         let claims = Claims {
-            iss: self.issuer.clone(),
+            iss: if session.setup_only { self.setup_issuer() } else { self.issuer.clone() },
             iat: now,
             exp: now + self.ttl.as_secs() as i64,
             sub: session.user.id,
@@ -143,6 +164,8 @@ impl AccessTokens {
             uv: session.user_version,
             tv: session.tenant_version,
             email_verified: session.user.email_verified,
+            amr: session.amr.clone(),
+            mfa: session.setup_only.then_some(Missing::Required),
         };
         let keys = self.keys();
         let (id, key) = &keys.signing;
@@ -160,11 +183,17 @@ impl AccessTokens {
         let key = keys.verifying.get(&jsonwebtoken::decode_header(token).ok()?.kid?)?;
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.leeway = 0;
-        validation.set_issuer(&[&self.issuer]);
+        validation.set_issuer(&[&self.issuer, &self.setup_issuer()]);
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         let claims = Arc::new(jsonwebtoken::decode::<Claims>(token, key, &validation).ok()?.claims);
         self.verified.insert(token.into(), claims.clone());
         Some(claims)
+    }
+
+    /// The issuer of tokens that are good for setting up a second factor only. Others verify tokens by the published keys
+    /// and know nothing of that: they look at the issuer, and refuse these.
+    fn setup_issuer(&self) -> String {
+        format!("{}/second-factor-setup", self.issuer)
     }
 
     /// The public keys (RFC 7517), for those who verify tokens themselves.

@@ -73,6 +73,9 @@ impl<'a> ApiExtractor<'a> for Caller {
         let claims = claims.ok_or_else(ApiError::unauthenticated)?;
         let from = request.data::<Client>().and_then(Client::network);
         let actor = Actor { tenant: tenant(request, claims).await?, ..claims.actor(from) };
+        if claims.setup_only() && !operations::while_setting_up(request) {
+            return Err(ApiError::setup_required().into());
+        }
         admit(request, &actor)?;
         Ok(Self(actor))
     }

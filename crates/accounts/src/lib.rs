@@ -20,6 +20,7 @@ pub mod primary;
 pub mod recovery;
 pub mod revocations;
 mod schema;
+pub mod second_factor;
 pub mod sessions;
 pub mod tenants;
 pub mod tokens;
