@@ -1,7 +1,11 @@
 //! The keys that encrypt secrets in the database: files of 32 random bytes in base64.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use tenantry_accounts::encryption::{Encryption, Key};
+use tenantry_accounts::{
+    self as accounts, App,
+    encryption::{Encryption, Key},
+    second_factor,
+};
 
 use crate::{
     config::Config,
@@ -33,6 +37,15 @@ pub(crate) fn reload(folder: &KeyFolder, encryption: &Encryption) {
     if let Err(error) = load(folder, encryption) {
         tracing::warn!("{error}; the known keys stay in use");
     }
+}
+
+/// The keys that secrets in the database need and the folder does not hold, with how many secrets these are.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub(crate) async fn missing(app: &App) -> accounts::Result<Vec<(String, i64)>> {
+    let used = second_factor::keys_in_use(app).await?;
+    Ok(used.into_iter().filter(|(key, _)| !app.encryption.knows(key)).collect())
 }
 
 fn parse(text: &str) -> Option<Key> {
