@@ -2,10 +2,9 @@
 
 use std::{
     collections::HashMap,
-    io::Write,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, RwLock},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -18,12 +17,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tenantry_accounts::{
-    Actor, Network, SessionId, SignedInUser, TenantId, UserId, Who, revocations::Basis, sessions::SignedIn,
+    Actor, Network, SessionId, SignedInUser, TenantId, UserId, Who,
+    revocations::Basis,
+    sessions::{Method, SignedIn},
     users::Role,
 };
 
-/// How long a new key file is only verified with, so that every process knows it before any signs with it.
-const KEY_REST: Duration = Duration::from_secs(120);
+use crate::key_files::{KeyError, KeyFolder};
+
 /// How many verified tokens a process remembers.
 const REMEMBERED: usize = 50_000;
 
@@ -51,6 +52,20 @@ pub(crate) struct Claims {
     pub tv: i64,
     /// Whether the address was verified when the token was made.
     pub email_verified: bool,
+    /// How the user signed in (RFC 8176).
+    #[serde(default)]
+    pub amr: Vec<Method>,
+    /// What is missing of the sign-in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mfa: Option<Missing>,
+}
+
+/// What is missing of a sign-in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Missing {
+    /// The second factor that the tenant requires: all one may do is set it up.
+    Required,
 }
 
 impl Claims {
@@ -58,6 +73,11 @@ impl Claims {
     pub(crate) fn actor(&self, from: Option<Network>) -> Actor {
         let user = SignedInUser { id: self.sub, version: self.uv, session: self.sid };
         Actor { tenant: self.tid, home: self.tid, who: Who::User(user), role: self.role, from }
+    }
+
+    /// Whether all that the token is good for is to set up a second factor.
+    pub(crate) fn setup_only(&self) -> bool {
+        self.mfa.is_some()
     }
 
     /// What must not have been revoked.
@@ -72,33 +92,9 @@ impl Claims {
     }
 }
 
-/// Why there is no key to sign with.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    /// The folder or a file of it cannot be used.
-    #[error("JWT_KEYS_DIR: {path}: {source}")]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A file does not hold what it should.
-    #[error("JWT_KEYS_DIR: {0} is not an Ed25519 private key in PEM (PKCS #8)")]
-    NotAKey(PathBuf),
-    /// The folder is empty.
-    #[error(
-        "JWT_KEYS_DIR: {0} holds no key; the first `tenantry api` makes one, or point it at the folder of the running service"
-    )]
-    None(PathBuf),
-    /// No randomness.
-    #[error("the system gave no randomness for a key")]
-    NoRandomness,
-}
-
 /// Makes and verifies access tokens with the keys of a folder.
 pub(crate) struct AccessTokens {
-    folder: PathBuf,
+    folder: KeyFolder,
     issuer: String,
     ttl: Duration,
     keys: RwLock<Arc<Keys>>,
@@ -117,9 +113,10 @@ impl AccessTokens {
     /// # Errors
     /// When the folder cannot be read, has no key, or a file of it is no key.
     pub(crate) fn open(folder: &Path, issuer: String, ttl: Duration) -> Result<Self, KeyError> {
-        let keys = read(folder)?.ok_or_else(|| KeyError::None(folder.into()))?;
+        let folder = self::folder(folder);
+        let keys = read(&folder)?.ok_or_else(|| folder.none())?;
         let (keys, verified) = (RwLock::new(Arc::new(keys)), quick_cache::sync::Cache::new(REMEMBERED));
-        Ok(Self { folder: folder.into(), issuer, ttl, keys, verified })
+        Ok(Self { folder, issuer, ttl, keys, verified })
     }
 
     /// Reads the folder again: keys may come and go while the service runs. A folder that cannot be read changes nothing.
@@ -156,7 +153,7 @@ impl AccessTokens {
     pub(crate) fn issue(&self, session: &SignedIn) -> Result<String, jsonwebtoken::errors::Error> {
         let now = chrono::Utc::now().timestamp();
         let claims = Claims {
-            iss: self.issuer.clone(),
+            iss: if session.setup_only { self.setup_issuer() } else { self.issuer.clone() },
             iat: now,
             exp: now + self.ttl.as_secs() as i64,
             sub: session.user.id,
@@ -167,6 +164,8 @@ impl AccessTokens {
             uv: session.user_version,
             tv: session.tenant_version,
             email_verified: session.user.email_verified,
+            amr: session.amr.clone(),
+            mfa: session.setup_only.then_some(Missing::Required),
         };
         let keys = self.keys();
         let (id, key) = &keys.signing;
@@ -184,11 +183,17 @@ impl AccessTokens {
         let key = keys.verifying.get(&jsonwebtoken::decode_header(token).ok()?.kid?)?;
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.leeway = 0;
-        validation.set_issuer(&[&self.issuer]);
+        validation.set_issuer(&[&self.issuer, &self.setup_issuer()]);
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         let claims = Arc::new(jsonwebtoken::decode::<Claims>(token, key, &validation).ok()?.claims);
         self.verified.insert(token.into(), claims.clone());
         Some(claims)
+    }
+
+    /// The issuer of tokens that are good for setting up a second factor only. Others verify tokens by the published keys
+    /// and know nothing of that: they look at the issuer, and refuse these.
+    fn setup_issuer(&self) -> String {
+        format!("{}/second-factor-setup", self.issuer)
     }
 
     /// The public keys (RFC 7517), for those who verify tokens themselves.
@@ -197,69 +202,49 @@ impl AccessTokens {
     }
 }
 
-/// The keys of `folder`, or none when it has none. The newest that has rested signs; all verify.
-fn read(folder: &Path) -> Result<Option<Keys>, KeyError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| KeyError::File { path, source }
-    };
-    let mut files = vec![];
-    match std::fs::read_dir(folder) {
-        Ok(entries) => {
-            for entry in entries {
-                let path = entry.map_err(failed(folder))?.path();
-                let data = path.metadata().map_err(failed(&path))?;
-                if data.is_file() && path.extension().is_some_and(|extension| extension == "pem") {
-                    let changed = data.modified().map_err(failed(&path))?;
-                    files.push((changed, path));
-                }
-            }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(folder)(error)),
-    }
-    files.sort();
-    let (mut signing, mut verifying, mut public) = (None, HashMap::new(), vec![]);
-    for (changed, path) in files {
-        let pem = std::fs::read_to_string(&path).map_err(failed(&path))?;
-        let not_a_key = || KeyError::NotAKey(path.clone());
-        let key = SigningKey::from_pkcs8_pem(&pem).map_err(|_| not_a_key())?;
-        let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
-        let id = URL_SAFE_NO_PAD.encode(&Sha256::digest(&x)[..12]);
-        let rested = SystemTime::now().duration_since(changed).is_ok_and(|age| age >= KEY_REST);
-        if rested || signing.is_none() {
-            let key = EncodingKey::from_ed_pem(pem.as_bytes()).map_err(|_| not_a_key())?;
-            signing = Some((id.clone(), key));
-        }
-        verifying.insert(id.clone(), DecodingKey::from_ed_components(&x).map_err(|_| not_a_key())?);
-        public.push(json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": id, "x": x}));
-    }
-    Ok(signing.map(|signing| Keys { signing, verifying, jwks: json!({"keys": public}) }))
+/// Where the keys are.
+fn folder(path: &Path) -> KeyFolder {
+    KeyFolder { setting: "JWT_KEYS_DIR", path: path.into(), extension: "pem" }
 }
 
-/// Makes the first key if there is none. It appears whole or not at all, and of two processes that start at once one makes it.
-pub(crate) fn make_first(folder: &Path) -> Result<(), KeyError> {
-    if read(folder)?.is_some() {
-        return Ok(());
+/// The keys of `folder`, or none when it has none. The newest that has rested signs; all verify.
+fn read(folder: &KeyFolder) -> Result<Option<Keys>, KeyError> {
+    let keys = folder.read("an Ed25519 private key in PEM (PKCS #8)", KeyPair::parse)?;
+    Ok(keys.map(|keys| Keys {
+        signing: (keys.writing.id, keys.writing.signing),
+        jwks: json!({"keys": keys.all.iter().map(KeyPair::public).collect::<Vec<_>>()}),
+        verifying: keys.all.into_iter().map(|key| (key.id, key.verifying)).collect(),
+    }))
+}
+
+#[derive(Clone)]
+struct KeyPair {
+    /// After its public half.
+    id: String,
+    x: String,
+    signing: EncodingKey,
+    verifying: DecodingKey,
+}
+
+impl KeyPair {
+    fn parse(pem: &str) -> Option<Self> {
+        let key = SigningKey::from_pkcs8_pem(pem).ok()?;
+        let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
+        let id = URL_SAFE_NO_PAD.encode(&Sha256::digest(&x)[..12]);
+        let signing = EncodingKey::from_ed_pem(pem.as_bytes()).ok()?;
+        let verifying = DecodingKey::from_ed_components(&x).ok()?;
+        Some(Self { id, x, signing, verifying })
     }
-    let failed = |source| KeyError::File { path: folder.into(), source };
-    std::fs::create_dir_all(folder).map_err(failed)?;
-    let mut seed = [0; 32];
-    rand::TryRngCore::try_fill_bytes(&mut rand::rngs::OsRng, &mut seed)
-        .map_err(|_| KeyError::NoRandomness)?;
-    let pem =
-        SigningKey::from_bytes(&seed).to_pkcs8_pem(LineEnding::LF).map_err(|_| KeyError::NoRandomness)?;
-    let draft = folder.join(format!(".{}", uuid::Uuid::now_v7()));
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&draft).map_err(failed)?;
-    file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    let made = std::fs::hard_link(&draft, folder.join("first.pem"));
-    std::fs::remove_file(&draft).map_err(failed)?;
-    match made {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(failed(error)),
-        _ => Ok(()),
+
+    fn public(&self) -> serde_json::Value {
+        json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": self.id, "x": self.x})
     }
+}
+
+/// Makes the first key if there is none.
+pub(crate) fn make_first(path: &Path) -> Result<(), KeyError> {
+    folder(path).make_first(|seed| {
+        let pem = SigningKey::from_bytes(&seed).to_pkcs8_pem(LineEnding::LF).ok()?;
+        Some(pem.as_str().to_owned())
+    })
 }

@@ -93,6 +93,12 @@ impl<'a> ApiExtractor<'a> for Caller {
     ) -> poem::Result<Self> {
         let from = request.data::<Client>().and_then(Client::network);
         let credential = request.data::<Credential>();
+        if let Some(Credential::Token(claims)) = credential
+            && claims.setup_only()
+            && !operations::while_setting_up(request)
+        {
+            return Err(ApiError::setup_required().into());
+        }
         admit(request, credential.unwrap_or(&Credential::None))?;
         match credential {
             Some(Credential::Token(claims)) => {

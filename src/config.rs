@@ -1,6 +1,13 @@
 //! Every setting once: flag, variable, default and help are this struct.
 
-use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
@@ -66,6 +73,11 @@ pub struct Config {
     /// Folder of the Ed25519 keys (PEM) that sign access tokens; made with a first key when it is empty
     #[arg(long, env = "JWT_KEYS_DIR", global = true, default_value = DEFAULT_KEYS_DIR, value_name = "DIR")]
     pub jwt_keys_dir: PathBuf,
+
+    /// Folder of the keys (*.key) that encrypt secrets in the database; made with a first key when it holds none. Default:
+    /// JWT_KEYS_DIR
+    #[arg(long, env = "ENCRYPTION_KEYS_DIR", global = true, value_name = "DIR")]
+    pub encryption_keys_dir: Option<PathBuf>,
 
     /// How long an access token lives
     #[arg(long, env = "ACCESS_TOKEN_TTL", global = true, default_value = "10m", value_parser = lifetime, value_name = "TIME")]
@@ -189,6 +201,11 @@ impl Config {
     /// When neither DATABASE_DIRECT_URL nor DATABASE_URL is set.
     pub fn direct_url(&self) -> Result<&str, ConfigError> {
         self.database_direct_url.as_deref().map_or_else(|| self.database_url(), Ok)
+    }
+
+    /// Where the keys are that encrypt secrets in the database.
+    pub fn encryption_keys_dir(&self) -> &Path {
+        self.encryption_keys_dir.as_deref().unwrap_or(&self.jwt_keys_dir)
     }
 
     /// How clients reach this service.

@@ -23,12 +23,18 @@ pub(crate) enum Code {
     Unauthenticated,
     /// 401: e-mail, password or tenant are wrong; which one is not told.
     InvalidCredentials,
+    /// 401: the password is right, and a code is needed beside it: send both.
+    SecondFactorRequired,
+    /// 401: the password is right; the code is wrong, or was used.
+    SecondFactorInvalid,
     /// 401: the refresh token is unknown, used or expired, or its session has ended: sign in again.
     SessionEnded,
     /// 403: the caller may not do this.
     Forbidden,
     /// 403: the address must be verified before signing in.
     EmailNotVerified,
+    /// 403: the tenant requires a second factor; the session may only set one up. Renew it when that is done.
+    SecondFactorSetupRequired,
     /// 404: there is no such path.
     NotFound,
     /// 404: there is no such user in the caller's tenant.
@@ -43,6 +49,8 @@ pub(crate) enum Code {
     ApiKeyNotFound,
     /// 404: there is no such invitation in the caller's tenant, or it is no longer open.
     InvitationNotFound,
+    /// 404: the user has no second factor, or none that waits to be proven.
+    SecondFactorNotFound,
     /// 405: the path does not know this method.
     MethodNotAllowed,
     /// 409: a user of the tenant has this address.
@@ -59,6 +67,10 @@ pub(crate) enum Code {
     LastAdmin,
     /// 409: the job is in a state in which this cannot be done.
     JobState,
+    /// 409: there is a second factor already; remove it first.
+    SecondFactorEnabled,
+    /// 409: who requires a second factor needs one.
+    SecondFactorMissing,
     /// 412: `If-Match` names another version than the current one.
     VersionMismatch,
     /// 412: `X-Min-Version` names a version that does not exist yet.
@@ -73,8 +85,12 @@ pub(crate) enum Code {
     InvalidToken,
     /// 422: the current password is wrong.
     WrongPassword,
+    /// 422: the code is wrong, or was used.
+    WrongCode,
     /// 429: too many requests; `Retry-After` says when the next is taken.
     RateLimited,
+    /// 429: too many codes were wrong; `Retry-After` says when the next is looked at. Recovery codes work.
+    SecondFactorLocked,
     /// 500: a fault of the service, logged under the request id.
     Internal,
     /// 503: something the request needs is away or busy; `Retry-After` says when to try again.
@@ -85,14 +101,21 @@ impl Code {
     fn status(self) -> StatusCode {
         match self {
             Self::Malformed => StatusCode::BAD_REQUEST,
-            Self::Unauthenticated | Self::InvalidCredentials | Self::SessionEnded => StatusCode::UNAUTHORIZED,
-            Self::Forbidden | Self::EmailNotVerified => StatusCode::FORBIDDEN,
+            Self::Unauthenticated
+            | Self::InvalidCredentials
+            | Self::SecondFactorRequired
+            | Self::SecondFactorInvalid
+            | Self::SessionEnded => StatusCode::UNAUTHORIZED,
+            Self::Forbidden | Self::EmailNotVerified | Self::SecondFactorSetupRequired => {
+                StatusCode::FORBIDDEN
+            }
             Self::NotFound
             | Self::UserNotFound
             | Self::TenantNotFound
             | Self::SessionNotFound
             | Self::InvitationNotFound
             | Self::ApiKeyNotFound
+            | Self::SecondFactorNotFound
             | Self::JobNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::EmailTaken
@@ -101,14 +124,16 @@ impl Code {
             | Self::TooManyApiKeys
             | Self::NoSeatLeft
             | Self::LastAdmin
+            | Self::SecondFactorEnabled
+            | Self::SecondFactorMissing
             | Self::JobState => StatusCode::CONFLICT,
             Self::VersionMismatch | Self::VersionNotReached => StatusCode::PRECONDITION_FAILED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::ValidationFailed | Self::InvalidToken | Self::WrongPassword => {
+            Self::ValidationFailed | Self::InvalidToken | Self::WrongPassword | Self::WrongCode => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited | Self::SecondFactorLocked => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -143,6 +168,11 @@ impl ApiError {
 
     pub(crate) fn unauthenticated() -> Self {
         Self::new(Code::Unauthenticated, "A valid access token is needed: sign in at POST /api/v1/auth/login")
+    }
+
+    pub(crate) fn setup_required() -> Self {
+        let message = "Your organisation requires a second factor: set one up, then renew the session";
+        Self::new(Code::SecondFactorSetupRequired, message)
     }
 
     pub(crate) fn invalid(errors: Vec<FieldError>) -> Self {
@@ -191,6 +221,24 @@ impl From<accounts::Error> for ApiError {
                 Self::invalid(vec![FieldError { field, code, message: message.to_string() }])
             }
             E::WrongPassword => Self::new(Code::WrongPassword, "The current password is wrong"),
+            E::SecondFactorRequired => {
+                Self::new(Code::SecondFactorRequired, "Send a code of your authenticator app as well")
+            }
+            E::SecondFactorRefused => {
+                Self::new(Code::SecondFactorInvalid, "The code is wrong or was used; wait for the next")
+            }
+            E::WrongCode => Self::new(Code::WrongCode, "The code is wrong or was used; wait for the next"),
+            E::SecondFactorLocked(seconds) => {
+                let message = "Too many codes were wrong, please try again later or use a recovery code";
+                Self { retry_after: Some(seconds), ..Self::new(Code::SecondFactorLocked, message) }
+            }
+            E::SecondFactorOn => {
+                Self::new(Code::SecondFactorEnabled, "You have a second factor already; remove it first")
+            }
+            E::NoSecondFactor => Self::new(Code::SecondFactorNotFound, "There is no second factor"),
+            E::SecondFactorMissing => {
+                Self::new(Code::SecondFactorMissing, "Set up a second factor of your own first")
+            }
             E::SessionEnded => Self::new(Code::SessionEnded, "The session has ended; sign in again"),
             E::NoInvitation => Self::new(Code::InvitationNotFound, "Invitation not found"),
             E::NoApiKey => Self::new(Code::ApiKeyNotFound, "API key not found"),

@@ -42,6 +42,12 @@ pub(crate) const OPERATIONS: &[(&str, Who)] = &[
     ("listSessions", of(User)),
     ("deleteSession", of(User)),
     ("changePassword", of(User)),
+    ("getTotp", of(User)),
+    ("startTotp", of(User)),
+    ("confirmTotp", of(User)),
+    ("disableTotp", of(User)),
+    ("renewRecoveryCodes", of(User)),
+    ("resetUserTotp", of(Admin)),
     ("resendVerification", Public),
     ("forgotPassword", Public),
     ("resetPassword", Public),
@@ -75,6 +81,10 @@ pub(crate) const OPERATIONS: &[(&str, Who)] = &[
     ("cancelJob", or_key(Admin, Scope::JobsWrite)),
 ];
 
+/// What a session may do that has yet to set up the second factor which its tenant requires.
+const WHILE_SETTING_UP: &[&str] =
+    &["getTotp", "startTotp", "confirmTotp", "getMe", "logout", "logoutEverywhere"];
+
 /// Who may call an operation, by its id.
 pub(crate) fn by_id(id: &str) -> Option<Who> {
     OPERATIONS.iter().find(|(known, _)| *known == id).map(|(_, who)| *who)
@@ -82,18 +92,28 @@ pub(crate) fn by_id(id: &str) -> Option<Who> {
 
 /// Who may call the operation that a request has been routed to.
 pub(crate) fn of_request(request: &Request) -> Option<Who> {
+    routed(request).map(|(who, _)| who)
+}
+
+/// Whether a request is part of setting up a second factor.
+pub(crate) fn while_setting_up(request: &Request) -> bool {
+    routed(request).is_some_and(|(_, while_setting_up)| while_setting_up)
+}
+
+fn routed(request: &Request) -> Option<(Who, bool)> {
     let pattern = request.data::<PathPattern>()?;
     ROUTES.get(request.method().as_str())?.get(&*pattern.0).copied()
 }
 
 /// The table by method and pattern, as the router has them.
-static ROUTES: LazyLock<HashMap<String, HashMap<String, Who>>> = LazyLock::new(|| {
-    let mut routes: HashMap<String, HashMap<String, Who>> = HashMap::new();
+static ROUTES: LazyLock<HashMap<String, HashMap<String, (Who, bool)>>> = LazyLock::new(|| {
+    let mut routes: HashMap<String, HashMap<String, (Who, bool)>> = HashMap::new();
     for (method, path, id) in openapi::operations() {
         if let Some(who) = by_id(&id) {
             // The framework calls every parameter `param0`, and ours have one at most.
             let pattern = path.replace("{id}", ":param0");
-            routes.entry(method.to_uppercase()).or_default().insert(pattern, who);
+            let entry = (who, WHILE_SETTING_UP.contains(&id.as_str()));
+            routes.entry(method.to_uppercase()).or_default().insert(pattern, entry);
         }
     }
     routes

@@ -15,9 +15,11 @@ use tokio::time::timeout;
 use tokio_postgres::NoTls;
 
 use crate::{
-    access_token::{self, AccessTokens, KeyError},
+    access_token::{self, AccessTokens},
     api_key::ApiKeys,
     config::{Config, ConfigError},
+    encryption_keys,
+    key_files::KeyError,
     limits::Limits,
 };
 
@@ -51,7 +53,7 @@ pub enum StartError {
     /// A setting is wrong or missing.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// There is no key to sign tokens with.
+    /// There is no key to sign tokens or to encrypt with.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// A database URL cannot be read.
@@ -73,6 +75,9 @@ impl State {
     pub fn new(config: Config) -> Result<Self, StartError> {
         access_token::make_first(&config.jwt_keys_dir)?;
         let app = app(&config)?;
+        let keys = encryption_keys::folder(&config);
+        encryption_keys::make_first(&keys)?;
+        encryption_keys::load(&keys, &app.encryption)?;
         Ok(Self {
             probe: pool(config.database_url()?, 1, app.db.primary())?,
             app,
@@ -95,6 +100,7 @@ impl State {
         loop {
             minute.tick().await;
             self.tokens.reload();
+            encryption_keys::reload(&encryption_keys::folder(&self.config), &self.app.encryption);
             self.limits.forget();
             self.write_down_used_keys().await;
             let pool = self.app.db.pool().status();
@@ -104,7 +110,7 @@ impl State {
     }
 }
 
-/// The house alone, for those who serve nobody: workers and commands.
+/// The house alone, for those who serve nobody: workers and commands. It has no keys to encrypt with.
 ///
 /// # Errors
 /// When a setting is wrong; the message names it.
@@ -131,6 +137,7 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         reset_ttl: RESET_TTL,
         invitation_ttl: INVITATION_TTL,
         require_verified_email: config.require_verified_email,
+        product: config.product_name.clone(),
     };
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let primary = Primary::new(cache.clone(), config.database_epoch.is_some());
@@ -139,6 +146,7 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         db: Db::new(pool, primary),
         cache,
         passwords: Arc::new(Hasher::new(workers)?),
+        encryption: Arc::default(),
         revocations: Arc::new(Revocations::new(config.access_token_ttl)),
         settings: Arc::new(settings),
     })

@@ -11,6 +11,7 @@ use tenantry_accounts::{
     SessionId,
     fields::{Email, NewPassword, Secret},
     recovery,
+    second_factor::Code,
     sessions::{self, Origin, Session, SignedIn},
     users::User,
     verification,
@@ -35,6 +36,8 @@ body! {
         email: Email,
         /// The user's password.
         password: Secret,
+        /// Where the user has a second factor: six digits of the authenticator app, or a recovery code. Each works once.
+        code: Option<Code>,
         /// The tenant's id or slug; may come as `X-Tenant-ID` instead.
         tenant: Reference,
     }
@@ -201,6 +204,10 @@ impl Auth {
     /// Sign in
     ///
     /// Wrong tenant, wrong address, wrong password, a suspended tenant and an inactive user get the same answer.
+    ///
+    /// Users with a second factor are told so once the password is right (`second_factor_required`): send the same again
+    /// with `code`. Where the tenant requires a second factor and the user has none, the session may only set one up; other
+    /// requests are refused (`second_factor_setup_required`).
     #[oai(path = "/login", method = "post", operation_id = "login")]
     async fn login(
         &self,
@@ -211,9 +218,9 @@ impl Auth {
         _tenant: Header<Option<String>>,
         body: Body<Login>,
     ) -> Result<SessionBegun, ApiError> {
-        let Login { email, password, tenant: Reference(tenant) } = body.0;
+        let Login { email, password, code, tenant: Reference(tenant) } = body.0;
         let origin = Origin { user_agent: client.user_agent.clone(), address: client.address };
-        let session = sessions::login(&state.app, &tenant, &email, password, origin).await?;
+        let session = sessions::login(&state.app, &tenant, &email, password, code, origin).await?;
         Ok(SessionBegun::Begun(Envelope::of(&answer(&state, session)?), "no-store".into()))
     }
 

@@ -216,7 +216,7 @@ macro_rules! text_fields {
         }
     )*};
 }
-text_fields!(Email, Name, NewPassword, Secret, Slug);
+text_fields!(Email, Name, NewPassword, Secret, Slug, tenantry_accounts::second_factor::Code);
 
 /// A value out of a closed list.
 macro_rules! named_fields {

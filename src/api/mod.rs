@@ -15,6 +15,7 @@ mod pages;
 mod params;
 mod schema;
 mod tenants;
+mod totp;
 mod users;
 
 use poem::{Endpoint, EndpointExt, IntoEndpoint, Response, Route, get};
@@ -41,12 +42,27 @@ enum Tag {
 }
 
 /// All operations under `/api/v1`.
-pub(crate) type Api =
-    (auth::Auth, users::Users, invitations::Invitations, api_keys::ApiKeys, tenants::Tenants, jobs::Jobs);
+pub(crate) type Api = (
+    auth::Auth,
+    totp::Totp,
+    users::Users,
+    invitations::Invitations,
+    api_keys::ApiKeys,
+    tenants::Tenants,
+    jobs::Jobs,
+);
 
 pub(crate) fn service() -> OpenApiService<Api, ()> {
     OpenApiService::new(
-        (auth::Auth, users::Users, invitations::Invitations, api_keys::ApiKeys, tenants::Tenants, jobs::Jobs),
+        (
+            auth::Auth,
+            totp::Totp,
+            users::Users,
+            invitations::Invitations,
+            api_keys::ApiKeys,
+            tenants::Tenants,
+            jobs::Jobs,
+        ),
         "SaaS Platform API",
         env!("CARGO_PKG_VERSION"),
     )

@@ -56,6 +56,9 @@ body! {
         plan: Option<Plan>,
         /// Suspends the tenant or brings it back. For super administrators.
         is_active: Option<bool>,
+        /// Whether users must have a second factor. Users without may only set one up from then on, in the sessions they
+        /// have, too. To require one you need one yourself. Not with an API key.
+        require_second_factor: Option<bool>,
     }
 }
 
@@ -137,8 +140,8 @@ impl Tenants {
         if_match: Header<Param<Condition>>,
         body: Body<UpdateTenant>,
     ) -> Result<TenantFound, ApiError> {
-        let UpdateTenant { name, plan, is_active } = body.0;
-        let change = tenants::Change { name, plan, is_active };
+        let UpdateTenant { name, plan, is_active, require_second_factor } = body.0;
+        let change = tenants::Change { name, plan, is_active, require_second_factor };
         let tenant = tenants::update(&state.app, *caller, id.0, change, if_match.0.if_match()).await?;
         Ok(TenantFound::Found(Envelope::of(&tenant), etag(tenant.version)))
     }

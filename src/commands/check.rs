@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use tenantry_accounts::primary::timeline;
+use tenantry_accounts::{App, Error, primary::timeline, second_factor};
 
 use super::Result;
-use crate::{config::Config, error::sources, migrate, server, state};
+use crate::{config::Config, encryption_keys, error::sources, migrate, server, state};
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -55,6 +55,7 @@ pub(super) async fn run(config: Config) -> Result {
             Ok(app) => {
                 let keys = state::tokens(&config).map_err(|error| error.to_string());
                 say("keys", keys.map(|_| format!("in {}", config.jwt_keys_dir.display())));
+                say("encryption", encryption(&config, &app).await);
                 let redis = match app.cache.has_redis() {
                     false => Ok("not configured: each process caches on its own".into()),
                     true => match timeout(PATIENCE, app.cache.ping()).await {
@@ -81,4 +82,27 @@ pub(super) async fn run(config: Config) -> Result {
         }
     }
     if wrong > 0 { Err(format!("{wrong} wrong, see above").into()) } else { Ok(()) }
+}
+
+/// Whether every secret in the database can be read with the keys that there are, and how many each key still has.
+async fn encryption(config: &Config, app: &App) -> std::result::Result<String, String> {
+    let folder = encryption_keys::folder(config);
+    encryption_keys::load(&folder, &app.encryption).map_err(|error| error.to_string())?;
+    let asked = timeout(PATIENCE, async {
+        Ok((second_factor::keys_in_use(app).await?, encryption_keys::missing(app).await?))
+    });
+    let asked = asked.await.map_err(|_| "the database gave no answer within 3 s".to_owned())?;
+    let (used, missing) = asked.map_err(|error: Error| sources(&error))?;
+    let list = |keys: &[(String, i64)]| {
+        keys.iter().map(|(key, n)| format!("{key} ({n} secrets)")).collect::<Vec<_>>().join(", ")
+    };
+    match (used.as_slice(), missing.as_slice()) {
+        ([], _) => Ok(format!("keys in {}, nothing encrypted yet", folder.path.display())),
+        (used, []) => Ok(format!("keys in {}, in use: {}", folder.path.display(), list(used))),
+        (_, missing) => Err(format!(
+            "ENCRYPTION_KEYS_DIR: {} lacks {}: bring the files back",
+            folder.path.display(),
+            list(missing)
+        )),
+    }
 }

@@ -134,6 +134,7 @@ fn another_process(config: &Config) -> std::result::Result<String, Box<dyn std::
         ("DATABASE_URL", config.database_url()?.to_owned()),
         ("REDIS_URL", config.redis_url.clone().unwrap_or_default()),
         ("JWT_KEYS_DIR", config.jwt_keys_dir.canonicalize()?.display().to_string()),
+        ("ENCRYPTION_KEYS_DIR", config.encryption_keys_dir().canonicalize()?.display().to_string()),
         // The issuer in the tokens.
         ("PUBLIC_URL", config.public_url()?),
         ("LISTEN", SocketAddr::new(config.listen.ip(), config.listen.port().wrapping_add(1)).to_string()),

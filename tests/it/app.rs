@@ -208,6 +208,11 @@ impl TestApp {
         }
     }
 
+    /// What this node and those beside it have on disk.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The name of a user's entry in Redis, as this node would write it now.
     pub(crate) fn redis_name(&self, user: &str) -> String {
         let key = tenantry_cache::Key::new("u", self.tenant, user.parse().unwrap());

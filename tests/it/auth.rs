@@ -207,7 +207,8 @@ async fn unverified_people_stay_out_where_that_is_required() {
     let password = tenantry_accounts::fields::FromText::from_text(PASSWORD).unwrap();
     let origin = tenantry_accounts::sessions::Origin { user_agent: String::new(), address: None };
 
-    let refused = tenantry_accounts::sessions::login(&strict, &app.slug, &email, password, origin).await;
+    let refused =
+        tenantry_accounts::sessions::login(&strict, &app.slug, &email, password, None, origin).await;
 
     assert!(matches!(refused, Err(tenantry_accounts::Error::NotVerified)));
 }

@@ -17,6 +17,7 @@ mod jobs;
 mod mails;
 mod node;
 mod primary;
+mod second_factor;
 mod sessions;
 mod steady;
 mod tenants;

@@ -4,10 +4,10 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
-use tenantry_jobs::Kind;
+use tenantry_jobs::{Kind, SecondFactorEvent};
 
 /// The templates of a kind: `KIND.txt`, whose first line is `Subject: ...`, and `KIND.html`.
-const BUILT_IN: [(&str, &str); 8] = [
+const BUILT_IN: [(&str, &str); 10] = [
     ("verify_email.txt", include_str!("../templates/verify_email.txt")),
     ("verify_email.html", include_str!("../templates/verify_email.html")),
     ("reset_password_email.txt", include_str!("../templates/reset_password_email.txt")),
@@ -16,6 +16,8 @@ const BUILT_IN: [(&str, &str); 8] = [
     ("invitation_email.html", include_str!("../templates/invitation_email.html")),
     ("address_notice_email.txt", include_str!("../templates/address_notice_email.txt")),
     ("address_notice_email.html", include_str!("../templates/address_notice_email.html")),
+    ("second_factor_notice_email.txt", include_str!("../templates/second_factor_notice_email.txt")),
+    ("second_factor_notice_email.html", include_str!("../templates/second_factor_notice_email.html")),
 ];
 
 /// Writes mails. Cheap to clone.
@@ -40,11 +42,14 @@ pub enum TemplateError {
 }
 
 /// What a template is filled with.
+#[derive(Clone, Copy)]
 pub(crate) struct Content<'a> {
     pub(crate) name: &'a str,
     pub(crate) tenant: &'a str,
     pub(crate) link: &'a str,
     pub(crate) lifetime: Duration,
+    /// What happened, for mails that tell of it; else empty.
+    pub(crate) event: &'static str,
 }
 
 pub(crate) struct Written {
@@ -80,21 +85,26 @@ impl Letters {
                 .map_err(|error| TemplateError::Template(name.into(), error))?;
         }
         let letters = Self { templates: Arc::new(templates), product: product.into() };
-        let sample = Content { name: "Ada", tenant: "Acme", link: "https://x", lifetime: Duration::ZERO };
+        let sample =
+            Content { name: "Ada", tenant: "Acme", link: "https://x", lifetime: Duration::ZERO, event: "" };
         for kind in
             [Kind::VerifyEmail, Kind::ResetPasswordEmail, Kind::InvitationEmail, Kind::AddressNoticeEmail]
         {
             letters.write(kind, &sample)?;
+        }
+        for event in SecondFactorEvent::ALL {
+            let sample = Content { event: event.as_str(), ..sample };
+            letters.write(Kind::SecondFactorNoticeEmail, &sample)?;
         }
         Ok(letters)
     }
 
     pub(crate) fn write(&self, kind: Kind, content: &Content<'_>) -> Result<Written, TemplateError> {
         let render = |name: &str| {
-            let Content { name: greeted, tenant, link, lifetime } = content;
+            let Content { name: greeted, tenant, link, lifetime, event } = content;
             let template = self.templates.get_template(name)?;
             template.render(context! {
-                name => greeted, tenant, link, product => &*self.product, lifetime => in_words(*lifetime),
+                name => greeted, tenant, link, event, product => &*self.product, lifetime => in_words(*lifetime),
             })
         };
         let rendered = |name: String| match render(&name) {
@@ -137,8 +147,13 @@ mod tests {
         )
         .unwrap();
         let letters = Letters::new(Some(folder.path()), "Rocket").unwrap();
-        let content =
-            Content { name: "A & B", tenant: "T", link: "https://l", lifetime: Duration::from_secs(86_400) };
+        let content = Content {
+            name: "A & B",
+            tenant: "T",
+            link: "https://l",
+            lifetime: Duration::from_secs(86_400),
+            event: "",
+        };
         let written = letters.write(Kind::VerifyEmail, &content).unwrap();
         assert_eq!((&*written.subject, &*written.text), ("Hi A & B", "Rocket https://l"));
         assert!(written.html.contains("A &amp; B") && written.html.contains("24 hours"), "{}", written.html);

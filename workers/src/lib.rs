@@ -9,6 +9,7 @@ mod mail;
 mod prune_jobs;
 mod purge_deleted;
 mod reset_password_email;
+mod second_factor_notice_email;
 mod verify_email;
 
 use std::time::{Duration, Instant};
@@ -77,6 +78,7 @@ impl Handlers {
                     Kind::ResetPasswordEmail => reset_password_email::run(&handlers, &job).await,
                     Kind::InvitationEmail => invitation_email::run(&handlers, &job).await,
                     Kind::AddressNoticeEmail => address_notice_email::run(&handlers, &job).await,
+                    Kind::SecondFactorNoticeEmail => second_factor_notice_email::run(&handlers, &job).await,
                     Kind::InvalidateUser => invalidate_user::run(&handlers, &job).await,
                     Kind::PruneJobs => prune_jobs::run(&handlers).await,
                     Kind::PurgeDeleted => purge_deleted::run(&handlers).await,
@@ -94,6 +96,18 @@ impl Handlers {
         path: &str,
         lifetime: Duration,
     ) -> Outcome {
+        self.mail_about(job, issued, "", path, lifetime).await
+    }
+
+    /// The same, of an event.
+    pub(crate) async fn mail_about(
+        &self,
+        job: &Leased,
+        issued: impl Future<Output = tenantry_accounts::Result<Option<Letter>>>,
+        event: &'static str,
+        path: &str,
+        lifetime: Duration,
+    ) -> Outcome {
         let written = async {
             let letter = match issued.await {
                 Ok(Some(letter)) => letter,
@@ -104,7 +118,8 @@ impl Handlers {
                 Err(error) => return Err(Outcome::Retry(error.to_string())),
             };
             let link = format!("{}{path}?token={}", self.app_url, letter.token);
-            let content = Content { name: &letter.name, tenant: &letter.tenant_name, link: &link, lifetime };
+            let (name, tenant) = (&letter.name, &letter.tenant_name);
+            let content = Content { name, tenant, link: &link, lifetime, event };
             let Written { subject, text, html } = self
                 .letters
                 .write(job.kind, &content)

@@ -49,6 +49,27 @@ pub enum Error {
     /// The password that was to be changed is another one.
     #[error("the current password is wrong")]
     WrongPassword,
+    /// The password is right, and a code is needed beside it.
+    #[error("a second factor is needed")]
+    SecondFactorRequired,
+    /// The password is right; the code beside it is wrong, or was used.
+    #[error("the second factor is wrong")]
+    SecondFactorRefused,
+    /// A code that a signed-in user was asked for is wrong, or was used.
+    #[error("the code is wrong")]
+    WrongCode,
+    /// Too many codes were wrong: none is looked at for so many seconds.
+    #[error("the second factor is locked for {0} s")]
+    SecondFactorLocked(u64),
+    /// The user has a second factor already.
+    #[error("there is a second factor already")]
+    SecondFactorOn,
+    /// The user has no second factor, or none that waits to be proven.
+    #[error("there is no second factor")]
+    NoSecondFactor,
+    /// Who requires a second factor of a tenant's users has none.
+    #[error("the administrator has no second factor")]
+    SecondFactorMissing,
     /// The refresh token is unknown, used or expired, or its session has ended.
     #[error("the session has ended")]
     SessionEnded,

@@ -5,6 +5,7 @@
 pub mod api_keys;
 mod audit;
 pub mod db;
+pub mod encryption;
 mod error;
 pub mod feed;
 pub mod fields;
@@ -20,6 +21,7 @@ pub mod primary;
 pub mod recovery;
 pub mod revocations;
 mod schema;
+pub mod second_factor;
 pub mod sessions;
 pub mod tenants;
 pub mod tokens;
@@ -42,6 +44,8 @@ pub struct App {
     pub cache: Cache,
     /// The one place that hashes passwords.
     pub passwords: Arc<passwords::Hasher>,
+    /// What encrypts secrets that must be read again. Empty where nobody signs in: in workers and commands.
+    pub encryption: Arc<encryption::Encryption>,
     /// What this node knows to be void.
     pub revocations: Arc<revocations::Revocations>,
     /// Rules that an operator may set.
@@ -65,6 +69,8 @@ pub struct Settings {
     pub invitation_ttl: Duration,
     /// Whether only verified people may sign in.
     pub require_verified_email: bool,
+    /// Name of the product; may be empty.
+    pub product: String,
 }
 
 /// What a mail is made of that carries a token.

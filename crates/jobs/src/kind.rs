@@ -15,6 +15,8 @@ pub enum Kind {
     InvitationEmail,
     /// See [`AddressNoticeEmail`](crate::AddressNoticeEmail).
     AddressNoticeEmail,
+    /// See [`SecondFactorNoticeEmail`](crate::SecondFactorNoticeEmail).
+    SecondFactorNoticeEmail,
     /// See [`InvalidateUser`](crate::InvalidateUser).
     InvalidateUser,
     /// See [`PruneJobs`](crate::PruneJobs).
@@ -30,6 +32,7 @@ impl Kind {
         Kind::ResetPasswordEmail,
         Kind::InvitationEmail,
         Kind::AddressNoticeEmail,
+        Kind::SecondFactorNoticeEmail,
         Kind::InvalidateUser,
         Kind::PruneJobs,
         Kind::PurgeDeleted,
@@ -42,6 +45,7 @@ impl Kind {
             Kind::ResetPasswordEmail => "reset_password_email",
             Kind::InvitationEmail => "invitation_email",
             Kind::AddressNoticeEmail => "address_notice_email",
+            Kind::SecondFactorNoticeEmail => "second_factor_notice_email",
             Kind::InvalidateUser => "invalidate_user",
             Kind::PruneJobs => "prune_jobs",
             Kind::PurgeDeleted => "purge_deleted",
@@ -55,7 +59,8 @@ impl Kind {
             Kind::VerifyEmail
             | Kind::ResetPasswordEmail
             | Kind::InvitationEmail
-            | Kind::AddressNoticeEmail => Policy {
+            | Kind::AddressNoticeEmail
+            | Kind::SecondFactorNoticeEmail => Policy {
                 max_attempts: 25,
                 timeout: Duration::from_secs(30),
                 concurrency: 16,

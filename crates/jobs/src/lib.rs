@@ -13,5 +13,5 @@ pub mod schema;
 pub use kind::{Backoff, Kind, Policy, UnknownKind};
 pub use payload::{
     AddressNoticeEmail, InvalidateUser, InvitationEmail, Job, PruneJobs, PurgeDeleted, ResetPasswordEmail,
-    Stale, VerifyEmail,
+    SecondFactorEvent, SecondFactorNoticeEmail, Stale, VerifyEmail,
 };

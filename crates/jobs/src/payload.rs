@@ -59,6 +59,63 @@ impl Job for AddressNoticeEmail {
     const KIND: Kind = Kind::AddressNoticeEmail;
 }
 
+/// Tell a user by mail what happened to their second factor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct SecondFactorNoticeEmail {
+    /// Whose it is. Where there is no such user, nothing is sent.
+    pub user_id: Uuid,
+    /// What happened.
+    pub event: SecondFactorEvent,
+}
+
+impl Job for SecondFactorNoticeEmail {
+    const KIND: Kind = Kind::SecondFactorNoticeEmail;
+}
+
+/// What happened to a second factor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum SecondFactorEvent {
+    /// It was set up.
+    Enabled,
+    /// Its user removed it.
+    Disabled,
+    /// An administrator removed it.
+    Reset,
+    /// A recovery code was used.
+    RecoveryCodeUsed,
+    /// There are new recovery codes.
+    RecoveryCodesRenewed,
+    /// Somebody who has the password gave too many wrong codes.
+    Locked,
+}
+
+impl SecondFactorEvent {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Enabled,
+        Self::Disabled,
+        Self::Reset,
+        Self::RecoveryCodeUsed,
+        Self::RecoveryCodesRenewed,
+        Self::Locked,
+    ];
+
+    /// As it is stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Disabled => "disabled",
+            Self::Reset => "reset",
+            Self::RecoveryCodeUsed => "recovery_code_used",
+            Self::RecoveryCodesRenewed => "recovery_codes_renewed",
+            Self::Locked => "locked",
+        }
+    }
+}
+
 /// Make sure that no cache keeps these users as they were.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     AddressNoticeEmail, InvalidateUser, InvitationEmail, Job, Kind, PruneJobs, PurgeDeleted,
-    ResetPasswordEmail, VerifyEmail,
+    ResetPasswordEmail, SecondFactorNoticeEmail, VerifyEmail,
 };
 
 /// The schema of a kind's payload.
@@ -15,6 +15,7 @@ pub fn payload(kind: Kind) -> Value {
         Kind::ResetPasswordEmail => of::<ResetPasswordEmail>(),
         Kind::InvitationEmail => of::<InvitationEmail>(),
         Kind::AddressNoticeEmail => of::<AddressNoticeEmail>(),
+        Kind::SecondFactorNoticeEmail => of::<SecondFactorNoticeEmail>(),
         Kind::InvalidateUser => of::<InvalidateUser>(),
         Kind::PruneJobs => of::<PruneJobs>(),
         Kind::PurgeDeleted => of::<PurgeDeleted>(),

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio_postgres::Row;
 
-use super::renew::session_of;
+use super::{Method, renew::session_of};
 use crate::{
     Actor, App, Error, Result, SessionId, audit, db,
     fields::{NewPassword, Secret},
@@ -27,6 +27,8 @@ pub struct Session {
     /// Where it was begun from; null where that is not known.
     #[oai(nullable)]
     pub address: Option<String>,
+    /// How the user signed in; empty: an operator did, from the shell.
+    pub amr: Vec<Method>,
     /// When the user signed in.
     pub created_at: DateTime<Utc>,
     /// When it was last renewed; null: never.
@@ -46,7 +48,7 @@ pub async fn list(app: &App, actor: Actor) -> Result<Vec<Session>> {
     let tx = db::as_tenant(&mut client, actor.home).await?;
     let statement = tx
         .prepare_cached(
-            "select id, user_agent, host(address) as address, created_at, renewed_at, expires_at
+            "select id, user_agent, host(address) as address, amr, created_at, renewed_at, expires_at
              from tenantry.sessions
              where tenant_id = $1 and user_id = $2 and revoked_at is null and expires_at > now()
              order by id desc limit 100",
@@ -61,6 +63,7 @@ pub async fn list(app: &App, actor: Actor) -> Result<Vec<Session>> {
             current: id == user.session,
             user_agent: row.try_get("user_agent")?,
             address: row.try_get("address")?,
+            amr: Method::of(row)?,
             created_at: row.try_get("created_at")?,
             renewed_at: row.try_get("renewed_at")?,
             expires_at: row.try_get("expires_at")?,

@@ -6,6 +6,8 @@ mod renew;
 use std::net::IpAddr;
 
 use deadpool_postgres::Transaction;
+use poem_openapi::Enum;
+use serde::{Deserialize, Serialize};
 use tenantry_cache::State;
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -14,8 +16,11 @@ pub use end::{Session, change_password, list, log_out, log_out_everywhere, revok
 pub use renew::renew;
 
 use crate::{
-    App, Error, Result, SessionId, TenantId, UserId, db,
+    App, Error, Network, Result, SessionId, TenantId, UserId,
+    audit::By,
+    db,
     fields::{Email, Secret},
+    second_factor::{self, Checked, Code},
     to_the_end,
     tokens::Token,
     users::{self, COLUMNS, User},
@@ -28,6 +33,32 @@ pub struct Origin {
     pub user_agent: String,
     /// The client's address.
     pub address: Option<IpAddr>,
+}
+
+/// How somebody showed who they are (RFC 8176).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, Enum)]
+#[serde(rename_all = "snake_case")]
+#[oai(rename_all = "snake_case", rename = "AuthenticationMethod")]
+pub enum Method {
+    /// By a password.
+    Pwd,
+    /// By a code that works once: of an authenticator app, or a recovery code.
+    Otp,
+}
+
+impl Method {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Pwd => "pwd",
+            Self::Otp => "otp",
+        }
+    }
+
+    /// Those of a row.
+    fn of(row: &Row) -> Result<Vec<Self>> {
+        let names: Vec<&str> = row.try_get("amr")?;
+        Ok([Self::Pwd, Self::Otp].into_iter().filter(|method| names.contains(&method.as_str())).collect())
+    }
 }
 
 /// A session that has just begun: what an access token is made of.
@@ -44,18 +75,25 @@ pub struct SignedIn {
     pub tenant_version: i64,
     /// The opaque token that will renew the access token.
     pub refresh_token: Token,
+    /// How the user signed in; empty: an operator did, from the shell.
+    pub amr: Vec<Method>,
+    /// Whether the session may only set up a second factor, which the tenant requires.
+    pub setup_only: bool,
 }
 
-/// Signs a user in by tenant (id or slug), address and password.
+/// Signs a user in by tenant (id or slug), address, password and, where there is a second factor, a code.
 ///
 /// # Errors
 /// [`Error::WrongCredentials`] whichever of the three is wrong, and for suspended tenants and inactive users; an
 /// unknown account takes as many statements and hashes as a known one. [`Error::NotVerified`], [`Error::Busy`].
+/// Once the password is right: [`Error::SecondFactorRequired`], [`Error::SecondFactorRefused`],
+/// [`Error::SecondFactorLocked`].
 pub async fn login(
     app: &App,
     tenant: &str,
     email: &Email,
     password: Secret,
+    code: Option<Code>,
     origin: Origin,
 ) -> Result<SignedIn> {
     let account = account(app, tenant, email).await?;
@@ -65,16 +103,24 @@ pub async fn login(
         return Err(Error::WrongCredentials);
     };
     let app = app.clone();
-    to_the_end(async move { begin(&app, account.tenant, account.user, &origin).await }).await
+    to_the_end(async move { begin(&app, account, Shown::Password(code), &origin).await }).await
 }
 
-/// Begins a session for a user whose password nobody asked for: operators and load tests, from the shell.
+/// Begins a session for a user whom nobody asked for password or second factor: operators and load tests, from the shell.
 ///
 /// # Errors
 /// [`Error::NoUser`].
 pub async fn impersonate(app: &App, tenant: &str, email: &Email, origin: Origin) -> Result<SignedIn> {
     let account = account(app, tenant, email).await?.ok_or(Error::NoUser)?;
-    begin(app, account.tenant, account.user, &origin).await
+    begin(app, account, Shown::Nothing, &origin).await
+}
+
+/// What somebody has shown of who they are.
+enum Shown {
+    /// The password, and perhaps a code.
+    Password(Option<Code>),
+    /// That they may run this program.
+    Nothing,
 }
 
 struct Account {
@@ -96,21 +142,43 @@ async fn account(app: &App, tenant: &str, email: &Email) -> Result<Option<Accoun
     }))
 }
 
-async fn begin(app: &App, tenant: TenantId, user: UserId, origin: &Origin) -> Result<SignedIn> {
+async fn begin(app: &App, account: Account, shown: Shown, origin: &Origin) -> Result<SignedIn> {
+    let Account { tenant, user, .. } = account;
     let mut client = app.db.client().await?;
     let tx = db::as_tenant(&mut client, tenant).await?;
-    let touched = touch(&tx, tenant, user).await?;
     // Read again under a lock: the user may have been deactivated while the password was being verified.
-    let account = Standing::lock(&tx, tenant, user).await?.ok_or(Error::WrongCredentials)?;
-    if app.settings.require_verified_email && !account.user.email_verified {
+    let mut standing = Standing::lock(&tx, tenant, user).await?.ok_or(Error::WrongCredentials)?;
+    if app.settings.require_verified_email && !standing.user.email_verified {
         return Err(Error::NotVerified);
     }
-    let (session, refresh_token) = insert(app, &tx, &account.user, origin).await?;
-    let signed_in = account.signed_in(session, refresh_token);
-    if touched {
+    let amr = match shown {
+        Shown::Nothing => vec![],
+        Shown::Password(code) => {
+            let by = By::user(user, origin.address.map(Network::of));
+            match second_factor::check(app, &tx, (tenant, user), code.as_ref(), by).await? {
+                Checked::Off => vec![Method::Pwd],
+                Checked::Right => vec![Method::Pwd, Method::Otp],
+                Checked::Wrong => {
+                    tx.commit().await?;
+                    app.db.nudge();
+                    return Err(Error::SecondFactorRefused);
+                }
+            }
+        }
+    };
+    let touched = touch(&tx, tenant, user).await?;
+    let raised = touched.is_some();
+    standing.user = touched.unwrap_or(standing.user);
+    let (session, refresh_token) = insert(app, &tx, &standing.user, &amr, origin).await?;
+    let signed_in = standing.signed_in(session, refresh_token, amr);
+    if raised {
         users::commit(app, tx, &signed_in.user, State::Live, &[]).await?;
     } else {
         tx.commit().await?;
+        if signed_in.amr.contains(&Method::Otp) {
+            // A recovery code that was used is told by mail.
+            app.db.nudge();
+        }
     }
     Ok(signed_in)
 }
@@ -121,6 +189,7 @@ struct Standing {
     tenant_slug: String,
     user_version: i64,
     tenant_version: i64,
+    second_factor_required: bool,
 }
 
 impl Standing {
@@ -128,13 +197,13 @@ impl Standing {
     async fn lock(tx: &Transaction<'_>, tenant: TenantId, user: UserId) -> Result<Option<Self>> {
         let statement = tx
             .prepare_cached(&format!(
-                "select {COLUMNS}, auth_version, t.tenant_slug, t.tenant_version
+                "select {COLUMNS}, auth_version, t.tenant_slug, t.tenant_version, t.require_second_factor
                  from tenantry.users, lateral (
-                   select slug as tenant_slug, t.auth_version as tenant_version
+                   select slug as tenant_slug, t.auth_version as tenant_version, t.require_second_factor
                    from tenantry.tenants t where t.id = tenant_id and t.is_active and t.deleted_at is null
                  ) t
                  where tenant_id = $1 and id = $2 and is_active and deleted_at is null
-                 for share of users"
+                 for no key update of users"
             ))
             .await?;
         let standing = |row: &Row| {
@@ -143,38 +212,48 @@ impl Standing {
                 tenant_slug: row.try_get("tenant_slug")?,
                 user_version: row.try_get("auth_version")?,
                 tenant_version: row.try_get("tenant_version")?,
+                second_factor_required: row.try_get("require_second_factor")?,
             })
         };
         tx.query_opt(&statement, &[&tenant.0, &user.0]).await?.as_ref().map(standing).transpose()
     }
 
-    fn signed_in(self, session: SessionId, refresh_token: Token) -> SignedIn {
-        let Self { user, tenant_slug, user_version, tenant_version } = self;
-        SignedIn { user, tenant_slug, session, user_version, tenant_version, refresh_token }
+    fn signed_in(self, session: SessionId, refresh_token: Token, amr: Vec<Method>) -> SignedIn {
+        let Self { user, tenant_slug, user_version, tenant_version, second_factor_required } = self;
+        let setup_only = second_factor_required && amr == [Method::Pwd];
+        SignedIn { user, tenant_slug, session, user_version, tenant_version, refresh_token, amr, setup_only }
     }
 }
 
-/// Raises `last_login_at`, at most once an hour: each raise is a new version of the cached user.
-async fn touch(tx: &Transaction<'_>, tenant: TenantId, user: UserId) -> Result<bool> {
+/// Raises `last_login_at`, at most once an hour: each raise is a new version of the cached user, which is returned.
+async fn touch(tx: &Transaction<'_>, tenant: TenantId, user: UserId) -> Result<Option<User>> {
     let statement = tx
-        .prepare_cached(
+        .prepare_cached(&format!(
             "update tenantry.users set last_login_at = now(), version = version + 1
-             where tenant_id = $1 and id = $2 and is_active and deleted_at is null
-               and (last_login_at is null or last_login_at < now() - interval '1 hour')",
-        )
+             where tenant_id = $1 and id = $2
+               and (last_login_at is null or last_login_at < now() - interval '1 hour')
+             returning {COLUMNS}"
+        ))
         .await?;
-    Ok(tx.execute(&statement, &[&tenant.0, &user.0]).await? > 0)
+    tx.query_opt(&statement, &[&tenant.0, &user.0]).await?.as_ref().map(User::try_from).transpose()
 }
 
-async fn insert(app: &App, tx: &Transaction<'_>, user: &User, origin: &Origin) -> Result<(SessionId, Token)> {
+async fn insert(
+    app: &App,
+    tx: &Transaction<'_>,
+    user: &User,
+    amr: &[Method],
+    origin: &Origin,
+) -> Result<(SessionId, Token)> {
+    let amr: Vec<_> = amr.iter().map(|method| method.as_str()).collect();
     let (tenant, session, token) = (user.tenant_id, SessionId::generate(), Token::generate(user.tenant_id)?);
     let ttl = app.settings.session_ttl.as_secs_f64();
     let user_agent: String = origin.user_agent.chars().filter(|c| !c.is_control()).take(200).collect();
     let statement = tx
         .prepare_cached(
             "with session as (
-               insert into tenantry.sessions (tenant_id, id, user_id, user_agent, address, expires_at)
-               values ($1, $2, $3, $4, $5, now() + make_interval(secs => $6)) returning expires_at
+               insert into tenantry.sessions (tenant_id, id, user_id, user_agent, address, expires_at, amr)
+               values ($1, $2, $3, $4, $5, now() + make_interval(secs => $6), $9) returning expires_at
              ), login as (
                insert into tenantry.user_logins (tenant_id, user_id, id) values ($1, $3, $7)
              )
@@ -193,6 +272,7 @@ async fn insert(app: &App, tx: &Transaction<'_>, user: &User, origin: &Origin) -
             &ttl,
             &Uuid::now_v7(),
             &token.hash,
+            &amr,
         ],
     )
     .await?;

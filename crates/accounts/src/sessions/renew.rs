@@ -3,7 +3,7 @@
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{SignedIn, Standing};
+use super::{Method, SignedIn, Standing};
 use crate::{
     App, Error, Network, Result, SessionId, TenantId, UserId,
     audit::{self, By},
@@ -52,7 +52,7 @@ async fn within(
     let account = Standing::lock(&tx, tenant, user).await?.ok_or(Error::SessionEnded)?;
     let statement = tx
         .prepare_cached(
-            "select t.used_at is not null as used, t.used_at > now() - make_interval(secs => $3) as lately, t.salt
+            "select t.used_at is not null as used, t.used_at > now() - make_interval(secs => $3) as lately, t.salt, s.amr
              from tenantry.refresh_tokens t join tenantry.sessions s on s.tenant_id = t.tenant_id and s.id = t.session_id
              where t.tenant_id = $1 and t.hash = $2 and s.revoked_at is null and t.expires_at > now()
              for no key update of t for share of s",
@@ -60,11 +60,12 @@ async fn within(
         .await?;
     let row = tx.query_opt(&statement, &[&tenant.0, &hash, &GRACE]).await?.ok_or(Error::SessionEnded)?;
     let (used, lately): (bool, Option<bool>) = (row.try_get("used")?, row.try_get("lately")?);
+    let amr = Method::of(&row)?;
     if used {
         if lately == Some(true) {
             let successor = Token::successor(token, row.try_get("salt")?)?;
             tx.commit().await?;
-            return Ok(account.signed_in(session, successor));
+            return Ok(account.signed_in(session, successor, amr));
         }
         let revoked = revocations::end_sessions(&tx, tenant, user, Which::One(session)).await?;
         audit::record(&tx, tenant, By::user(user, from), "session.token_reused", session.0, json!({}))
@@ -93,7 +94,7 @@ async fn within(
         .await?;
     tx.execute(&statement, &[&tenant.0, &hash, &salt.as_slice(), &successor.hash]).await?;
     tx.commit().await?;
-    Ok(account.signed_in(session, successor))
+    Ok(account.signed_in(session, successor, amr))
 }
 
 /// The session of a refresh token, whether it still works or not.

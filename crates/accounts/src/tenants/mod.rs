@@ -12,11 +12,11 @@ use tokio_postgres::Row;
 pub use seats::Seats;
 
 use crate::{
-    Actor, App, Error, Network, Result, TenantId,
+    Actor, App, Error, Network, Result, TenantId, Who,
     audit::{self, By},
     db::{self, OnConstraint},
     fields::{Email, Name, NewPassword, Slug},
-    revocations, to_the_end,
+    revocations, second_factor, to_the_end,
     users::{self, IfMatch, NewUser, Role, User},
 };
 
@@ -67,6 +67,8 @@ pub struct Tenant {
     pub storage_limit_gb: i32,
     /// Whether users of the tenant may sign in.
     pub is_active: bool,
+    /// Whether users of the tenant must have a second factor: who has none may only set one up.
+    pub require_second_factor: bool,
     /// When the tenant signed up.
     pub created_at: DateTime<Utc>,
     /// When the tenant was last changed.
@@ -77,7 +79,7 @@ pub struct Tenant {
 
 const SELECT: &str =
     "select t.id, t.name, t.slug, t.plan, s.max as max_users, t.storage_limit_gb, t.is_active,
-                        t.created_at, t.updated_at, t.version
+                        t.require_second_factor, t.created_at, t.updated_at, t.version
                       from tenantry.tenants t join tenantry.tenant_seats s on s.tenant_id = t.id
                       where t.id = $1 and t.deleted_at is null";
 
@@ -93,6 +95,7 @@ impl TryFrom<&Row> for Tenant {
             max_users: row.try_get("max_users")?,
             storage_limit_gb: row.try_get("storage_limit_gb")?,
             is_active: row.try_get("is_active")?,
+            require_second_factor: row.try_get("require_second_factor")?,
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
             version: row.try_get("version")?,
@@ -177,13 +180,15 @@ pub struct Change {
     pub plan: Option<Plan>,
     /// Suspends the tenant or brings it back; by super administrators only.
     pub is_active: Option<bool>,
+    /// Whether users must have a second factor; by users only.
+    pub require_second_factor: Option<bool>,
 }
 
 /// Changes a tenant.
 ///
 /// # Errors
 /// [`Error::NoTenant`], [`Error::Forbidden`], [`Error::VersionChanged`]; [`Error::NoSeat`] when more users exist than
-/// the new plan has seats.
+/// the new plan has seats; [`Error::SecondFactorMissing`] when an administrator of the tenant requires what they have not.
 pub async fn update(
     app: &App,
     actor: Actor,
@@ -199,6 +204,10 @@ pub async fn update(
         if change.plan.is_some() || change.is_active.is_some() {
             actor.require(Role::SuperAdmin)?;
         }
+        if change.require_second_factor.is_some() && matches!(actor.who, Who::ApiKey(_)) {
+            // A key that got lost must not take down what guards people.
+            return Err(Error::Forbidden);
+        }
         let tx = db::as_actor(&mut client, actor, id).await?;
         seats::lock(&tx, id).await?;
         let before = Tenant::try_from(&tx.query_opt(SELECT, &[&id.0]).await?.ok_or(Error::NoTenant)?)?;
@@ -208,8 +217,17 @@ pub async fn update(
         let name = change.name.as_ref().map_or(before.name.as_str(), Name::as_str);
         let plan = change.plan.unwrap_or(before.plan);
         let is_active = change.is_active.unwrap_or(before.is_active);
-        if (name, plan, is_active) == (before.name.as_str(), before.plan, before.is_active) {
+        let require = change.require_second_factor.unwrap_or(before.require_second_factor);
+        let unchanged = (before.name.as_str(), before.plan, before.is_active, before.require_second_factor);
+        if (name, plan, is_active, require) == unchanged {
             return Ok(before);
+        }
+        let stricter = require && !before.require_second_factor;
+        if stricter && let Who::User(user) = actor.who {
+            // Others than the tenant's own are not bound by it.
+            if actor.home == id && !second_factor::exists(&tx, id, user.id).await? {
+                return Err(Error::SecondFactorMissing);
+            }
         }
         if plan != before.plan {
             seats::resize(&tx, id, app.settings.seats.of(plan)).await?;
@@ -217,20 +235,24 @@ pub async fn update(
         let statement = tx
             .prepare_cached(
                 "update tenantry.tenants set
-                   name = $2, plan = $3, is_active = $4,
-                   auth_version = auth_version + case when is_active and not $4 then 1 else 0 end,
+                   name = $2, plan = $3, is_active = $4, require_second_factor = $5,
+                   auth_version = auth_version + $6::bool::int,
                    version = version + 1, updated_at = now()
                  where id = $1",
             )
             .await?;
-        tx.execute(&statement, &[&id.0, &name, &plan.as_str(), &is_active]).await?;
+        // What tokens say of their sessions is no longer true.
+        let outdated = before.is_active && !is_active || stricter;
+        tx.execute(&statement, &[&id.0, &name, &plan.as_str(), &is_active, &require, &outdated]).await?;
         let tenant = Tenant::try_from(&tx.query_one(SELECT, &[&id.0]).await?)?;
         let mut revoked = vec![];
-        if before.is_active && !is_active {
+        if outdated {
             revoked.push(revocations::outdate_tenant(&tx, id).await?);
         }
-        let detail =
-            json!({"name": change.name.is_some(), "plan": change.plan, "is_active": change.is_active});
+        let detail = json!({
+            "name": change.name.is_some(), "plan": change.plan, "is_active": change.is_active,
+            "require_second_factor": change.require_second_factor,
+        });
         audit::record(&tx, id, actor, "tenant.updated", id.0, detail).await?;
         tx.commit().await?;
         app.revocations.add(&revoked);

@@ -264,6 +264,10 @@ pub async fn delete(app: &App, actor: Actor, id: UserId, if_match: IfMatch) -> R
             .prepare_cached("delete from tenantry.credentials where tenant_id = $1 and user_id = $2")
             .await?;
         tx.execute(&statement, &[&actor.tenant.0, &id.0]).await?;
+        let statement = tx
+            .prepare_cached("delete from tenantry.second_factors where tenant_id = $1 and user_id = $2")
+            .await?;
+        tx.execute(&statement, &[&actor.tenant.0, &id.0]).await?;
         let mut revoked = revocations::end_sessions(&tx, actor.tenant, id, Which::All).await?;
         revoked.push(revocations::outdate_user(&tx, actor.tenant, id).await?);
         let purposes = [Purpose::VerifyEmail, Purpose::ChangeEmail, Purpose::ResetPassword];
@@ -404,7 +408,7 @@ impl User {
 }
 
 /// Locks the row of a user whom `actor` may change.
-async fn lock(tx: &Transaction<'_>, actor: Actor, id: UserId, if_match: &IfMatch) -> Result<User> {
+pub(crate) async fn lock(tx: &Transaction<'_>, actor: Actor, id: UserId, if_match: &IfMatch) -> Result<User> {
     let statement = tx
         .prepare_cached(&format!(
             "select {COLUMNS} from tenantry.users where tenant_id = $1 and id = $2 and deleted_at is null for no key update"

@@ -1,0 +1,187 @@
+//! Encryption of what is stored and must be read again: ChaCha20-Poly1305 (RFC 8439). Each text is bound to its row, so
+//! that nobody who can write to the database can move it to another one.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use chacha20poly1305::{
+    ChaCha20Poly1305, KeyInit, Nonce,
+    aead::{Aead, Payload},
+};
+use rand::{TryRngCore, rngs::OsRng};
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Result, TenantId, UserId};
+
+const NONCE: usize = 12;
+
+/// A key, and its name, which is stored beside what it has encrypted.
+#[derive(Clone)]
+pub struct Key {
+    id: String,
+    cipher: ChaCha20Poly1305,
+}
+
+impl Key {
+    /// Of 256 random bits, after which it is named: the same key has the same name everywhere.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        let id = Sha256::new().chain_update("tenantry encryption key").chain_update(bytes).finalize();
+        Self { id: URL_SAFE_NO_PAD.encode(&id[..12]), cipher: ChaCha20Poly1305::new(&bytes.into()) }
+    }
+
+    /// Its name, which tells nothing of it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// Never the key itself.
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.id)
+    }
+}
+
+/// The keys there are: one encrypts, all decrypt.
+#[derive(Debug, Default)]
+pub struct Encryption {
+    keys: RwLock<Arc<Keys>>,
+}
+
+#[derive(Debug, Default)]
+struct Keys {
+    writing: Option<Key>,
+    all: HashMap<String, Key>,
+}
+
+/// What is stored: encrypted, and by which key.
+pub(crate) struct Sealed {
+    pub(crate) key_id: String,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Whose a text is and what it is for.
+#[derive(Clone, Copy)]
+pub(crate) struct Context {
+    pub(crate) purpose: &'static str,
+    pub(crate) tenant: TenantId,
+    pub(crate) user: UserId,
+}
+
+impl Context {
+    fn bytes(&self) -> Vec<u8> {
+        [self.tenant.0.as_bytes().as_slice(), self.user.0.as_bytes(), self.purpose.as_bytes()].concat()
+    }
+}
+
+impl Encryption {
+    /// Takes these keys in place of those before.
+    pub fn replace(&self, writing: Key, all: impl IntoIterator<Item = Key>) {
+        let mut all: HashMap<_, _> = all.into_iter().map(|key| (key.id.clone(), key)).collect();
+        all.insert(writing.id.clone(), writing.clone());
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(Keys { writing: Some(writing), all });
+    }
+
+    /// Whether there is a key of this name.
+    pub fn knows(&self, key_id: &str) -> bool {
+        self.keys().all.contains_key(key_id)
+    }
+
+    /// Whether what `key_id` has encrypted would be encrypted with another key now.
+    pub(crate) fn is_outdated(&self, key_id: &str) -> bool {
+        self.keys().writing.as_ref().is_some_and(|key| key.id != key_id)
+    }
+
+    /// Encrypts `text`, which can then be read in the same context only.
+    pub(crate) fn seal(&self, text: &[u8], context: Context) -> Result<Sealed> {
+        let keys = self.keys();
+        let key = keys.writing.as_ref().ok_or(Error::Internal("this process has no key to encrypt with"))?;
+        let mut nonce = [0; NONCE];
+        OsRng.try_fill_bytes(&mut nonce).map_err(|_| Error::Internal("no randomness"))?;
+        let payload = Payload { msg: text, aad: &context.bytes() };
+        let encrypted = key.cipher.encrypt(&Nonce::from(nonce), payload);
+        let encrypted = encrypted.map_err(|_| Error::Internal("a secret could not be encrypted"))?;
+        Ok(Sealed { key_id: key.id.clone(), bytes: [nonce.as_slice(), &encrypted].concat() })
+    }
+
+    /// Decrypts what [`seal`](Self::seal) made in the same context.
+    pub(crate) fn open(&self, Sealed { key_id, bytes }: &Sealed, context: Context) -> Result<Vec<u8>> {
+        let keys = self.keys();
+        let Some(key) = keys.all.get(key_id) else {
+            tracing::error!(key.id = %key_id, "a secret is encrypted with key {key_id}, which ENCRYPTION_KEYS_DIR does not hold");
+            return Err(Error::Internal("a secret is encrypted with a key that is missing"));
+        };
+        let unreadable = Error::Internal("a stored secret cannot be decrypted");
+        let (nonce, encrypted) = bytes.split_first_chunk::<NONCE>().ok_or(unreadable.clone())?;
+        let payload = Payload { msg: encrypted, aad: &context.bytes() };
+        key.cipher.decrypt(&Nonce::from(*nonce), payload).map_err(|_| unreadable)
+    }
+
+    fn keys(&self) -> Arc<Keys> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context() -> Context {
+        Context { purpose: "test", tenant: TenantId::generate(), user: UserId::generate() }
+    }
+
+    fn with(keys: &[u8]) -> Encryption {
+        let encryption = Encryption::default();
+        let mut all: Vec<_> = keys.iter().map(|byte| Key::new([*byte; 32])).collect();
+        encryption.replace(all.remove(0), all);
+        encryption
+    }
+
+    #[test]
+    fn a_text_is_read_in_its_own_row_only() {
+        let (encryption, here) = (with(&[1]), context());
+        let sealed = encryption.seal(b"secret", here).unwrap();
+        assert_eq!(encryption.open(&sealed, here).unwrap(), b"secret");
+        for elsewhere in [
+            Context { user: UserId::generate(), ..here },
+            Context { tenant: TenantId::generate(), ..here },
+            Context { purpose: "other", ..here },
+        ] {
+            assert!(encryption.open(&sealed, elsewhere).is_err());
+        }
+    }
+
+    #[test]
+    fn the_newest_key_writes_and_all_read() {
+        let here = context();
+        let sealed = with(&[1]).seal(b"secret", here).unwrap();
+        let rotated = with(&[2, 1]);
+        assert_eq!(rotated.open(&sealed, here).unwrap(), b"secret");
+        assert!(rotated.is_outdated(&sealed.key_id));
+        let anew = rotated.seal(b"secret", here).unwrap();
+        assert!(!rotated.is_outdated(&anew.key_id) && with(&[1]).open(&anew, here).is_err());
+    }
+
+    #[test]
+    fn what_was_tampered_with_is_not_read() {
+        let (encryption, here) = (with(&[1]), context());
+        let mut sealed = encryption.seal(b"secret", here).unwrap();
+        assert_ne!(sealed.bytes, encryption.seal(b"secret", here).unwrap().bytes, "a nonce is used once");
+        let last = sealed.bytes.len() - 1;
+        sealed.bytes[last] ^= 1;
+        assert!(encryption.open(&sealed, here).is_err());
+        sealed.bytes.truncate(5);
+        assert!(encryption.open(&sealed, here).is_err());
+    }
+
+    #[test]
+    fn without_a_key_nothing_is_written() {
+        assert!(Encryption::default().seal(b"secret", context()).is_err());
+        assert!(!format!("{:?}", with(&[7])).contains("7, 7"), "keys are never printed");
+    }
+}
