@@ -16,6 +16,7 @@ use tokio_postgres::NoTls;
 
 use crate::{
     access_token::{self, AccessTokens, KeyError},
+    attempts::Attempts,
     config::{Config, ConfigError},
     limits::Limits,
 };
@@ -40,6 +41,7 @@ pub struct State {
     pub(crate) probe: Pool,
     pub(crate) tokens: Arc<AccessTokens>,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) attempts: Arc<Attempts>,
     pub(crate) config: Arc<Config>,
 }
 
@@ -76,11 +78,12 @@ impl State {
             app,
             tokens: Arc::new(tokens(&config)?),
             limits: Arc::new(Limits::new(config.rate_limit_ip, config.trusted_proxies.clone())),
+            attempts: Arc::new(Attempts::new(config.rate_limit_login)),
             config: Arc::new(config),
         })
     }
 
-    /// Keeps house while `work` runs: keys are read again each minute, idle clients are forgotten.
+    /// Keeps house while `work` runs: keys are read again each minute, idle clients and old attempts are forgotten.
     pub(crate) async fn keep_house(&self) {
         let mut minute = tokio::time::interval(Duration::from_secs(60));
         minute.tick().await;
@@ -88,6 +91,7 @@ impl State {
             minute.tick().await;
             self.tokens.reload();
             self.limits.forget();
+            self.attempts.forget();
             let pool = self.app.db.pool().status();
             metrics::gauge!("tenantry_pool_connections", "state" => "idle").set(pool.available as f64);
             metrics::gauge!("tenantry_pool_connections", "state" => "open").set(pool.size as f64);
@@ -123,13 +127,13 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         invitation_ttl: INVITATION_TTL,
         require_verified_email: config.require_verified_email,
     };
-    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let primary = Primary::new(cache.clone(), config.database_epoch.is_some());
     let pool = pool(config.database_url()?, config.database_pool, &primary)?;
     Ok(App {
         db: Db::new(pool, primary),
         cache,
-        passwords: Arc::new(Hasher::new(workers)?),
+        passwords: Arc::new(Hasher::new(threads, config.password_hash)?),
         revocations: Arc::new(Revocations::new(config.access_token_ttl)),
         settings: Arc::new(settings),
     })

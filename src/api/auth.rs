@@ -23,7 +23,7 @@ use super::{
     schema::shown,
     tenants::{SignUp, SignedUp, sign_up},
 };
-use crate::{caller::Caller, error::ApiError, layers::Client, state::State};
+use crate::{attempts::What, caller::Caller, error::ApiError, layers::Client, state::State};
 
 pub(crate) struct Auth;
 
@@ -179,7 +179,8 @@ impl Auth {
 
     /// Sign in
     ///
-    /// Wrong tenant, wrong address, wrong password, a suspended tenant and an inactive user get the same answer.
+    /// Wrong tenant, wrong address, wrong password, a suspended tenant and an inactive user get the same answer, and are
+    /// counted by tenant and address: too many get 429 for a while.
     #[oai(path = "/login", method = "post", operation_id = "login")]
     async fn login(
         &self,
@@ -192,8 +193,10 @@ impl Auth {
     ) -> Result<SessionBegun, ApiError> {
         let Login { email, password, tenant: Reference(tenant) } = body.0;
         let origin = Origin { user_agent: client.user_agent.clone(), address: client.address };
-        let session = sessions::login(&state.app, &tenant, &email, password, origin).await?;
-        Ok(SessionBegun::Begun(Envelope::of(&answer(&state, session)?), "no-store".into()))
+        let attempt = state.attempts.count(What::SignIn(&tenant, email.as_str()))?;
+        let session = sessions::login(&state.app, &tenant, &email, password, origin).await;
+        attempt.end(&session);
+        Ok(SessionBegun::Begun(Envelope::of(&answer(&state, session?)?), "no-store".into()))
     }
 
     /// Renew a session
@@ -267,7 +270,11 @@ impl Auth {
         body: Body<ChangePassword>,
     ) -> Result<Deleted, ApiError> {
         let ChangePassword { current_password, new_password } = body.0;
-        sessions::change_password(&state.app, *caller, current_password, new_password).await?;
+        let user = caller.user()?;
+        let attempt = state.attempts.count(What::ChangePassword(caller.home.0, user.id.0))?;
+        let changed = sessions::change_password(&state.app, *caller, current_password, new_password).await;
+        attempt.end(&changed);
+        changed.map_err(|error| ApiError::from(error).at("/new_password"))?;
         Ok(Deleted::Deleted)
     }
 
@@ -284,6 +291,7 @@ impl Auth {
         body: Body<Addressee>,
     ) -> Result<Later, ApiError> {
         let Addressee { email, tenant: Reference(tenant) } = body.0;
+        state.attempts.count(What::Mail("verify_email", &tenant, email.as_str()))?;
         verification::resend(&state.app, &tenant, &email).await?;
         Ok(Later::accepted())
     }
@@ -301,6 +309,7 @@ impl Auth {
         body: Body<Addressee>,
     ) -> Result<Later, ApiError> {
         let Addressee { email, tenant: Reference(tenant) } = body.0;
+        state.attempts.count(What::Mail("reset_password", &tenant, email.as_str()))?;
         recovery::forgot(&state.app, &tenant, &email).await?;
         Ok(Later::accepted())
     }

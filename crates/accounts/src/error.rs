@@ -49,6 +49,9 @@ pub enum Error {
     /// The password that was to be changed is another one.
     #[error("the current password is wrong")]
     WrongPassword,
+    /// The password that was chosen is little more than the address, the name or the tenant of its owner.
+    #[error("the password is too much like what everybody knows")]
+    PersonalPassword,
     /// The refresh token is unknown, used or expired, or its session has ended.
     #[error("the session has ended")]
     SessionEnded,
