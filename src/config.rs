@@ -85,7 +85,13 @@ pub struct Config {
 
     /// What hashing a password costs: Argon2id with m KiB, t passes, p lanes. May be raised at any time: passwords are hashed
     /// anew as their owners sign in
-    #[arg(long, env = "PASSWORD_HASH", global = true, default_value = "m=19456,t=2,p=1", value_name = "COST")]
+    #[arg(
+        long,
+        env = "PASSWORD_HASH",
+        global = true,
+        default_value = "m=19456,t=2,p=1",
+        value_name = "COST"
+    )]
     pub password_hash: Cost,
 
     /// Mail server: smtp://[user:password@]host[:port][?tls=required] or smtps://...; for workers

@@ -1,8 +1,8 @@
 //! Tenantry: the front door. HTTP in, HTTP out, and the command line; what it serves is in `tenantry_accounts`.
 
 mod access_token;
-mod attempts;
 mod api;
+mod attempts;
 mod caller;
 pub mod commands;
 pub mod config;

@@ -91,7 +91,8 @@ pub async fn reset(app: &App, token: Secret, password: NewPassword, from: Option
         let user = User::try_from(&row)?;
         mail_tokens::void(&tx, tenant, user.id, &[Purpose::VerifyEmail, Purpose::ResetPassword]).await?;
         let revoked = revocations::end_sessions(&tx, tenant, user.id, Which::All).await?;
-        audit::record(&tx, tenant, By::user(user.id, from), "user.password_reset", user.id.0, json!({})).await?;
+        audit::record(&tx, tenant, By::user(user.id, from), "user.password_reset", user.id.0, json!({}))
+            .await?;
         users::commit(&app, tx, &user, State::Live, &[]).await?;
         app.revocations.add(&revoked);
         Ok(user)

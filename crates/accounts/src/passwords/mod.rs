@@ -141,3 +141,49 @@ pub(crate) async fn replace(
         .await?;
     Ok(tx.execute(&statement, &[&tenant.0, &user.0, &hash, &before]).await? > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fields::FromText;
+
+    fn secret(text: &str) -> Secret {
+        Secret::from_text(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn nobody_has_no_password() {
+        let hasher = Hasher::new(1, Cost::default()).unwrap();
+        assert!(!hasher.verify(secret("nobody has this password"), None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_hash_that_nobody_can_read_matches_nothing_and_is_replaced() {
+        let hasher = Hasher::new(1, Cost::default()).unwrap();
+        let dear = "$argon2id$v=19$m=4194304,t=9,p=1$bJrOAJc8n2UWNy1Pbm5ZyQ$IMR/En+eB08OkG1W1a6KSL+k/wZNy/bzHARTPpaoI5Q";
+        for stored in ["", "plain text", dear] {
+            let offered = [secret("plain text"), secret("nobody has this password")];
+            for password in offered {
+                assert!(!hasher.verify(password, Some(stored.into())).await.unwrap());
+            }
+            assert!(hasher.is_outdated(stored));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_raised_cost_counts_for_new_hashes_and_outdates_older_ones() {
+        let (cheap, dear) = (Cost::default(), "m=24576,t=3,p=1".parse().unwrap());
+        let [before, after] = [cheap, dear].map(|cost| Hasher::new(1, cost).unwrap());
+        let old = before.hash(NewPassword::from_text("Correct-Horse-1").unwrap()).await.unwrap();
+        assert!(old.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
+        assert!(!before.is_outdated(&old) && after.is_outdated(&old));
+        assert!(after.verify(secret("Correct-Horse-1"), Some(old)).await.unwrap());
+
+        let new = after.hash_again(secret("Correct-Horse-1")).await.unwrap();
+
+        assert!(new.starts_with("$argon2id$v=19$m=24576,t=3,p=1$"));
+        assert!(!before.is_outdated(&new) && !after.is_outdated(&new));
+        assert!(before.verify(secret("Correct-Horse-1"), Some(new)).await.unwrap());
+        assert_eq!(after.nobody.work(), dear.work(), "unknown people cost as much as known ones");
+    }
+}

@@ -193,6 +193,13 @@ mod tests {
             self.0.lock().waiting.len()
         }
 
+        /// A thread that has told its result may still be on its way back.
+        async fn is_idle(&self) {
+            while self.0.lock().running > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+
         /// Occupies a thread until what is returned is dropped.
         async fn occupy(&self) -> mpsc::Sender<()> {
             let (release, released) = mpsc::channel::<()>();
@@ -250,6 +257,7 @@ mod tests {
         drop(busy);
         assert_eq!(last.await.unwrap(), "served");
         assert_eq!(served.load(Ordering::SeqCst), 0);
+        pool.is_idle().await;
         assert_eq!(pool.0.lock().work, 0);
     }
 
@@ -264,10 +272,7 @@ mod tests {
     async fn who_finds_a_free_thread_is_served_however_slow_the_machine_was() {
         let pool = Pool::start(1, 1e6).unwrap();
         for _ in 0..3 {
-            // The thread may still be on its way back.
-            while pool.0.lock().running > 0 {
-                tokio::task::yield_now().await;
-            }
+            pool.is_idle().await;
             assert!(pool.run(SECOND, || ()).await.is_ok());
         }
     }

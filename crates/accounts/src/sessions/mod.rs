@@ -16,8 +16,7 @@ pub use renew::renew;
 use crate::{
     App, Error, Result, SessionId, TenantId, UserId, db,
     fields::{Email, Secret},
-    passwords,
-    to_the_end,
+    passwords, to_the_end,
     tokens::Token,
     users::{self, COLUMNS, User},
 };
