@@ -1,10 +1,10 @@
 # The two commands are `make dev` and `make test`; both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint audit openapi load load-large chaos planted model chaos-jobs bench-jobs clean
+.PHONY: help dev test lint audit openapi load load-large bench-enumeration chaos planted model chaos-jobs bench-jobs clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-11s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-17s%s\n", $$1, $$2 }'
 
 dev: ## everything in one process, on a private PostgreSQL and Redis (ARGS=--fresh starts over)
 	@scripts/setup dev && exec cargo run -- dev $(ARGS)
@@ -32,6 +32,10 @@ load: ## look-ups by level beside a bare server (release build; needs wrk)
 load-large: ## look-ups with a million users beside a thousand (the same)
 	cargo build --release --workspace --bin tenantry --example bare --example load
 	target/release/examples/load scale --report loadtests/scale.txt $(ARGS)
+
+bench-enumeration: ## whether the time of an answer tells who exists (release build; ARGS="--pairs 100")
+	cargo build --release --workspace --bin tenantry --example load
+	target/release/examples/load enumeration --report loadtests/enumeration.txt $(ARGS)
 
 chaos: ## kills, stops and cuts off what runs for a minute, and judges every answer (ARGS="--seed 1")
 	@scripts/chaos --seconds 60 $(ARGS)

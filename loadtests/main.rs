@@ -1,4 +1,5 @@
-//! What a look-up costs, on servers of its own: `make load` and `make load-large`.
+//! What a look-up costs, on servers of its own: `make load` and `make load-large`. And whether the time of an answer tells who
+//! exists: `make bench-enumeration`.
 //!
 //! ```text
 //! cargo build --release --bin tenantry --examples && target/release/examples/load lookup
@@ -8,6 +9,7 @@
 //! all. A case fails when its look-ups were not answered by the level that it is about.
 
 mod cases;
+mod enumeration;
 mod process;
 mod servers;
 mod table;
@@ -17,7 +19,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
 
-use crate::{servers::Servers, table::Table};
+use crate::servers::Servers;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -38,6 +40,9 @@ pub(crate) struct Settings {
     /// How often each case is run
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// How many pairs of a known and an unknown person are asked about
+    #[arg(long, default_value_t = 1_000)]
+    pairs: u64,
     /// How many users there are where there are many
     #[arg(long)]
     users: Option<u64>,
@@ -52,6 +57,8 @@ pub(crate) enum Question {
     Lookup,
     /// A thousand users beside a million
     Scale,
+    /// People who exist beside people who do not
+    Enumeration,
 }
 
 #[tokio::main]
@@ -66,7 +73,9 @@ async fn main() -> ExitCode {
 }
 
 async fn run(settings: &Settings) -> Result<()> {
-    wrk::check()?;
+    if !matches!(settings.question, Question::Enumeration) {
+        wrk::check()?;
+    }
     let folder = std::env::temp_dir().join(format!("tenantry-load-{}", std::process::id()));
     fs::create_dir(&folder)?;
     let servers = Servers::start(&folder).await?;
@@ -76,7 +85,7 @@ async fn run(settings: &Settings) -> Result<()> {
     };
     servers.stop().await?;
     fs::remove_dir_all(&folder)?;
-    let page = measured?.to_string();
+    let page = measured?;
     print!("{page}");
     if let Some(report) = &settings.report {
         fs::write(report, page)?;
@@ -84,10 +93,11 @@ async fn run(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-async fn measure(settings: &Settings, servers: &Servers) -> Result<Table> {
+async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
     let (mut table, cases) = match settings.question {
         Question::Lookup => cases::lookup(settings, servers).await?,
         Question::Scale => cases::scale(settings, servers).await?,
+        Question::Enumeration => return enumeration::measure(settings, servers).await,
     };
     for round in 1..=settings.rounds {
         for (row, case) in cases.iter().enumerate() {
@@ -104,5 +114,5 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<Table> {
             }
         }
     }
-    Ok(table)
+    Ok(table.to_string())
 }

@@ -45,6 +45,7 @@ pub(crate) struct User {
     pub(crate) token: usize,
     pub(crate) id: Uuid,
     pub(crate) email: String,
+    pub(crate) tenant: String,
 }
 
 impl Servers {
@@ -127,12 +128,13 @@ impl Servers {
             let arguments = ["token", "--tenant", row.try_get(0)?, "--email", "admin@example.org"];
             file.write_all(tenantry(&settings, &arguments).await?.as_bytes())?;
         }
-        let sql = "select dense_rank() over (order by tenant_id), id, email from tenantry.users where role = 'user'";
+        let sql = "select dense_rank() over (order by tenant_id), id, email, tenant_id::text from tenantry.users where role = 'user'";
         let user = |row: &tokio_postgres::Row| -> Result<User> {
             Ok(User {
                 token: usize::try_from(row.try_get::<_, i64>(0)?)?,
                 id: row.try_get(1)?,
                 email: row.try_get(2)?,
+                tenant: row.try_get(3)?,
             })
         };
         let mut users = database.query(sql, &[]).await?.iter().map(user).collect::<Result<Vec<_>>>()?;

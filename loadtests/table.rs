@@ -39,17 +39,8 @@ struct Row {
 
 impl Table {
     pub(crate) fn new(title: &str, settings: &Settings, rows: usize) -> Self {
-        let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-        let head = format!(
-            "# {title}\n# {}, commit {}; {}; {}\n# load {command}: wrk -t1 -c{} -d{}s, {} rounds, medians\n",
-            chrono::Utc::now().format("%Y-%m-%d"),
-            said("git", &["describe", "--always", "--dirty", "--exclude=*"]),
-            machine(),
-            said("uname", &["-sr"]),
-            settings.connections,
-            settings.seconds,
-            settings.rounds,
-        );
+        let (connections, seconds, rounds) = (settings.connections, settings.seconds, settings.rounds);
+        let head = head(title, &format!("wrk -t1 -c{connections} -d{seconds}s, {rounds} rounds, medians"));
         Self { head, notes: vec![], rows: vec![Row::default(); rows] }
     }
 
@@ -121,6 +112,18 @@ impl fmt::Display for Table {
         }
         Ok(())
     }
+}
+
+/// The first lines of a report: what, when, of which commit, where, and how.
+pub(crate) fn head(title: &str, how: &str) -> String {
+    format!(
+        "# {title}\n# {}, commit {}; {}; {}\n# load {}: {how}\n",
+        chrono::Utc::now().format("%Y-%m-%d"),
+        said("git", &["describe", "--always", "--dirty", "--exclude=*"]),
+        machine(),
+        said("uname", &["-sr"]),
+        std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+    )
 }
 
 fn machine() -> String {

@@ -11,7 +11,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
-use tenantry_accounts::feed::LONGEST_TTL;
+use tenantry_accounts::{feed::LONGEST_TTL, passwords::Cost};
 
 use crate::limits::Rate;
 
@@ -95,6 +95,17 @@ pub struct Config {
     #[arg(long, env = "REQUIRE_VERIFIED_EMAIL", global = true, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub require_verified_email: bool,
 
+    /// What hashing a password costs: Argon2id with m KiB, t passes, p lanes. May be raised at any time: passwords are hashed
+    /// anew as their owners sign in
+    #[arg(
+        long,
+        env = "PASSWORD_HASH",
+        global = true,
+        default_value = "m=19456,t=2,p=1",
+        value_name = "COST"
+    )]
+    pub password_hash: Cost,
+
     /// Mail server: smtp://[user:password@]host[:port][?tls=required] or smtps://...; for workers
     #[arg(long, env = "SMTP_URL", global = true, hide_env_values = true, value_name = "URL")]
     pub smtp_url: Option<String>,
@@ -136,6 +147,10 @@ pub struct Config {
     /// Requests without a valid credential that one client address may make, as N/PERIOD, or off
     #[arg(long, env = "RATE_LIMIT_IP", global = true, default_value = "1000/15m", value_name = "RATE")]
     pub rate_limit_ip: Rate,
+
+    /// Wrong passwords, and mails asked for, by tenant and address, as N/PERIOD, or off
+    #[arg(long, env = "RATE_LIMIT_LOGIN", global = true, default_value = "10/10m", value_name = "RATE")]
+    pub rate_limit_login: Rate,
 
     /// Seats by plan; a plan that is not named has no limit
     #[arg(long, env = "PLAN_SEATS", global = true, default_value = "basic=10,pro=100", value_name = "PLANS")]

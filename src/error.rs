@@ -1,6 +1,6 @@
 //! The only file that knows status codes: what went wrong, as a client sees it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use chrono::SubsecRound;
 use poem::{Response, http::StatusCode};
@@ -188,6 +188,21 @@ impl ApiError {
         Self { retry_after: Some(retry_after), ..Self::new(Code::RateLimited, message) }
     }
 
+    /// The same answer whoever was named, and whether there is such a person.
+    pub(crate) fn too_many_attempts(wait: Duration) -> Self {
+        let message = "Too many attempts, please try again later";
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self { retry_after: Some(seconds), ..Self::new(Code::RateLimited, message) }
+    }
+
+    /// Says that the field which is wrong stands elsewhere in this body.
+    pub(crate) fn at(mut self, pointer: &str) -> Self {
+        for error in &mut self.errors {
+            pointer.clone_into(&mut error.field);
+        }
+        self
+    }
+
     pub(crate) fn unavailable(message: &'static str, retry_after: u64) -> Self {
         Self { retry_after: Some(retry_after), ..Self::new(Code::Unavailable, message) }
     }
@@ -219,6 +234,11 @@ impl From<accounts::Error> for ApiError {
             E::WrongPayload(message) => {
                 let (field, code) = ("/payload".into(), "wrong_payload".into());
                 Self::invalid(vec![FieldError { field, code, message: message.to_string() }])
+            }
+            E::PersonalPassword => {
+                let message = PERSONAL_PASSWORD.into();
+                let (field, code) = ("/password".into(), "too_personal".into());
+                Self::invalid(vec![FieldError { field, code, message }])
             }
             E::WrongPassword => Self::new(Code::WrongPassword, "The current password is wrong"),
             E::SecondFactorRequired => {
@@ -271,6 +291,10 @@ impl From<accounts::Error> for ApiError {
         }
     }
 }
+
+/// What is wrong with a password that the house refuses.
+pub(crate) const PERSONAL_PASSWORD: &str =
+    "Password must have at least 8 characters beside your address, your name and the tenant";
 
 /// Whether the statement failed because the server went away or gave up, not because the statement is wrong.
 fn unavailable(error: &tokio_postgres::Error) -> bool {

@@ -17,6 +17,7 @@ use tokio_postgres::NoTls;
 use crate::{
     access_token::{self, AccessTokens},
     api_key::ApiKeys,
+    attempts::Attempts,
     config::{Config, ConfigError},
     encryption_keys,
     key_files::KeyError,
@@ -44,6 +45,7 @@ pub struct State {
     pub(crate) tokens: Arc<AccessTokens>,
     pub(crate) api_keys: Arc<ApiKeys>,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) attempts: Arc<Attempts>,
     pub(crate) config: Arc<Config>,
 }
 
@@ -84,6 +86,7 @@ impl State {
             tokens: Arc::new(tokens(&config)?),
             api_keys: Arc::new(ApiKeys::new(config.access_token_ttl)),
             limits: Arc::new(Limits::new(config.rate_limit_ip, config.trusted_proxies.clone())),
+            attempts: Arc::new(Attempts::new(config.rate_limit_login)),
             config: Arc::new(config),
         })
     }
@@ -93,7 +96,7 @@ impl State {
         self.api_keys.write_down(&self.app).await;
     }
 
-    /// Keeps house while `work` runs: keys are read again each minute, idle clients are forgotten.
+    /// Keeps house while `work` runs: keys are read again each minute, idle clients and old attempts are forgotten.
     pub(crate) async fn keep_house(&self) {
         let mut minute = tokio::time::interval(Duration::from_secs(60));
         minute.tick().await;
@@ -103,6 +106,7 @@ impl State {
             encryption_keys::reload(&encryption_keys::folder(&self.config), &self.app.encryption);
             self.limits.forget();
             self.write_down_used_keys().await;
+            self.attempts.forget();
             let pool = self.app.db.pool().status();
             metrics::gauge!("tenantry_pool_connections", "state" => "idle").set(pool.available as f64);
             metrics::gauge!("tenantry_pool_connections", "state" => "open").set(pool.size as f64);
@@ -139,13 +143,13 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         require_verified_email: config.require_verified_email,
         product: config.product_name.clone(),
     };
-    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let primary = Primary::new(cache.clone(), config.database_epoch.is_some());
     let pool = pool(config.database_url()?, config.database_pool, &primary)?;
     Ok(App {
         db: Db::new(pool, primary),
         cache,
-        passwords: Arc::new(Hasher::new(workers)?),
+        passwords: Arc::new(Hasher::new(threads, config.password_hash)?),
         encryption: Arc::default(),
         revocations: Arc::new(Revocations::new(config.access_token_ttl)),
         settings: Arc::new(settings),

@@ -25,7 +25,7 @@ use super::{
     schema::shown,
     tenants::{SignUp, SignedUp, sign_up},
 };
-use crate::{caller::Caller, error::ApiError, layers::Client, state::State};
+use crate::{attempts::What, caller::Caller, error::ApiError, layers::Client, state::State};
 
 pub(crate) struct Auth;
 
@@ -203,7 +203,8 @@ impl Auth {
 
     /// Sign in
     ///
-    /// Wrong tenant, wrong address, wrong password, a suspended tenant and an inactive user get the same answer.
+    /// Wrong tenant, wrong address, wrong password, a suspended tenant and an inactive user get the same answer, and are
+    /// counted by tenant and address: too many get 429 for a while.
     ///
     /// Users with a second factor are told so once the password is right (`second_factor_required`): send the same again
     /// with `code`. Where the tenant requires a second factor and the user has none, the session may only set one up; other
@@ -220,8 +221,10 @@ impl Auth {
     ) -> Result<SessionBegun, ApiError> {
         let Login { email, password, code, tenant: Reference(tenant) } = body.0;
         let origin = Origin { user_agent: client.user_agent.clone(), address: client.address };
-        let session = sessions::login(&state.app, &tenant, &email, password, code, origin).await?;
-        Ok(SessionBegun::Begun(Envelope::of(&answer(&state, session)?), "no-store".into()))
+        let attempt = state.attempts.count(What::SignIn(&tenant, email.as_str()))?;
+        let session = sessions::login(&state.app, &tenant, &email, password, code, origin).await;
+        attempt.end(&session);
+        Ok(SessionBegun::Begun(Envelope::of(&answer(&state, session?)?), "no-store".into()))
     }
 
     /// Renew a session
@@ -295,7 +298,9 @@ impl Auth {
         body: Body<ChangePassword>,
     ) -> Result<Deleted, ApiError> {
         let ChangePassword { current_password, new_password } = body.0;
-        sessions::change_password(&state.app, *caller, current_password, new_password).await?;
+        let change = sessions::change_password(&state.app, *caller, current_password, new_password);
+        let changed = state.attempts.with_password(&caller, change).await?;
+        changed.map_err(|error| ApiError::from(error).at("/new_password"))?;
         Ok(Deleted::Deleted)
     }
 
@@ -312,6 +317,7 @@ impl Auth {
         body: Body<Addressee>,
     ) -> Result<Later, ApiError> {
         let Addressee { email, tenant: Reference(tenant) } = body.0;
+        state.attempts.count(What::Mail("verify_email", &tenant, email.as_str()))?;
         verification::resend(&state.app, &tenant, &email).await?;
         Ok(Later::accepted())
     }
@@ -329,6 +335,7 @@ impl Auth {
         body: Body<Addressee>,
     ) -> Result<Later, ApiError> {
         let Addressee { email, tenant: Reference(tenant) } = body.0;
+        state.attempts.count(What::Mail("reset_password", &tenant, email.as_str()))?;
         recovery::forgot(&state.app, &tenant, &email).await?;
         Ok(Later::accepted())
     }

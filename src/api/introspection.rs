@@ -65,7 +65,8 @@ pub(super) async fn ask(state: &State, actor: Actor, token: &Secret) -> Result<I
     if Presented::looks_like_one(text) {
         return api_key(state, actor, text).await;
     }
-    let claims = state.tokens.verify(text).filter(|claims| claims.tid == actor.tenant && !claims.setup_only());
+    let claims =
+        state.tokens.verify(text).filter(|claims| claims.tid == actor.tenant && !claims.setup_only());
     let Some(claims) = claims else { return Ok(Introspection::default()) };
     if !introspection::stands(&state.app, &claims.basis()).await? {
         return Ok(Introspection::default());

@@ -18,7 +18,7 @@ use tenantry_accounts::{
     invitations, recovery, verification,
 };
 
-use crate::{layers::Client, state::State};
+use crate::{error::PERSONAL_PASSWORD, layers::Client, state::State};
 
 const STYLE: &str = include_str!("pages/style.css");
 
@@ -130,7 +130,8 @@ pub(super) async fn post_reset_password(
     let Ok(token) = Secret::from_text(&form.token) else { return failed(&RESET_PASSWORD) };
     match NewPassword::from_text(&form.password) {
         Ok(password) => {
-            ended(&RESET_PASSWORD, recovery::reset(&state.app, token, password, client.network()).await)
+            let reset = recovery::reset(&state.app, token, password, client.network()).await;
+            chosen(&RESET_PASSWORD, form, reset)
         }
         Err(problems) => again(&RESET_PASSWORD, form, &problems),
     }
@@ -144,10 +145,10 @@ pub(super) async fn post_accept_invitation(
 ) -> Response {
     let Ok(token) = Secret::from_text(&form.token) else { return failed(&ACCEPT_INVITATION) };
     match (Name::from_text(&form.name), NewPassword::from_text(&form.password)) {
-        (Ok(name), Ok(password)) => ended(
-            &ACCEPT_INVITATION,
-            invitations::accept(&state.app, token, name, password, client.network()).await,
-        ),
+        (Ok(name), Ok(password)) => {
+            let accepted = invitations::accept(&state.app, token, name, password, client.network()).await;
+            chosen(&ACCEPT_INVITATION, form, accepted)
+        }
         (name, password) => {
             let problems = [name.err(), password.err()].into_iter().flatten().flatten();
             again(&ACCEPT_INVITATION, form, &problems.collect::<Vec<_>>())
@@ -170,6 +171,16 @@ fn again(
 
 fn failed(about: &'static About) -> Response {
     page(StatusCode::UNPROCESSABLE_ENTITY, about, Step::Failed)
+}
+
+/// As [`ended`], where a password was chosen that may not do for whoever the link is for.
+fn chosen<T>(about: &'static About, form: Parameters, result: Result<T, Error>) -> Response {
+    match result {
+        Err(Error::PersonalPassword) => {
+            again(about, form, &[Problem { code: "too_personal", message: PERSONAL_PASSWORD }])
+        }
+        result => ended(about, result),
+    }
 }
 
 fn ended<T>(about: &'static About, result: Result<T, Error>) -> Response {

@@ -109,8 +109,8 @@ impl Totp {
         caller: Caller,
         body: Body<StartTotp>,
     ) -> Result<SecretShown, ApiError> {
-        let Enrolment { secret, uri } =
-            second_factor::start(&state.app, *caller, body.0.current_password).await?;
+        let start = second_factor::start(&state.app, *caller, body.0.current_password);
+        let Enrolment { secret, uri } = state.attempts.with_password(&caller, start).await??;
         Ok(SecretShown::Shown(Envelope::of(&TotpSecret { secret, uri }), "no-store".into()))
     }
 
@@ -139,7 +139,8 @@ impl Totp {
         body: Body<BothFactors>,
     ) -> Result<Deleted, ApiError> {
         let BothFactors { current_password, code } = body.0;
-        second_factor::disable(&state.app, *caller, current_password, code).await?;
+        let disable = second_factor::disable(&state.app, *caller, current_password, code);
+        state.attempts.with_password(&caller, disable).await??;
         Ok(Deleted::Deleted)
     }
 
@@ -154,7 +155,8 @@ impl Totp {
         body: Body<BothFactors>,
     ) -> Result<CodesShown, ApiError> {
         let BothFactors { current_password, code } = body.0;
-        let codes = second_factor::renew_recovery_codes(&state.app, *caller, current_password, code).await?;
+        let renew = second_factor::renew_recovery_codes(&state.app, *caller, current_password, code);
+        let codes = state.attempts.with_password(&caller, renew).await??;
         Ok(CodesShown::of(codes))
     }
 

@@ -10,12 +10,14 @@ mod cli;
 #[expect(dead_code, reason = "the tests of the cache use the rest")]
 mod cluster_server;
 mod dev;
+mod enumeration;
 mod feed;
 mod http;
 mod inspect;
 mod jobs;
 mod mails;
 mod node;
+mod passwords;
 mod primary;
 mod second_factor;
 mod sessions;

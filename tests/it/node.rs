@@ -2,6 +2,7 @@
 //! connections. For tests that count what a process does, or take Redis away from it.
 
 use std::{
+    collections::BTreeMap,
     net::{SocketAddr, TcpListener},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -152,6 +153,15 @@ impl Cluster {
         let sql = "select coalesce(sum(calls), 0)::bigint from pg_stat_statements s join pg_database d on d.oid = s.dbid
                    where d.datname = $1 and query like '%tenantry.user_by_id(%'";
         connect("postgres").await.query_one(sql, &[&self.name]).await.unwrap().get(0)
+    }
+
+    /// How often each statement has run in the database since the cluster began.
+    pub(crate) async fn statements(&self) -> BTreeMap<String, i64> {
+        let sql =
+            "select query, sum(calls)::bigint from pg_stat_statements s join pg_database d on d.oid = s.dbid
+                   where d.datname = $1 group by query";
+        let rows = connect("postgres").await.query(sql, &[&self.name]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     }
 
     /// Another superuser's connection to the database.

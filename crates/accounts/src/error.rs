@@ -70,6 +70,9 @@ pub enum Error {
     /// Who requires a second factor of a tenant's users has none.
     #[error("the administrator has no second factor")]
     SecondFactorMissing,
+    /// The password that was chosen is little more than the address, the name or the tenant of its owner.
+    #[error("the password is too much like what everybody knows")]
+    PersonalPassword,
     /// The refresh token is unknown, used or expired, or its session has ended.
     #[error("the session has ended")]
     SessionEnded,

@@ -6,7 +6,7 @@ use email_address::{EmailAddress, Options};
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
-use crate::schema::text_schema;
+use crate::{passwords, schema::text_schema};
 
 /// What is wrong with a value; never the value itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,7 +132,8 @@ impl Slug {
     }
 }
 
-/// A password that somebody wants to have: 8 to 128 characters with an upper-case letter, a lower-case one and a digit.
+/// A password that somebody wants to have: 8 to 128 characters with an upper-case letter, a lower-case one and a digit, and
+/// none of those that most people choose.
 ///
 /// Cannot be printed, serialised or compared.
 #[derive(Clone)]
@@ -160,6 +161,10 @@ impl FromText for NewPassword {
             (
                 !has(char::is_control),
                 problem("invalid_characters", "Password must not contain control characters"),
+            ),
+            (
+                length > 128 || !passwords::is_common(text),
+                problem("too_common", "Password is too common, choose one that others do not have"),
             ),
         ];
         let wrong: Vec<_> = rules.into_iter().filter(|(kept, _)| !kept).map(|(_, problem)| problem).collect();

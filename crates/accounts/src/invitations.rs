@@ -15,6 +15,7 @@ use crate::{
     audit::{self, By},
     db::{self, OnConstraint},
     fields::{Email, Name, NewPassword, Secret},
+    passwords,
     tenants::seats,
     to_the_end,
     tokens::{self, Token},
@@ -218,7 +219,8 @@ pub async fn issue(app: &App, tenant: TenantId, id: InvitationId, job: Uuid) -> 
 /// Takes the token of the mail back and makes the user, in the seat that was reserved. The address is thereby verified.
 ///
 /// # Errors
-/// [`Error::InvalidToken`], [`Error::EmailTaken`] when the address has become another user's, [`Error::Busy`].
+/// [`Error::InvalidToken`], [`Error::PersonalPassword`], [`Error::EmailTaken`] when the address has become another user's,
+/// [`Error::Busy`].
 pub async fn accept(
     app: &App,
     token: Secret,
@@ -232,16 +234,16 @@ pub async fn accept(
     // Looked at first, so that nobody makes us hash without a token.
     let statement = tx
         .prepare_cached(
-            "select exists (select from tenantry.invitations
-               where tenant_id = $1 and hash = $2 and accepted_at is null and ended_at is null and expires_at > now())",
+            "select array[i.email, $3, t.name, t.slug] as known
+             from tenantry.invitations i join tenantry.tenants t on t.id = i.tenant_id
+             where i.tenant_id = $1 and i.hash = $2 and i.accepted_at is null and i.ended_at is null and i.expires_at > now()",
         )
         .await?;
-    let works: bool = tx.query_one(&statement, &[&tenant.0, &hash]).await?.try_get(0)?;
+    let row = tx.query_opt(&statement, &[&tenant.0, &hash, &name.as_str()]).await?;
     tx.commit().await?;
     drop(client);
-    if !works {
-        return Err(Error::InvalidToken);
-    }
+    let known: Vec<String> = row.ok_or(Error::InvalidToken)?.try_get("known")?;
+    passwords::refuse_personal(&password, &known)?;
     let password_hash = app.passwords.hash(password.clone()).await?;
     let app = app.clone();
     to_the_end(async move {

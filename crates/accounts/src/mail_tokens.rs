@@ -117,23 +117,24 @@ pub(crate) async fn use_up(
     }
 }
 
-/// Whether a token would work; for a page that asks before it uses the token up, and before a password is hashed.
-pub(crate) async fn works(
+/// What everybody knows about the user of a token that would work; asked before a password is hashed, and uses nothing up.
+pub(crate) async fn known_about(
     tx: &Transaction<'_>,
     tenant: TenantId,
     hash: &[u8],
     purpose: Purpose,
-) -> Result<bool> {
+) -> Result<Vec<String>> {
     let statement = tx
         .prepare_cached(
-            "select exists (
-               select from tenantry.email_tokens t join tenantry.users u on u.tenant_id = t.tenant_id and u.id = t.user_id
-               where t.tenant_id = $1 and t.hash = $2 and t.purpose = $3 and t.used_at is null and t.expires_at > now()
-                 and u.deleted_at is null and u.is_active
-             )",
+            "select array[u.email, u.name, n.name, n.slug] as known
+             from tenantry.email_tokens t join tenantry.users u on u.tenant_id = t.tenant_id and u.id = t.user_id
+               join tenantry.tenants n on n.id = t.tenant_id
+             where t.tenant_id = $1 and t.hash = $2 and t.purpose = $3 and t.used_at is null and t.expires_at > now()
+               and u.deleted_at is null and u.is_active",
         )
         .await?;
-    Ok(tx.query_one(&statement, &[&tenant.0, &hash, &purpose.as_str()]).await?.try_get(0)?)
+    let row = tx.query_opt(&statement, &[&tenant.0, &hash, &purpose.as_str()]).await?;
+    Ok(row.ok_or(Error::InvalidToken)?.try_get("known")?)
 }
 
 /// Voids the tokens of a user that were not used, of one purpose.

@@ -11,6 +11,7 @@ use crate::{
     db,
     fields::{Email, NewPassword, Secret},
     mail_tokens::{self, Purpose},
+    passwords,
     revocations::{self, Which},
     to_the_end, tokens,
     users::{self, COLUMNS, User},
@@ -63,31 +64,23 @@ pub async fn issue(app: &App, tenant: TenantId, user: UserId, job: Uuid) -> Resu
 /// every session ends, and every other link to choose a password is void.
 ///
 /// # Errors
-/// [`Error::InvalidToken`], [`Error::Busy`].
+/// [`Error::InvalidToken`], [`Error::PersonalPassword`], [`Error::Busy`].
 pub async fn reset(app: &App, token: Secret, password: NewPassword, from: Option<Network>) -> Result<User> {
     let (tenant, hash) = tokens::parse(&token)?;
     // Looked at first, so that nobody makes us hash without a token.
     let mut client = app.db.client().await?;
     let tx = db::as_tenant(&mut client, tenant).await?;
-    let works = mail_tokens::works(&tx, tenant, &hash, Purpose::ResetPassword).await?;
+    let known = mail_tokens::known_about(&tx, tenant, &hash, Purpose::ResetPassword).await?;
     tx.commit().await?;
     drop(client);
-    if !works {
-        return Err(Error::InvalidToken);
-    }
+    passwords::refuse_personal(&password, &known)?;
     let password_hash = app.passwords.hash(password).await?;
     let app = app.clone();
     to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_tenant(&mut client, tenant).await?;
         let (user, _) = mail_tokens::use_up(&tx, tenant, &hash, &[Purpose::ResetPassword]).await?;
-        let statement = tx
-            .prepare_cached(
-                "insert into tenantry.credentials (tenant_id, user_id, password_hash) values ($1, $2, $3)
-                 on conflict (tenant_id, user_id) do update set password_hash = excluded.password_hash, updated_at = now()",
-            )
-            .await?;
-        tx.execute(&statement, &[&tenant.0, &user.0, &password_hash]).await?;
+        passwords::store(&tx, tenant, user, &password_hash).await?;
         let statement = tx
             .prepare_cached(&format!(
                 "update tenantry.users set email_verified = true, version = version + 1, updated_at = now()
@@ -98,7 +91,8 @@ pub async fn reset(app: &App, token: Secret, password: NewPassword, from: Option
         let user = User::try_from(&row)?;
         mail_tokens::void(&tx, tenant, user.id, &[Purpose::VerifyEmail, Purpose::ResetPassword]).await?;
         let revoked = revocations::end_sessions(&tx, tenant, user.id, Which::All).await?;
-        audit::record(&tx, tenant, By::user(user.id, from), "user.password_reset", user.id.0, json!({})).await?;
+        audit::record(&tx, tenant, By::user(user.id, from), "user.password_reset", user.id.0, json!({}))
+            .await?;
         users::commit(&app, tx, &user, State::Live, &[]).await?;
         app.revocations.add(&revoked);
         Ok(user)

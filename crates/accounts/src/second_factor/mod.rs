@@ -134,7 +134,7 @@ fn at_home(actor: Actor) -> Result<(Actor, SignedInUser)> {
 
 /// Refuses when `offered` is not the user's password.
 async fn ask_password(app: &App, tenant: TenantId, user: UserId, offered: Secret) -> Result<()> {
-    let stored = passwords::stored(app, tenant, user).await?;
+    let stored = passwords::stored(app, tenant, user).await?.map(|stored| stored.hash);
     if app.passwords.verify(offered, stored).await? { Ok(()) } else { Err(Error::WrongPassword) }
 }
 

@@ -10,6 +10,7 @@ use super::{Method, renew::session_of};
 use crate::{
     Actor, App, Error, Result, SessionId, audit, db,
     fields::{NewPassword, Secret},
+    mail_tokens::{self, Purpose},
     passwords,
     revocations::{self, Which},
     to_the_end,
@@ -143,20 +144,24 @@ async fn end(app: &App, actor: Actor, which: Which) -> Result<usize> {
 /// that were mailed.
 ///
 /// # Errors
-/// [`Error::WrongPassword`], [`Error::Busy`], [`Error::Revoked`].
+/// [`Error::WrongPassword`], [`Error::PersonalPassword`], [`Error::Busy`], [`Error::Revoked`].
 pub async fn change_password(app: &App, actor: Actor, current: Secret, new: NewPassword) -> Result<()> {
     let user = actor.user()?;
     let stored = passwords::stored(app, actor.home, user.id).await?;
-    if !app.passwords.verify(current, stored.clone()).await? {
+    let before = stored.as_ref().map(|stored| stored.hash.clone());
+    if !app.passwords.verify(current, before.clone()).await? {
         return Err(Error::WrongPassword);
     }
+    passwords::refuse_personal(&new, &stored.map(|stored| stored.known).unwrap_or_default())?;
     let hash = app.passwords.hash(new).await?;
     let app = app.clone();
     to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_actor(&mut client, actor, actor.home).await?;
+        // Before the password, as where such a link is used.
+        mail_tokens::void(&tx, actor.home, user.id, &[Purpose::ResetPassword]).await?;
         // Changed meanwhile, by another who knew it: only one of the two has been right.
-        if !passwords::replace(&tx, actor.home, user.id, stored.as_deref(), &hash).await? {
+        if !passwords::replace(&tx, actor.home, user.id, before.as_deref(), &hash).await? {
             return Err(Error::WrongPassword);
         }
         let revoked =

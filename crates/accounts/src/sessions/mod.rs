@@ -20,6 +20,7 @@ use crate::{
     audit::By,
     db,
     fields::{Email, Secret},
+    passwords,
     second_factor::{self, Checked, Code},
     to_the_end,
     tokens::Token,
@@ -98,12 +99,34 @@ pub async fn login(
 ) -> Result<SignedIn> {
     let account = account(app, tenant, email).await?;
     let hash = account.as_ref().map(|account| account.password_hash.clone());
-    let same = app.passwords.verify(password, hash).await?;
+    let same = app.passwords.verify(password.clone(), hash).await?;
     let Some(account) = account.filter(|_| same) else {
         return Err(Error::WrongCredentials);
     };
     let app = app.clone();
-    to_the_end(async move { begin(&app, account, Shown::Password(code), &origin).await }).await
+    to_the_end(async move {
+        let outdated = app.passwords.is_outdated(&account.password_hash).then(|| account.clone());
+        let signed_in = begin(&app, account, Shown::Password(code), &origin).await?;
+        if let Some(account) = outdated {
+            // Nobody waits for it, and nobody is kept out by it: what fails now is done at the next sign-in.
+            tokio::spawn(async move {
+                if let Err(error) = renew_hash(&app, &account, password).await {
+                    tracing::info!("a password hash stays as it is until the next sign-in: {error}");
+                }
+            });
+        }
+        Ok(signed_in)
+    })
+    .await
+}
+
+/// Stores the password as passwords are hashed today, unless it has been changed meanwhile.
+async fn renew_hash(app: &App, account: &Account, password: Secret) -> Result<()> {
+    let hash = app.passwords.hash_again(password).await?;
+    let mut client = app.db.client().await?;
+    let tx = db::as_tenant(&mut client, account.tenant).await?;
+    passwords::replace(&tx, account.tenant, account.user, Some(&account.password_hash), &hash).await?;
+    Ok(tx.commit().await?)
 }
 
 /// Begins a session for a user whom nobody asked for password or second factor: operators and load tests, from the shell.
@@ -123,6 +146,7 @@ enum Shown {
     Nothing,
 }
 
+#[derive(Clone)]
 struct Account {
     tenant: TenantId,
     user: UserId,

@@ -16,7 +16,7 @@ use crate::{
     audit::{self, By},
     db::{self, OnConstraint},
     fields::{Email, Name, NewPassword, Slug},
-    revocations, second_factor, to_the_end,
+    passwords, revocations, second_factor, to_the_end,
     users::{self, IfMatch, NewUser, Role, User},
 };
 
@@ -121,13 +121,16 @@ pub struct SignUp {
 /// Makes tenant, first administrator and the job of the verification mail in one transaction.
 ///
 /// # Errors
-/// [`Error::SlugTaken`], [`Error::Busy`]. An address may be used in many tenants.
+/// [`Error::SlugTaken`], [`Error::PersonalPassword`], [`Error::Busy`]. An address may be used in many tenants.
 pub async fn sign_up(
     app: &App,
     sign_up: SignUp,
     plan: Plan,
     from: Option<Network>,
 ) -> Result<(Tenant, User)> {
+    let known =
+        [sign_up.email.as_str(), sign_up.admin_name.as_str(), sign_up.name.as_str(), sign_up.slug.as_str()];
+    passwords::refuse_personal(&sign_up.password, &known)?;
     let hash = app.passwords.hash(sign_up.password.clone()).await?;
     let app = app.clone();
     to_the_end(async move {

@@ -17,7 +17,7 @@ use crate::{
     db::{self, OnConstraint, Transaction},
     fields::{Email, Name, NewPassword},
     mail_tokens::{self, Purpose},
-    notices,
+    notices, passwords,
     primary::NotPrimary,
     revocations::{self, Which},
     tenants::seats,
@@ -47,14 +47,17 @@ pub struct NewUser {
 /// Makes a user in the actor's tenant and sends the verification mail.
 ///
 /// # Errors
-/// [`Error::Forbidden`], [`Error::EmailTaken`], [`Error::NoSeat`], [`Error::Busy`].
+/// [`Error::Forbidden`], [`Error::PersonalPassword`], [`Error::EmailTaken`], [`Error::NoSeat`], [`Error::Busy`].
 pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
     actor.require(Role::Admin)?;
     if user.role > actor.rank() || user.role == Role::SuperAdmin {
         return Err(Error::Forbidden);
     }
     let hash = match user.password.clone() {
-        Some(password) => Some(app.passwords.hash(password).await?),
+        Some(password) => {
+            passwords::refuse_personal(&password, &[user.email.as_str(), user.name.as_str()])?;
+            Some(app.passwords.hash(password).await?)
+        }
         None => None,
     };
     let app = app.clone();

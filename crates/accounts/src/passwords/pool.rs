@@ -1,0 +1,291 @@
+//! Threads that do nothing but hash. Neither a file nor a name look-up of the runtime waits behind them, and a queue whose
+//! length is measured in time says no while there is still somebody to hear it.
+
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use crate::{Error, Result};
+
+/// For so long somebody may wait for a free thread; who would wait longer is told at once to come again.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// A fixed number of threads, which end with the value.
+pub(super) struct Pool(Arc<Shared>);
+
+struct Shared {
+    threads: usize,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+}
+
+struct Queue {
+    waiting: VecDeque<Task>,
+    /// Names the next task.
+    next: u64,
+    running: usize,
+    /// What waits and runs, in the unit of [`StoredHash::work`](super::StoredHash::work).
+    work: u64,
+    /// What a unit takes, in seconds, as far as is known from those before.
+    pace: f64,
+    closed: bool,
+}
+
+struct Task {
+    id: u64,
+    work: u64,
+    run: Box<dyn FnOnce() + Send>,
+}
+
+impl Pool {
+    /// Starts `threads`; a unit of work is thought to take `pace` seconds.
+    pub(super) fn start(threads: usize, pace: f64) -> Result<Self> {
+        let (waiting, next, running, work, closed) = (VecDeque::new(), 0, 0, 0, false);
+        let queue = Mutex::new(Queue { waiting, next, running, work, pace, closed });
+        let shared = Arc::new(Shared { threads, queue, wake: Condvar::new() });
+        let pool = Self(shared.clone());
+        for n in 0..threads {
+            let shared = shared.clone();
+            let started = thread::Builder::new().name(format!("hash-{n}")).spawn(move || shared.serve());
+            started.map_err(|_| Error::Internal("no thread could be started to hash passwords"))?;
+        }
+        Ok(pool)
+    }
+
+    /// Does `work`, of so many units, on one of the threads. Whoever stops waiting for it while it waits itself takes it out
+    /// of the queue.
+    ///
+    /// # Errors
+    /// [`Error::Busy`], at once, when it would have to wait for too long.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        units: u64,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let (sender, receiver) = oneshot::channel();
+        let run = Box::new(move || {
+            // Nobody is there any more to hear it if this fails.
+            let _ = sender.send(work());
+        });
+        let _place = self.0.enqueue(units, run)?;
+        receiver.await.map_err(|_| Error::Internal("hashing panicked"))
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.wake.notify_all();
+    }
+}
+
+impl Shared {
+    /// Nothing that could panic is done while it is held.
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enqueue(&self, work: u64, run: Box<dyn FnOnce() + Send>) -> Result<Place<'_>> {
+        let mut queue = self.lock();
+        let idle = queue.running + queue.waiting.len() < self.threads;
+        let wait = queue.work as f64 * queue.pace / self.threads as f64;
+        if !idle && wait > LONGEST_WAIT.as_secs_f64() {
+            count("refused");
+            return Err(Error::Busy);
+        }
+        let id = queue.next;
+        queue.next += 1;
+        queue.work += work;
+        queue.waiting.push_back(Task { id, work, run });
+        queue.tell();
+        drop(queue);
+        self.wake.notify_one();
+        Ok(Place { shared: self, id })
+    }
+
+    fn serve(&self) {
+        while let Some(task) = self.next() {
+            let start = Instant::now();
+            // Whoever waits is told, because the other end of the channel goes; the thread lives on.
+            let whole = catch_unwind(AssertUnwindSafe(task.run)).is_ok();
+            self.end(task.work, start.elapsed(), whole);
+        }
+    }
+
+    /// The oldest task; none when the pool is no more.
+    fn next(&self) -> Option<Task> {
+        let mut queue = self.lock();
+        loop {
+            if queue.closed {
+                return None;
+            }
+            if let Some(task) = queue.waiting.pop_front() {
+                queue.running += 1;
+                queue.tell();
+                return Some(task);
+            }
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn end(&self, work: u64, took: Duration, whole: bool) {
+        count(if whole { "done" } else { "panicked" });
+        let mut queue = self.lock();
+        queue.running -= 1;
+        queue.work -= work;
+        if whole && work > 0 {
+            // Follows a machine that becomes slower or faster within a few hashes.
+            queue.pace += (took.as_secs_f64() / work as f64 - queue.pace) / 4.0;
+        }
+    }
+}
+
+impl Queue {
+    fn tell(&self) {
+        metrics::gauge!("tenantry_hash_queue_depth").set(self.waiting.len() as f64);
+    }
+}
+
+/// What became of a password that was to be hashed or verified.
+fn count(outcome: &'static str) {
+    metrics::counter!("tenantry_password_hashes_total", "outcome" => outcome).increment(1);
+}
+
+/// A place in the queue; whoever leaves it before it is their turn is not served.
+struct Place<'a> {
+    shared: &'a Shared,
+    id: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.shared.lock();
+        let place = queue.waiting.iter().position(|task| task.id == self.id);
+        if let Some(task) = place.and_then(|place| queue.waiting.remove(place)) {
+            queue.work -= task.work;
+            queue.tell();
+            count("abandoned");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    };
+
+    use super::*;
+
+    /// A second's work for a thread.
+    const SECOND: u64 = 1000;
+    const PACE: f64 = 1e-3;
+
+    impl Pool {
+        fn waiting(&self) -> usize {
+            self.0.lock().waiting.len()
+        }
+
+        /// A thread that has told its result may still be on its way back.
+        async fn is_idle(&self) {
+            while self.0.lock().running > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+
+        /// Occupies a thread until what is returned is dropped.
+        async fn occupy(&self) -> mpsc::Sender<()> {
+            let (release, released) = mpsc::channel::<()>();
+            let (started, start) = oneshot::channel();
+            let work = move || {
+                let _ = started.send(());
+                let _ = released.recv();
+            };
+            // It runs on when nobody waits for it: who leaves does not free a processor that is at work.
+            tokio::select! {
+                _ = self.run(SECOND, work) => panic!("it has not been released"),
+                _ = start => {}
+            }
+            release
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_start_soon_is_refused_at_once_and_the_others_are_served() {
+        let pool = Arc::new(Pool::start(2, PACE).unwrap());
+        let busy = [pool.occupy().await, pool.occupy().await];
+        let served = Arc::new(AtomicUsize::new(0));
+        // The two that run take a second. One more may come, and then there is too much to do.
+        let work = |units: u64| {
+            let (pool, served) = (pool.clone(), served.clone());
+            async move { pool.run(units, move || served.fetch_add(1, Ordering::SeqCst)).await }
+        };
+        let waiting = tokio::spawn(work(1));
+        while pool.waiting() < 1 {
+            tokio::task::yield_now().await;
+        }
+
+        let start = Instant::now();
+        assert!(matches!(work(1).await, Err(Error::Busy)));
+        assert!(start.elapsed() < Duration::from_millis(50), "{:?}", start.elapsed());
+
+        drop(busy);
+        assert!(waiting.await.unwrap().is_ok());
+        assert!(work(1).await.is_ok());
+        assert_eq!((served.load(Ordering::SeqCst), pool.waiting()), (2, 0));
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_away_while_waiting_is_not_served_and_in_nobodys_way() {
+        let pool = Pool::start(1, PACE).unwrap();
+        let busy = pool.occupy().await;
+        let served = Arc::new(AtomicUsize::new(0));
+        for _ in 0..100 {
+            let served = served.clone();
+            let abandoned = pool.run(SECOND, move || served.fetch_add(1, Ordering::SeqCst));
+            assert!(tokio::time::timeout(Duration::from_millis(1), abandoned).await.is_err());
+        }
+        assert_eq!(pool.waiting(), 0);
+        let last = pool.run(1, || "served");
+        drop(busy);
+        assert_eq!(last.await.unwrap(), "served");
+        assert_eq!(served.load(Ordering::SeqCst), 0);
+        pool.is_idle().await;
+        assert_eq!(pool.0.lock().work, 0);
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_no_thread() {
+        let pool = Pool::start(1, PACE).unwrap();
+        assert!(matches!(pool.run(1, || panic!("planned")).await, Err(Error::Internal(_))));
+        assert_eq!(pool.run(1, || 7).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn who_finds_a_free_thread_is_served_however_slow_the_machine_was() {
+        let pool = Pool::start(1, 1e6).unwrap();
+        for _ in 0..3 {
+            pool.is_idle().await;
+            assert!(pool.run(SECOND, || ()).await.is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_threads_end_with_the_pool() {
+        let pool = Pool::start(2, PACE).unwrap();
+        let shared = Arc::downgrade(&pool.0);
+        drop(pool);
+        let start = Instant::now();
+        while shared.strong_count() > 0 {
+            assert!(start.elapsed() < Duration::from_secs(10));
+            thread::yield_now();
+        }
+    }
+}
