@@ -4,7 +4,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tenantry::dev::{Home, postgres, redis};
 
-use crate::app::{TestApp, answer, eventually, wrong_fields, token_in};
+use crate::app::{TestApp, answer, eventually, token_in, wrong_fields};
 
 fn id(user: &Value) -> &str {
     user["id"].as_str().unwrap()

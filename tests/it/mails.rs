@@ -190,7 +190,10 @@ async fn an_address_that_an_administrator_sets_for_another_counts_when_it_is_pro
         (&json!("bob@example.org"), &json!("rob@example.org"), &json!(true))
     );
     assert!(app.signs_in("bob@example.org", PASSWORD).await);
-    assert!(app.mails_to("bob@example.org").await[1].contains("another email address"), "the old one is told");
+    assert!(
+        app.mails_to("bob@example.org").await[1].contains("another email address"),
+        "the old one is told"
+    );
     let token = token_in(&app.mails_to("rob@example.org").await[0]);
     let (status, _) = app.post("/api/v1/auth/verify-email", &json!({"token": token})).await;
     assert_eq!(status, StatusCode::OK);
