@@ -379,3 +379,24 @@ async fn nobody_sweeps_lately_made_traces_away() {
         }
     }
 }
+
+#[tokio::test]
+async fn who_was_deleted_long_ago_is_purged_and_the_trail_says_so() {
+    let app = TestApp::spawn().await;
+    let bob = app.create_user("bob@example.org").await;
+    app.delete(&format!("/api/v1/users/{}", bob["id"].as_str().unwrap())).await;
+    let mut client = app.database().await;
+    let tx = db::as_tenant(&mut client, TenantId(app.tenant)).await.unwrap();
+    let older = "update tenantry.users set deleted_at = deleted_at - interval '31 days' where tenant_id = $1 and deleted_at is not null";
+    assert_eq!(tx.execute(older, &[&app.tenant]).await.unwrap(), 1);
+    tx.commit().await.unwrap();
+
+    let keep = Duration::from_secs(30 * 24 * 3600);
+    tenantry_accounts::users::purge_deleted(&app.state.app, keep, 1000).await.unwrap();
+
+    let left = app.rows("select id::text from tenantry.users where tenant_id = $1").await;
+    assert_eq!(left, [app.admin["id"].as_str().unwrap()]);
+    let trail = app.trail(&format!("subject_id={}", bob["id"].as_str().unwrap())).await;
+    assert_eq!(actions(&trail), ["user.purged", "user.deleted", "user.created"]);
+    assert_eq!(trail[0]["actor_kind"], "system");
+}

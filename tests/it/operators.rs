@@ -281,3 +281,27 @@ async fn operators_manage_tenants_by_the_rules_of_the_house() {
         .contains("SLUG")
     );
 }
+
+#[tokio::test]
+async fn what_operators_do_to_a_job_is_in_the_trail_of_its_tenant() {
+    let app = TestApp::spawn().await;
+    let user = format!("{{\"user_id\": \"{}\"}}", app.admin["id"].as_str().unwrap());
+    let push = ["jobs", "push", "verify_email", &user, "--tenant", &app.slug, "--in", "1h"];
+    let id = said(&push, "").trim().to_owned();
+    assert!(
+        said(&["jobs", "cancel", &id, "--reason", "not now"], "").contains("was pending and is cancelled")
+    );
+    assert!(refused(&["jobs", "cancel", &id], "").contains("is cancelled: only others"));
+    assert!(said(&["jobs", "retry", &id], "").contains("was cancelled and will be tried again"));
+
+    let trail = app.trail(&format!("subject_id={id}")).await;
+
+    let seen: Vec<_> = trail
+        .iter()
+        .map(|event| (event["action"].as_str().unwrap(), event["actor_kind"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        seen,
+        [("job.retried", "operator"), ("job.cancelled", "operator"), ("job.pushed", "operator")]
+    );
+}
