@@ -102,7 +102,12 @@ impl<'a> ApiExtractor<'a> for Caller {
         admit(request, credential.unwrap_or(&Credential::None))?;
         match credential {
             Some(Credential::Token(claims)) => {
-                Ok(Self(Actor { tenant: tenant(request, claims).await?, ..claims.actor(from) }))
+                let actor = Actor { tenant: tenant(request, claims).await?, ..claims.actor(from) };
+                if actor.tenant != actor.home {
+                    let state = request.data::<State>().ok_or_else(ApiError::internal)?;
+                    tenants::enter(&state.app, actor).await.map_err(ApiError::from)?;
+                }
+                Ok(Self(actor))
             }
             Some(Credential::Key(key)) => {
                 let (tenant, slug) = key.tenant();

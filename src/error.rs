@@ -87,6 +87,8 @@ pub(crate) enum Code {
     WrongPassword,
     /// 422: the code is wrong, or was used.
     WrongCode,
+    /// 428: the request must say with `If-Match` which version it means.
+    PreconditionRequired,
     /// 429: too many requests; `Retry-After` says when the next is taken.
     RateLimited,
     /// 429: too many codes were wrong; `Retry-After` says when the next is looked at. Recovery codes work.
@@ -133,6 +135,7 @@ impl Code {
             Self::ValidationFailed | Self::InvalidToken | Self::WrongPassword | Self::WrongCode => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
+            Self::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
             Self::RateLimited | Self::SecondFactorLocked => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -201,6 +204,10 @@ impl ApiError {
             pointer.clone_into(&mut error.field);
         }
         self
+    }
+
+    pub(crate) fn unconditional() -> Self {
+        Self::new(Code::PreconditionRequired, "Read the record, and send its ETag as If-Match")
     }
 
     pub(crate) fn unavailable(message: &'static str, retry_after: u64) -> Self {

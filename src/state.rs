@@ -142,6 +142,8 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         invitation_ttl: INVITATION_TTL,
         require_verified_email: config.require_verified_email,
         product: config.product_name.clone(),
+        tenant_grace: config.tenant_grace,
+        audit_retention: config.audit_retention,
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let primary = Primary::new(cache.clone(), config.database_epoch.is_some());
@@ -152,6 +154,7 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         passwords: Arc::new(Hasher::new(threads, config.password_hash)?),
         encryption: Arc::default(),
         revocations: Arc::new(Revocations::new(config.access_token_ttl)),
+        entries: Arc::default(),
         settings: Arc::new(settings),
     })
 }

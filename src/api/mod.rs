@@ -1,6 +1,7 @@
 //! The routes, by noun.
 
 mod api_keys;
+mod audit;
 mod auth;
 mod board;
 pub(crate) mod body;
@@ -39,6 +40,8 @@ enum Tag {
     Jobs,
     /// Tenants: the customers of the service.
     Tenants,
+    /// Who did what.
+    Audit,
 }
 
 /// All operations under `/api/v1`.
@@ -49,6 +52,7 @@ pub(crate) type Api = (
     invitations::Invitations,
     api_keys::ApiKeys,
     tenants::Tenants,
+    audit::Audit,
     jobs::Jobs,
 );
 
@@ -61,6 +65,7 @@ pub(crate) fn service() -> OpenApiService<Api, ()> {
             invitations::Invitations,
             api_keys::ApiKeys,
             tenants::Tenants,
+            audit::Audit,
             jobs::Jobs,
         ),
         "SaaS Platform API",

@@ -3,6 +3,7 @@
 
 mod api_keys;
 mod app;
+mod audit;
 mod auth;
 mod cache;
 mod cli;
@@ -17,8 +18,10 @@ mod inspect;
 mod jobs;
 mod mails;
 mod node;
+mod operators;
 mod passwords;
 mod primary;
+mod seats;
 mod second_factor;
 mod sessions;
 mod steady;

@@ -8,7 +8,9 @@ mod letters;
 mod mail;
 mod prune_jobs;
 mod purge_deleted;
+mod purge_tenants;
 mod reset_password_email;
+mod rotate_audit;
 mod second_factor_notice_email;
 mod verify_email;
 
@@ -82,6 +84,8 @@ impl Handlers {
                     Kind::InvalidateUser => invalidate_user::run(&handlers, &job).await,
                     Kind::PruneJobs => prune_jobs::run(&handlers).await,
                     Kind::PurgeDeleted => purge_deleted::run(&handlers).await,
+                    Kind::PurgeTenants => purge_tenants::run(&handlers).await,
+                    Kind::RotateAudit => rotate_audit::run(&handlers).await,
                 }
             }
             .boxed()

@@ -3,7 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod api_keys;
-mod audit;
+pub mod audit;
 pub mod db;
 pub mod encryption;
 mod error;
@@ -48,6 +48,8 @@ pub struct App {
     pub encryption: Arc<encryption::Encryption>,
     /// What this node knows to be void.
     pub revocations: Arc<revocations::Revocations>,
+    /// In which tenants super administrators have been noted lately.
+    pub entries: Arc<tenants::Entries>,
     /// Rules that an operator may set.
     pub settings: Arc<Settings>,
 }
@@ -71,6 +73,10 @@ pub struct Settings {
     pub require_verified_email: bool,
     /// Name of the product; may be empty.
     pub product: String,
+    /// How long a closed tenant may be opened again.
+    pub tenant_grace: Duration,
+    /// How long audit events are kept, at least.
+    pub audit_retention: Duration,
 }
 
 /// What a mail is made of that carries a token.

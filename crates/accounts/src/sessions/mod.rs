@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use deadpool_postgres::Transaction;
 use poem_openapi::Enum;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tenantry_cache::State;
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -17,7 +18,7 @@ pub use renew::renew;
 
 use crate::{
     App, Error, Network, Result, SessionId, TenantId, UserId,
-    audit::By,
+    audit::{self, By},
     db,
     fields::{Email, Secret},
     passwords,
@@ -62,6 +63,13 @@ impl Method {
     }
 }
 
+impl Origin {
+    /// What is remembered of the address in the audit trail.
+    fn network(&self) -> Option<Network> {
+        self.address.map(Network::of)
+    }
+}
+
 /// A session that has just begun: what an access token is made of.
 pub struct SignedIn {
     /// Who signed in.
@@ -100,7 +108,9 @@ pub async fn login(
     let account = account(app, tenant, email).await?;
     let hash = account.as_ref().map(|account| account.password_hash.clone());
     let same = app.passwords.verify(password.clone(), hash).await?;
+    let named = account.as_ref().map(|account| (account.tenant, account.user));
     let Some(account) = account.filter(|_| same) else {
+        audit::refused(app, named, origin.network());
         return Err(Error::WrongCredentials);
     };
     let app = app.clone();
@@ -175,11 +185,11 @@ async fn begin(app: &App, account: Account, shown: Shown, origin: &Origin) -> Re
     if app.settings.require_verified_email && !standing.user.email_verified {
         return Err(Error::NotVerified);
     }
-    let amr = match shown {
-        Shown::Nothing => vec![],
+    let (amr, by) = match shown {
+        Shown::Nothing => (vec![], By::OPERATOR),
         Shown::Password(code) => {
-            let by = By::user(user, origin.address.map(Network::of));
-            match second_factor::check(app, &tx, (tenant, user), code.as_ref(), by).await? {
+            let by = By::signed_in(&standing.user, origin.network());
+            let amr = match second_factor::check(app, &tx, (tenant, user), code.as_ref(), by).await? {
                 Checked::Off => vec![Method::Pwd],
                 Checked::Right => vec![Method::Pwd, Method::Otp],
                 Checked::Wrong => {
@@ -187,13 +197,15 @@ async fn begin(app: &App, account: Account, shown: Shown, origin: &Origin) -> Re
                     app.db.nudge();
                     return Err(Error::SecondFactorRefused);
                 }
-            }
+            };
+            (amr, by)
         }
     };
     let touched = touch(&tx, tenant, user).await?;
     let raised = touched.is_some();
     standing.user = touched.unwrap_or(standing.user);
     let (session, refresh_token) = insert(app, &tx, &standing.user, &amr, origin).await?;
+    audit::record(&tx, tenant, by, "session.begun", session.0, json!({"user_id": user, "amr": amr})).await?;
     let signed_in = standing.signed_in(session, refresh_token, amr);
     if raised {
         users::commit(app, tx, &signed_in.user, State::Live, &[]).await?;
