@@ -1,29 +1,19 @@
 //! Access tokens: JWTs signed with Ed25519 (RFC 8037), short-lived, verified without any I/O.
 
 use std::{
-    collections::HashMap,
-    io::Write,
-    path::{Path, PathBuf},
     sync::{Arc, RwLock},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant},
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use ed25519_dalek::{
-    SigningKey,
-    pkcs8::{DecodePrivateKey, EncodePrivateKey, spki::der::pem::LineEnding},
-};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, Header, Validation};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use sha2::{Digest, Sha256};
 use tenantry_accounts::{
     Actor, Network, SessionId, SignedInUser, TenantId, UserId, Who, revocations::Basis, sessions::SignedIn,
     users::Role,
 };
 
-/// How long a new key file is only verified with, so that every process knows it before any signs with it.
-const KEY_REST: Duration = Duration::from_secs(120);
+use crate::keys::{KeyError, KeyFolder, Keys};
+
 /// How many verified tokens a process remembers.
 const REMEMBERED: usize = 50_000;
 
@@ -72,43 +62,13 @@ impl Claims {
     }
 }
 
-/// Why there is no key to sign with.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    /// The folder or a file of it cannot be used.
-    #[error("JWT_KEYS_DIR: {path}: {source}")]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A file does not hold what it should.
-    #[error("JWT_KEYS_DIR: {0} is not an Ed25519 private key in PEM (PKCS #8)")]
-    NotAKey(PathBuf),
-    /// The folder is empty.
-    #[error(
-        "JWT_KEYS_DIR: {0} holds no key; the first `tenantry api` makes one, or point it at the folder of the running service"
-    )]
-    None(PathBuf),
-    /// No randomness.
-    #[error("the system gave no randomness for a key")]
-    NoRandomness,
-}
-
 /// Makes and verifies access tokens with the keys of a folder.
 pub(crate) struct AccessTokens {
-    folder: PathBuf,
+    folder: KeyFolder,
     issuer: String,
     ttl: Duration,
     keys: RwLock<Arc<Keys>>,
     verified: quick_cache::sync::Cache<Box<str>, Arc<Claims>>,
-}
-
-struct Keys {
-    signing: (String, EncodingKey),
-    verifying: HashMap<String, DecodingKey>,
-    jwks: serde_json::Value,
 }
 
 impl AccessTokens {
@@ -116,15 +76,20 @@ impl AccessTokens {
     ///
     /// # Errors
     /// When the folder cannot be read, has no key, or a file of it is no key.
-    pub(crate) fn open(folder: &Path, issuer: String, ttl: Duration) -> Result<Self, KeyError> {
-        let keys = read(folder)?.ok_or_else(|| KeyError::None(folder.into()))?;
+    pub(crate) fn open(folder: KeyFolder, issuer: String, ttl: Duration) -> Result<Self, KeyError> {
+        let keys = folder.read(Instant::now())?.ok_or_else(|| KeyError::None(folder.path.clone()))?;
         let (keys, verified) = (RwLock::new(Arc::new(keys)), quick_cache::sync::Cache::new(REMEMBERED));
-        Ok(Self { folder: folder.into(), issuer, ttl, keys, verified })
+        Ok(Self { folder, issuer, ttl, keys, verified })
+    }
+
+    /// How often to [`reload`](Self::reload).
+    pub(crate) fn reload_every(&self) -> Duration {
+        self.folder.read_every()
     }
 
     /// Reads the folder again: keys may come and go while the service runs. A folder that cannot be read changes nothing.
     pub(crate) fn reload(&self) {
-        match read(&self.folder) {
+        match self.folder.read(Instant::now()) {
             Ok(Some(keys)) => {
                 let gone = self.keys().verifying.keys().any(|id| !keys.verifying.contains_key(id));
                 if let Ok(mut current) = self.keys.write() {
@@ -188,78 +153,15 @@ impl AccessTokens {
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         let claims = Arc::new(jsonwebtoken::decode::<Claims>(token, key, &validation).ok()?.claims);
         self.verified.insert(token.into(), claims.clone());
+        if !Arc::ptr_eq(&keys, &self.keys()) {
+            // Its key may be the one that went meanwhile, and this came after what was remembered was cleared.
+            self.verified.remove(token);
+        }
         Some(claims)
     }
 
     /// The public keys (RFC 7517), for those who verify tokens themselves.
     pub(crate) fn jwks(&self) -> serde_json::Value {
         self.keys().jwks.clone()
-    }
-}
-
-/// The keys of `folder`, or none when it has none. The newest that has rested signs; all verify.
-fn read(folder: &Path) -> Result<Option<Keys>, KeyError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| KeyError::File { path, source }
-    };
-    let mut files = vec![];
-    match std::fs::read_dir(folder) {
-        Ok(entries) => {
-            for entry in entries {
-                let path = entry.map_err(failed(folder))?.path();
-                let data = path.metadata().map_err(failed(&path))?;
-                if data.is_file() && path.extension().is_some_and(|extension| extension == "pem") {
-                    let changed = data.modified().map_err(failed(&path))?;
-                    files.push((changed, path));
-                }
-            }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(folder)(error)),
-    }
-    files.sort();
-    let (mut signing, mut verifying, mut public) = (None, HashMap::new(), vec![]);
-    for (changed, path) in files {
-        let pem = std::fs::read_to_string(&path).map_err(failed(&path))?;
-        let not_a_key = || KeyError::NotAKey(path.clone());
-        let key = SigningKey::from_pkcs8_pem(&pem).map_err(|_| not_a_key())?;
-        let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
-        let id = URL_SAFE_NO_PAD.encode(&Sha256::digest(&x)[..12]);
-        let rested = SystemTime::now().duration_since(changed).is_ok_and(|age| age >= KEY_REST);
-        if rested || signing.is_none() {
-            let key = EncodingKey::from_ed_pem(pem.as_bytes()).map_err(|_| not_a_key())?;
-            signing = Some((id.clone(), key));
-        }
-        verifying.insert(id.clone(), DecodingKey::from_ed_components(&x).map_err(|_| not_a_key())?);
-        public.push(json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": id, "x": x}));
-    }
-    Ok(signing.map(|signing| Keys { signing, verifying, jwks: json!({"keys": public}) }))
-}
-
-/// Makes the first key if there is none. It appears whole or not at all, and of two processes that start at once one makes it.
-pub(crate) fn make_first(folder: &Path) -> Result<(), KeyError> {
-    if read(folder)?.is_some() {
-        return Ok(());
-    }
-    let failed = |source| KeyError::File { path: folder.into(), source };
-    std::fs::create_dir_all(folder).map_err(failed)?;
-    let mut seed = [0; 32];
-    rand::TryRngCore::try_fill_bytes(&mut rand::rngs::OsRng, &mut seed)
-        .map_err(|_| KeyError::NoRandomness)?;
-    let pem =
-        SigningKey::from_bytes(&seed).to_pkcs8_pem(LineEnding::LF).map_err(|_| KeyError::NoRandomness)?;
-    let draft = folder.join(format!(".{}", uuid::Uuid::now_v7()));
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&draft).map_err(failed)?;
-    file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    let made = std::fs::hard_link(&draft, folder.join("first.pem"));
-    std::fs::remove_file(&draft).map_err(failed)?;
-    match made {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(failed(error)),
-        _ => Ok(()),
     }
 }

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod config;
 pub mod dev;
 mod error;
+mod keys;
 mod layers;
 mod limits;
 pub mod migrate;

@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use tokio_postgres::NoTls;
 
 use crate::{
-    access_token::{self, AccessTokens, KeyError},
+    access_token::AccessTokens,
     config::{Config, ConfigError},
+    keys::{self, KeyError, KeyFolder},
     limits::Limits,
 };
 
@@ -69,7 +70,7 @@ impl State {
     /// # Errors
     /// When a setting is wrong; the message names it.
     pub fn new(config: Config) -> Result<Self, StartError> {
-        access_token::make_first(&config.jwt_keys_dir)?;
+        keys::make_first(&config.jwt_keys_dir)?;
         let app = app(&config)?;
         Ok(Self {
             probe: pool(config.database_url()?, 1, app.db.primary())?,
@@ -82,11 +83,24 @@ impl State {
 
     /// Keeps house while `work` runs: keys are read again each minute, idle clients are forgotten.
     pub(crate) async fn keep_house(&self) {
+        tokio::join!(self.keep_keys(), self.keep_minutes());
+    }
+
+    async fn keep_keys(&self) {
+        let mut tick = tokio::time::interval(self.tokens.reload_every());
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        tick.tick().await;
+        loop {
+            tick.tick().await;
+            self.tokens.reload();
+        }
+    }
+
+    async fn keep_minutes(&self) {
         let mut minute = tokio::time::interval(Duration::from_secs(60));
         minute.tick().await;
         loop {
             minute.tick().await;
-            self.tokens.reload();
             self.limits.forget();
             let pool = self.app.db.pool().status();
             metrics::gauge!("tenantry_pool_connections", "state" => "idle").set(pool.available as f64);
@@ -140,7 +154,8 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
 /// # Errors
 /// When there are none, or PUBLIC_URL cannot be told.
 pub(crate) fn tokens(config: &Config) -> Result<AccessTokens, StartError> {
-    Ok(AccessTokens::open(&config.jwt_keys_dir, config.public_url()?, config.access_token_ttl)?)
+    let folder = KeyFolder::new(config.jwt_keys_dir.clone(), config.jwt_key_rest);
+    Ok(AccessTokens::open(folder, config.public_url()?, config.access_token_ttl)?)
 }
 
 /// How to connect to `url`.
