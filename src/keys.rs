@@ -98,8 +98,9 @@ impl KeyFolder {
                 signing = Some((id.clone(), key));
             }
             verifying.insert(id.clone(), DecodingKey::from_ed_components(&x).map_err(|_| not_a_key())?);
-            public
-                .push(json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": id, "x": x}));
+            public.push(
+                json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": id, "x": x}),
+            );
         }
         *seen = first_seen;
         Ok(signing.map(|signing| Keys { signing, verifying, jwks: json!({"keys": public}) }))
