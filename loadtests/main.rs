@@ -9,6 +9,8 @@
 
 mod cases;
 mod process;
+#[path = "../tests/harness/provenance.rs"]
+mod provenance;
 mod servers;
 mod table;
 mod wrk;
