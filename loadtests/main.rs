@@ -1,4 +1,4 @@
-//! What a look-up costs, on servers of its own: `make load` and `make load-large`.
+//! What a look-up costs, and signing in, on servers of its own: `make load`, `make load-large` and `make load-auth`.
 //!
 //! ```text
 //! cargo build --release --bin tenantry --examples && target/release/examples/load lookup
@@ -7,12 +7,19 @@
 //! Each case is run in turn, and all of them again in each round, so that a machine that is slower for a while is so for
 //! all. A case fails when its look-ups were not answered by the level that it is about.
 
+mod auth;
 mod cases;
+#[path = "../tests/harness/connection.rs"]
+#[expect(dead_code, reason = "what is measured here are times, and those who test read bodies")]
+mod connection;
+mod figures;
 mod process;
 #[path = "../tests/harness/provenance.rs"]
 mod provenance;
+mod rate;
 mod servers;
 mod table;
+mod walls;
 mod wrk;
 
 use std::{fs, path::PathBuf, process::ExitCode};
@@ -54,6 +61,8 @@ pub(crate) enum Question {
     Lookup,
     /// A thousand users beside a million
     Scale,
+    /// Sign-in, look-ups beside it, tokens, and row-level security
+    Auth,
 }
 
 #[tokio::main]
@@ -78,7 +87,7 @@ async fn run(settings: &Settings) -> Result<()> {
     };
     servers.stop().await?;
     fs::remove_dir_all(&folder)?;
-    let page = measured?.to_string();
+    let page = measured?;
     print!("{page}");
     if let Some(report) = &settings.report {
         fs::write(report, page)?;
@@ -86,11 +95,21 @@ async fn run(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-async fn measure(settings: &Settings, servers: &Servers) -> Result<Table> {
-    let (mut table, cases) = match settings.question {
+async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
+    let (table, cases) = match settings.question {
         Question::Lookup => cases::lookup(settings, servers).await?,
         Question::Scale => cases::scale(settings, servers).await?,
+        Question::Auth => return Ok(auth::measure(settings, servers).await?.to_string()),
     };
+    Ok(by_turns(settings, servers, table, &cases).await?.to_string())
+}
+
+async fn by_turns(
+    settings: &Settings,
+    servers: &Servers,
+    mut table: Table,
+    cases: &[cases::Case],
+) -> Result<Table> {
     for round in 1..=settings.rounds {
         for (row, case) in cases.iter().enumerate() {
             eprintln!("round {round} of {}: {}", settings.rounds, case.name);

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::try_join_all;
 use serde_json::json;
 use tenantry::dev::{postgres, redis};
 use tokio::time::timeout;
@@ -45,6 +46,8 @@ pub(crate) struct Cluster {
     pub(crate) servers: Servers,
     /// Who may do everything.
     pub(crate) operator: String,
+    /// The administrator of the tenant where people are revoked.
+    pub(crate) admin: String,
     /// The first is where people are revoked; the others are suspended.
     tenants: Vec<Tenant>,
     next_person: AtomicUsize,
@@ -61,8 +64,6 @@ pub(crate) struct Node {
 
 pub(crate) struct Tenant {
     pub(crate) id: Uuid,
-    /// Its administrator's access token.
-    pub(crate) admin: String,
     /// A look-up that every process answers from memory: what it is answered with is up to the token alone.
     pub(crate) look_up: String,
     people: Vec<(Uuid, String)>,
@@ -76,15 +77,24 @@ pub(crate) struct Person<'a> {
 }
 
 impl Cluster {
-    /// With at least so many people to revoke.
-    pub(crate) async fn start(folder: &Path, logs: &Path, people: usize) -> Result<Self> {
+    /// With at least so many people to revoke, and settings that are different.
+    pub(crate) async fn start(
+        folder: &Path,
+        logs: &Path,
+        people: usize,
+        different: &[String],
+    ) -> Result<Self> {
         let servers = Servers::start(&folder.join("home")).await?;
         let program = std::env::current_exe()?;
         let program = program.parent().and_then(Path::parent).ok_or("no folder")?.join("tenantry");
         if !program.is_file() {
             return Err("tenantry is not built: use `make revocations`".into());
         }
-        let settings = settings(&servers, folder);
+        let mut settings = settings(&servers, folder);
+        for setting in different {
+            let (name, value) = setting.split_once('=').ok_or("--set takes NAME=VALUE")?;
+            settings.push((name.to_owned(), value.to_owned()));
+        }
         let (tenants, users) =
             ((SUSPENDED + 1).to_string(), ((people + 2) * (SUSPENDED + 1)).max(200).to_string());
         tenantry(&program, &settings, &["seed", "--tenants", &tenants, "--users", &users]).await?;
@@ -103,10 +113,10 @@ impl Cluster {
             ));
             settings.push(("REDIS_URL".into(), format!("redis+unix://{}", redis_socket.display())));
             let process = Process::new(name, "api", Some(free_address()?), &program, settings, logs);
-            process.start().await?;
             nodes.push(Node { process, postgres, _redis: redis });
         }
-        // The first of them has made the keys.
+        try_join_all(nodes.iter().map(|node| node.process.start())).await?;
+        // One of them has made the keys.
         let token = async |tenant: Uuid, email: &str| -> Result<String> {
             let arguments = ["token", "--tenant", &tenant.to_string(), "--email", email];
             Ok(tenantry(&program, &settings, &arguments).await?.trim().to_owned())
@@ -114,17 +124,18 @@ impl Cluster {
         let database = servers.database().await?;
         let sql = "select t.id, u.id, u.email, u.role = 'admin' from tenantry.tenants t
                    join tenantry.users u on u.tenant_id = t.id where t.slug like 'seed-%' order by t.id, u.email";
-        let mut tenants: Vec<Tenant> = vec![];
+        let (mut tenants, mut admin): (Vec<Tenant>, _) = (vec![], String::new());
         for row in database.query(sql, &[]).await? {
             let (tenant, id): (Uuid, Uuid) = (row.try_get(0)?, row.try_get(1)?);
             if tenants.last().is_none_or(|last| last.id != tenant) {
-                let (admin, look_up) = (String::new(), String::new());
-                tenants.push(Tenant { id: tenant, admin, look_up, people: vec![] });
+                tenants.push(Tenant { id: tenant, look_up: String::new(), people: vec![] });
             }
             let place = tenants.last_mut().ok_or("no tenant")?;
             if row.try_get(3)? {
                 place.look_up = format!("/api/v1/users/{id}");
-                place.admin = token(tenant, row.try_get(2)?).await?;
+                if admin.is_empty() {
+                    admin = token(tenant, row.try_get(2)?).await?;
+                }
             } else {
                 place.people.push((id, row.try_get(2)?));
             }
@@ -132,7 +143,7 @@ impl Cluster {
         database.batch_execute(OPERATOR).await?;
         let operator = token(Uuid::nil(), "operator@example.org").await?;
         let (next_person, next_tenant) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Ok(Self { nodes, servers, operator, tenants, next_person, next_tenant })
+        Ok(Self { nodes, servers, operator, admin, tenants, next_person, next_tenant })
     }
 
     /// Somebody new.

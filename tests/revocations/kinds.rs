@@ -118,7 +118,14 @@ impl Request {
                 Ok(answer) if answer.status == self.done => return Ok(first),
                 Ok(answer) if !first && answer.status == self.done_already => return Ok(false),
                 Ok(answer) if answer.status != 503 && answer.status != 500 => {
-                    return Err(format!("{} {}: {} {:?}", self.method, self.path, answer.status, answer.json()).into());
+                    return Err(format!(
+                        "{} {}: {} {:?}",
+                        self.method,
+                        self.path,
+                        answer.status,
+                        answer.json()
+                    )
+                    .into());
                 }
                 _ if tokio::time::Instant::now() > deadline => {
                     return Err(format!("{} {}: {answer:?}", self.method, self.path).into());
@@ -138,7 +145,7 @@ async fn request(
     bearer: &str,
 ) -> Result<Request> {
     let user = format!("/api/v1/users/{}", person.id);
-    let admin = person.tenant.admin.clone();
+    let admin = cluster.admin.clone();
     let own = bearer.to_owned();
     let auth = |what: &str| format!("/api/v1/auth/{what}");
     let (method, path, token, body, done, done_already) = match kind {

@@ -9,6 +9,7 @@
 
 mod cluster;
 #[path = "../harness/connection.rs"]
+#[expect(dead_code, reason = "those who flood ask for Retry-After")]
 mod connection;
 #[path = "../harness/process.rs"]
 #[expect(dead_code, reason = "those who kill and freeze processes use the rest")]
@@ -43,7 +44,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 #[derive(Parser)]
 struct Settings {
     /// How often each kind of revocation is measured in each phase
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 20)]
     rounds: usize,
     /// How many are measured at once
     #[arg(long, default_value_t = 3)]
@@ -54,6 +55,9 @@ struct Settings {
     /// In which order and at which moments; by chance when left out
     #[arg(long)]
     seed: Option<u64>,
+    /// A setting of the processes that is different: REVOCATION_MAX_LAG=10s is found out
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
     /// Where the table goes, too
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -100,7 +104,8 @@ async fn run(settings: &Settings) -> Result<usize> {
     let own = folder.join("cluster");
     fs::create_dir(&own)?;
     let only = if settings.only.is_empty() { &Phase::ALL[..] } else { &settings.only };
-    let cluster = Cluster::start(&own, &logs, settings.rounds * only.len() * Kind::ALL.len()).await?;
+    let people = settings.rounds * only.len() * Kind::ALL.len();
+    let cluster = Cluster::start(&own, &logs, people, &settings.set).await?;
     let report = measure(&cluster, settings, only, seed).await?;
     cluster.stop().await?;
     fs::remove_dir_all(&folder)?;

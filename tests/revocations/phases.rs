@@ -11,7 +11,7 @@ use crate::{
     cluster::{Cluster, MAX_LAG, NODES},
     kinds::{Kind, Victim},
     proxy::{Flow, Link},
-    watch::{Track, Watch},
+    watch::{self, Track, Watch},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -93,14 +93,22 @@ pub(crate) async fn rounds(
     try_join_all(watches.iter().map(Watch::is_accepted)).await?;
 
     let mut pauses: Vec<Duration> = kinds.iter().map(|_| by_chance(rng, 0..100)).collect();
-    let (strike, dead) = (by_chance(rng, 0..150), by_chance(rng, 100..600));
+    let (strike, dead) = (by_chance(rng, 0..400), by_chance(rng, 100..600));
     let hang = rng.random_bool(0.5);
     let revoke_all = try_join_all(victims.iter().map(|victim| {
         let pause = pauses.pop().unwrap_or_default();
         async move {
             sleep(pause).await;
             let first = victim.revoke(cluster, node).await?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((first, Instant::now()))
+            let acknowledged = Instant::now();
+            // Those who watch may just have asked: here the very next request.
+            let next = cluster.ask(node, "GET", &victim.look_up, &victim.bearer, "").await?;
+            let let_in = watch::is_let_in(next.status).then(|| acknowledged.elapsed());
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((
+                first,
+                acknowledged,
+                let_in.unwrap_or_default(),
+            ))
         }
     }));
     let (mut back, mut cut) = (begun, None);
@@ -125,7 +133,7 @@ pub(crate) async fn rounds(
         }
         Phase::NodeCutOff => {
             let victim = (node + rng.random_range(1..NODES)) % NODES;
-            let control = Watch::start(cluster, &cluster.home().admin, &cluster.home().look_up)?;
+            let control = Watch::start(cluster, &cluster.admin, &cluster.home().look_up)?;
             control.is_accepted().await?;
             let flow = if hang { Flow::Held } else { Flow::Lost };
             let began = Instant::now();
@@ -137,7 +145,7 @@ pub(crate) async fn rounds(
     };
     try_join_all(watches.iter().map(Watch::is_refused)).await?;
     let (mut rounds, away) = (vec![], cut.as_ref().map(|(node, _)| *node));
-    for ((victim, watch), (first, acknowledged)) in victims.iter().zip(&watches).zip(&revoked) {
+    for ((victim, watch), (first, acknowledged, let_in)) in victims.iter().zip(&watches).zip(&revoked) {
         let tracks: Vec<Track> = (0..NODES).map(|node| watch.track(node)).collect();
         let requests: usize = tracks.iter().map(|track| track.requests).sum();
         let is_other = |n: &usize| *n != node && Some(*n) != away;
@@ -147,7 +155,7 @@ pub(crate) async fn rounds(
         rounds.push(Round {
             phase,
             kind: victim.kind,
-            own: first.then(|| tracks[node].accepted_past(*acknowledged)),
+            own: first.then(|| tracks[node].accepted_past(*acknowledged).max(*let_in)),
             others: (0..NODES)
                 .filter(is_other)
                 .map(|n| Other {

@@ -102,6 +102,11 @@ async fn present(mut connection: Connection, bearer: String, look_up: String, tr
     }
 }
 
+/// Anything but "no" and "this cannot be told".
+pub(crate) fn is_let_in(status: u16) -> bool {
+    ![401, 503].contains(&status)
+}
+
 impl Track {
     fn note(&mut self, start: Instant, status: u16) {
         self.requests += 1;
