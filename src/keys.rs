@@ -161,8 +161,6 @@ pub(crate) fn make_first(folder: &Path) -> Result<(), KeyError> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
     use super::*;
 
     const REST: Duration = Duration::from_secs(300);

@@ -1,7 +1,7 @@
 //! The keys of access tokens: how they are rotated, and how programs in other languages verify by them.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::{
         Arc,
@@ -123,13 +123,25 @@ struct Verifier {
     language: &'static str,
     tokens: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
+    /// Where the script was copied to.
+    copy: Option<PathBuf>,
     _child: Child,
+}
+
+impl Drop for Verifier {
+    fn drop(&mut self) {
+        if let Some(copy) = &self.copy {
+            // Another run may have removed the whole folder.
+            let _ = std::fs::remove_file(copy);
+        }
+    }
 }
 
 impl Verifier {
     fn start(language: &'static str, issuer: &str, jwks: &str, cooldown: &str) -> Self {
         let (examples, tools) =
             (Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/verify-token"), tools());
+        let mut copy = None;
         let mut command = match language {
             "Python" => {
                 let mut command = Command::new(tools.join("python/bin/python"));
@@ -141,14 +153,15 @@ impl Verifier {
                 let script = tools.join(format!("verify-token/{}.mjs", uuid::Uuid::now_v7().simple()));
                 std::fs::copy(examples.join("verify-token.mjs"), &script).unwrap();
                 let mut command = Command::new("node");
-                command.arg(script);
+                command.arg(&script);
+                copy = Some(script);
                 command
             }
         };
         command.args([issuer, jwks]).env("JWKS_COOLDOWN", cooldown).kill_on_drop(true);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (tokens, answers) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Self { language, tokens, answers: BufReader::new(answers).lines(), _child: child }
+        Self { language, tokens, answers: BufReader::new(answers).lines(), copy, _child: child }
     }
 
     async fn ask(&mut self, token: &str) -> String {

@@ -17,6 +17,9 @@ const BEHIND: Duration = Duration::from_secs(1);
 /// Until a node that is no longer cut off has a new connection and has looked.
 const BACK: Duration = Duration::from_secs(5);
 
+/// One of the times of a cut.
+type Of = fn(&Cut) -> Duration;
+
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) rounds: Vec<Round>,
@@ -81,7 +84,7 @@ impl Report {
             }
         }
         if !self.cuts.is_empty() {
-            let within = |name: &str, of: fn(&Cut) -> Duration, bounds: [Duration; 2]| {
+            let within = |name: &str, of: Of, bounds: [Duration; 2]| {
                 let (least, most) = self.extremes(of);
                 let [from, to] = bounds.map(millis);
                 let found = format!(
@@ -140,13 +143,13 @@ impl Report {
             .filter(move |round| round.phase == phase && kind.is_none_or(|kind| round.kind == kind))
     }
 
-    fn extremes(&self, of: fn(&Cut) -> Duration) -> (Duration, Duration) {
+    fn extremes(&self, of: Of) -> (Duration, Duration) {
         let times = || self.cuts.iter().map(of);
         (times().min().unwrap_or_default(), times().max().unwrap_or_default())
     }
 }
 
-const CUT: [(&str, fn(&Cut) -> Duration); 4] = [
+const CUT: [(&str, Of); 4] = [
     ("it lets in a token that stands", |cut| cut.accepted),
     ("it says that it cannot tell (503)", |cut| cut.unknown),
     ("it lets in one revoked elsewhere (from then on)", |cut| cut.revoked_accepted),
