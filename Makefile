@@ -1,7 +1,7 @@
 # The two commands are `make dev` and `make test`; both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint audit openapi load load-large bench-enumeration chaos planted model chaos-jobs bench-jobs clean
+.PHONY: help dev test lint audit openapi load load-large load-auth bench-enumeration chaos planted model revocations chaos-jobs bench-jobs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-17s%s\n", $$1, $$2 }'
@@ -37,6 +37,10 @@ bench-enumeration: ## whether the time of an answer tells who exists (release bu
 	cargo build --release --workspace --bin tenantry --example load
 	target/release/examples/load enumeration --report loadtests/enumeration.txt $(ARGS)
 
+load-auth: ## signing in, look-ups beside a flood of it, tokens and row-level security (release build; needs wrk)
+	cargo build --release --workspace --bin tenantry --example load
+	target/release/examples/load auth --report loadtests/auth.txt $(ARGS)
+
 chaos: ## kills, stops and cuts off what runs for a minute, and judges every answer (ARGS="--seed 1")
 	@scripts/chaos --seconds 60 $(ARGS)
 
@@ -45,6 +49,10 @@ planted: ## bugs in the real code that the history checker must find, each in fi
 
 model: ## explores the model of the cache protocol within larger bounds (release build; takes minutes and several GB)
 	MODEL=large cargo test --release -p tenantry-cache --test model -- --nocapture --test-threads=1
+
+revocations: ## how long three processes let a revoked token in (release build; writes loadtests/revocations.txt)
+	cargo build --release --workspace --bin tenantry --example revocations
+	target/release/examples/revocations --report loadtests/revocations.txt $(ARGS)
 
 chaos-jobs: ## 70,000 jobs on workers that are killed and frozen, and judges what came of each (ARGS="--seed 1")
 	cargo run --example jobs-chaos -- $(ARGS)

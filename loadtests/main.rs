@@ -1,5 +1,5 @@
-//! What a look-up costs, on servers of its own: `make load` and `make load-large`. And whether the time of an answer tells who
-//! exists: `make bench-enumeration`.
+//! What a look-up costs, and signing in, on servers of its own: `make load`, `make load-large` and `make load-auth`. And whether
+//! the time of an answer tells who exists: `make bench-enumeration`.
 //!
 //! ```text
 //! cargo build --release --bin tenantry --examples && target/release/examples/load lookup
@@ -8,18 +8,27 @@
 //! Each case is run in turn, and all of them again in each round, so that a machine that is slower for a while is so for
 //! all. A case fails when its look-ups were not answered by the level that it is about.
 
+mod auth;
 mod cases;
+#[path = "../tests/harness/connection.rs"]
+#[expect(dead_code, reason = "what is measured here are times, and those who test read bodies")]
+mod connection;
 mod enumeration;
+mod figures;
 mod process;
+#[path = "../tests/harness/provenance.rs"]
+mod provenance;
+mod rate;
 mod servers;
 mod table;
+mod walls;
 mod wrk;
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
 
-use crate::servers::Servers;
+use crate::{servers::Servers, table::Table};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -59,6 +68,8 @@ pub(crate) enum Question {
     Scale,
     /// People who exist beside people who do not
     Enumeration,
+    /// Sign-in, look-ups beside it, tokens, and row-level security
+    Auth,
 }
 
 #[tokio::main]
@@ -94,11 +105,21 @@ async fn run(settings: &Settings) -> Result<()> {
 }
 
 async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
-    let (mut table, cases) = match settings.question {
+    let (table, cases) = match settings.question {
         Question::Lookup => cases::lookup(settings, servers).await?,
         Question::Scale => cases::scale(settings, servers).await?,
         Question::Enumeration => return enumeration::measure(settings, servers).await,
+        Question::Auth => return Ok(auth::measure(settings, servers).await?.to_string()),
     };
+    Ok(by_turns(settings, servers, table, &cases).await?.to_string())
+}
+
+async fn by_turns(
+    settings: &Settings,
+    servers: &Servers,
+    mut table: Table,
+    cases: &[cases::Case],
+) -> Result<Table> {
     for round in 1..=settings.rounds {
         for (row, case) in cases.iter().enumerate() {
             eprintln!("round {round} of {}: {}", settings.rounds, case.name);
@@ -114,5 +135,5 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
             }
         }
     }
-    Ok(table.to_string())
+    Ok(table)
 }

@@ -22,7 +22,10 @@ function request()
     if at < #requests then at = at + 1 end
   end
   local token, method, path, body = line:match("^(%d+) (%S+) (%S+) ?(.*)$")
-  return method .. " " .. path .. " HTTP/1.1\r\nHost: load\r\nAuthorization: Bearer " .. tokens[tonumber(token)]
+  token = tokens[tonumber(token)]
+  -- An empty line of the file: nobody.
+  if token ~= "" then token = "\r\nAuthorization: Bearer " .. token end
+  return method .. " " .. path .. " HTTP/1.1\r\nHost: load" .. token
     .. "\r\nContent-Type: application/json\r\nContent-Length: " .. #body .. "\r\n\r\n" .. body
 end
 

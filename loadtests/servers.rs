@@ -93,10 +93,16 @@ impl Servers {
         Ok(path)
     }
 
+    /// How the owner and the application reach the database of that name.
+    pub(crate) fn urls(&self, name: &str) -> (String, String) {
+        let (owner, app) = (postgres::owner_url(&self.home), postgres::app_url(&self.home));
+        (in_database(&owner, name), in_database(&app, name))
+    }
+
     /// Makes a database of that name with so many users.
     pub(crate) async fn database(&self, name: &str, tenants: u64, users: u64) -> Result<Database> {
-        let in_it = |url: String| url.replacen("/tenantry?", &format!("/{name}?"), 1);
-        let (owner, app) = (in_it(postgres::owner_url(&self.home)), in_it(postgres::app_url(&self.home)));
+        let in_it = |url: String| in_database(&url, name);
+        let (owner, app) = self.urls(name);
         let maintenance = connect(&postgres::superuser_url(&self.home)).await?;
         maintenance.batch_execute(&format!("create database {name} owner tenantry_owner")).await?;
         migrate::run(&owner, &app).await?;
@@ -150,6 +156,10 @@ impl Servers {
         command.current_dir(&self.folder);
         crate::process::Process::start(command, address, &self.folder.join("key.log")).await?.stop().await
     }
+}
+
+fn in_database(url: &str, name: &str) -> String {
+    url.replacen("/tenantry?", &format!("/{name}?"), 1)
 }
 
 async fn connect(url: &str) -> Result<tokio_postgres::Client> {

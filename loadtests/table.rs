@@ -1,8 +1,8 @@
 //! The table: medians of all rounds, and how far the runs were apart.
 
-use std::{fmt, process::Command, time::Duration};
+use std::{fmt, time::Duration};
 
-use crate::Settings;
+use crate::{Settings, provenance::provenance};
 
 /// What one run has cost.
 #[derive(Clone)]
@@ -116,25 +116,6 @@ impl fmt::Display for Table {
 
 /// The first lines of a report: what, when, of which commit, where, and how.
 pub(crate) fn head(title: &str, how: &str) -> String {
-    format!(
-        "# {title}\n# {}, commit {}; {}; {}\n# load {}: {how}\n",
-        chrono::Utc::now().format("%Y-%m-%d"),
-        said("git", &["describe", "--always", "--dirty", "--exclude=*"]),
-        machine(),
-        said("uname", &["-sr"]),
-        std::env::args().skip(1).collect::<Vec<_>>().join(" "),
-    )
-}
-
-fn machine() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    format!("{cores} cores of {}", model.map_or("an unknown kind", |(_, model)| model))
-}
-
-fn said(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output();
-    output
-        .map_or_else(|_| "unknown".into(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+    format!("# {title}\n# {}\n# load {command}: {how}\n", provenance())
 }

@@ -1,21 +1,12 @@
 //! Access tokens: JWTs signed with Ed25519 (RFC 8037), short-lived, verified without any I/O.
 
 use std::{
-    collections::HashMap,
-    path::Path,
     sync::{Arc, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use ed25519_dalek::{
-    SigningKey,
-    pkcs8::{DecodePrivateKey, EncodePrivateKey, spki::der::pem::LineEnding},
-};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, Header, Validation};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use sha2::{Digest, Sha256};
 use tenantry_accounts::{
     Actor, Network, SessionId, SignedInUser, TenantId, UserId, Who,
     revocations::Basis,
@@ -23,7 +14,10 @@ use tenantry_accounts::{
     users::Role,
 };
 
-use crate::key_files::{KeyError, KeyFolder};
+use crate::{
+    key_files::{KeyError, KeyFolder},
+    keys::{KeyPair, Keys},
+};
 
 /// How many verified tokens a process remembers.
 const REMEMBERED: usize = 50_000;
@@ -94,17 +88,11 @@ impl Claims {
 
 /// Makes and verifies access tokens with the keys of a folder.
 pub(crate) struct AccessTokens {
-    folder: KeyFolder,
+    folder: KeyFolder<KeyPair>,
     issuer: String,
     ttl: Duration,
     keys: RwLock<Arc<Keys>>,
     verified: quick_cache::sync::Cache<Box<str>, Arc<Claims>>,
-}
-
-struct Keys {
-    signing: (String, EncodingKey),
-    verifying: HashMap<String, DecodingKey>,
-    jwks: serde_json::Value,
 }
 
 impl AccessTokens {
@@ -112,17 +100,22 @@ impl AccessTokens {
     ///
     /// # Errors
     /// When the folder cannot be read, has no key, or a file of it is no key.
-    pub(crate) fn open(folder: &Path, issuer: String, ttl: Duration) -> Result<Self, KeyError> {
-        let folder = self::folder(folder);
-        let keys = read(&folder)?.ok_or_else(|| folder.none())?;
+    pub(crate) fn open(folder: KeyFolder<KeyPair>, issuer: String, ttl: Duration) -> Result<Self, KeyError> {
+        let keys = Keys::from(folder.read(Instant::now())?);
         let (keys, verified) = (RwLock::new(Arc::new(keys)), quick_cache::sync::Cache::new(REMEMBERED));
         Ok(Self { folder, issuer, ttl, keys, verified })
     }
 
+    /// How often to [`reload`](Self::reload).
+    pub(crate) fn reload_every(&self) -> Duration {
+        self.folder.read_every()
+    }
+
     /// Reads the folder again: keys may come and go while the service runs. A folder that cannot be read changes nothing.
     pub(crate) fn reload(&self) {
-        match read(&self.folder) {
-            Ok(Some(keys)) => {
+        match self.folder.read(Instant::now()) {
+            Ok(read) => {
+                let keys = Keys::from(read);
                 let gone = self.keys().verifying.keys().any(|id| !keys.verifying.contains_key(id));
                 if let Ok(mut current) = self.keys.write() {
                     *current = Arc::new(keys);
@@ -131,7 +124,6 @@ impl AccessTokens {
                     self.verified.clear();
                 }
             }
-            Ok(None) => tracing::warn!("JWT_KEYS_DIR holds no key any more; the known ones stay in use"),
             Err(error) => tracing::warn!("{error}; the known keys stay in use"),
         }
     }
@@ -187,6 +179,10 @@ impl AccessTokens {
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         let claims = Arc::new(jsonwebtoken::decode::<Claims>(token, key, &validation).ok()?.claims);
         self.verified.insert(token.into(), claims.clone());
+        if !Arc::ptr_eq(&keys, &self.keys()) {
+            // Its key may be the one that went meanwhile, and this came after what was remembered was cleared.
+            self.verified.remove(token);
+        }
         Some(claims)
     }
 
@@ -200,51 +196,4 @@ impl AccessTokens {
     pub(crate) fn jwks(&self) -> serde_json::Value {
         self.keys().jwks.clone()
     }
-}
-
-/// Where the keys are.
-fn folder(path: &Path) -> KeyFolder {
-    KeyFolder { setting: "JWT_KEYS_DIR", path: path.into(), extension: "pem" }
-}
-
-/// The keys of `folder`, or none when it has none. The newest that has rested signs; all verify.
-fn read(folder: &KeyFolder) -> Result<Option<Keys>, KeyError> {
-    let keys = folder.read("an Ed25519 private key in PEM (PKCS #8)", KeyPair::parse)?;
-    Ok(keys.map(|keys| Keys {
-        signing: (keys.writing.id, keys.writing.signing),
-        jwks: json!({"keys": keys.all.iter().map(KeyPair::public).collect::<Vec<_>>()}),
-        verifying: keys.all.into_iter().map(|key| (key.id, key.verifying)).collect(),
-    }))
-}
-
-#[derive(Clone)]
-struct KeyPair {
-    /// After its public half.
-    id: String,
-    x: String,
-    signing: EncodingKey,
-    verifying: DecodingKey,
-}
-
-impl KeyPair {
-    fn parse(pem: &str) -> Option<Self> {
-        let key = SigningKey::from_pkcs8_pem(pem).ok()?;
-        let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
-        let id = URL_SAFE_NO_PAD.encode(&Sha256::digest(&x)[..12]);
-        let signing = EncodingKey::from_ed_pem(pem.as_bytes()).ok()?;
-        let verifying = DecodingKey::from_ed_components(&x).ok()?;
-        Some(Self { id, x, signing, verifying })
-    }
-
-    fn public(&self) -> serde_json::Value {
-        json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": self.id, "x": self.x})
-    }
-}
-
-/// Makes the first key if there is none.
-pub(crate) fn make_first(path: &Path) -> Result<(), KeyError> {
-    folder(path).make_first(|seed| {
-        let pem = SigningKey::from_bytes(&seed).to_pkcs8_pem(LineEnding::LF).ok()?;
-        Some(pem.as_str().to_owned())
-    })
 }

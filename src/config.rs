@@ -78,6 +78,9 @@ pub struct Config {
     /// JWT_KEYS_DIR
     #[arg(long, env = "ENCRYPTION_KEYS_DIR", global = true, value_name = "DIR")]
     pub encryption_keys_dir: Option<PathBuf>,
+    /// How long a new key of that folder is only verified with before it signs, so that everybody knows it by then
+    #[arg(long, env = "JWT_KEY_REST", global = true, default_value = "5m", value_parser = period, value_name = "TIME")]
+    pub jwt_key_rest: Duration,
 
     /// How long an access token lives
     #[arg(long, env = "ACCESS_TOKEN_TTL", global = true, default_value = "10m", value_parser = lifetime, value_name = "TIME")]

@@ -11,6 +11,7 @@ pub mod dev;
 mod encryption_keys;
 mod error;
 mod key_files;
+mod keys;
 mod layers;
 mod limits;
 pub mod migrate;

@@ -6,6 +6,7 @@ use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, Recycling
 use tenantry_accounts::{
     App, Settings,
     db::Db,
+    encryption::Key,
     passwords::Hasher,
     primary::{NotPrimary, Primary},
     revocations::Revocations,
@@ -15,12 +16,13 @@ use tokio::time::timeout;
 use tokio_postgres::NoTls;
 
 use crate::{
-    access_token::{self, AccessTokens},
+    access_token::AccessTokens,
     api_key::ApiKeys,
     attempts::Attempts,
     config::{Config, ConfigError},
     encryption_keys,
-    key_files::KeyError,
+    key_files::{KeyError, KeyFolder},
+    keys::KeyPair,
     limits::Limits,
 };
 
@@ -43,6 +45,7 @@ pub struct State {
     /// Of its own: whether the database answers must not depend on how busy we are.
     pub(crate) probe: Pool,
     pub(crate) tokens: Arc<AccessTokens>,
+    encryption_keys: Arc<KeyFolder<Key>>,
     pub(crate) api_keys: Arc<ApiKeys>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) attempts: Arc<Attempts>,
@@ -75,15 +78,16 @@ impl State {
     /// # Errors
     /// When a setting is wrong; the message names it.
     pub fn new(config: Config) -> Result<Self, StartError> {
-        access_token::make_first(&config.jwt_keys_dir)?;
+        signing_keys(&config).make_first()?;
         let app = app(&config)?;
-        let keys = encryption_keys::folder(&config);
-        encryption_keys::make_first(&keys)?;
-        encryption_keys::load(&keys, &app.encryption)?;
+        let encryption_keys = encryption_keys::folder(&config);
+        encryption_keys.make_first()?;
+        encryption_keys::load(&encryption_keys, &app.encryption)?;
         Ok(Self {
             probe: pool(config.database_url()?, 1, app.db.primary())?,
             app,
             tokens: Arc::new(tokens(&config)?),
+            encryption_keys: Arc::new(encryption_keys),
             api_keys: Arc::new(ApiKeys::new(config.access_token_ttl)),
             limits: Arc::new(Limits::new(config.rate_limit_ip, config.trusted_proxies.clone())),
             attempts: Arc::new(Attempts::new(config.rate_limit_login)),
@@ -98,12 +102,25 @@ impl State {
 
     /// Keeps house while `work` runs: keys are read again each minute, idle clients and old attempts are forgotten.
     pub(crate) async fn keep_house(&self) {
+        tokio::join!(self.keep_keys(), self.keep_minutes());
+    }
+
+    async fn keep_keys(&self) {
+        let mut tick = tokio::time::interval(self.tokens.reload_every());
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        tick.tick().await;
+        loop {
+            tick.tick().await;
+            self.tokens.reload();
+            encryption_keys::reload(&self.encryption_keys, &self.app.encryption);
+        }
+    }
+
+    async fn keep_minutes(&self) {
         let mut minute = tokio::time::interval(Duration::from_secs(60));
         minute.tick().await;
         loop {
             minute.tick().await;
-            self.tokens.reload();
-            encryption_keys::reload(&encryption_keys::folder(&self.config), &self.app.encryption);
             self.limits.forget();
             self.write_down_used_keys().await;
             self.attempts.forget();
@@ -159,12 +176,17 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
     })
 }
 
+/// Where the keys are that sign access tokens.
+fn signing_keys(config: &Config) -> KeyFolder<KeyPair> {
+    KeyFolder::new(config.jwt_keys_dir.clone(), config.jwt_key_rest)
+}
+
 /// The keys of a service that runs already, or of this one.
 ///
 /// # Errors
 /// When there are none, or PUBLIC_URL cannot be told.
 pub(crate) fn tokens(config: &Config) -> Result<AccessTokens, StartError> {
-    Ok(AccessTokens::open(&config.jwt_keys_dir, config.public_url()?, config.access_token_ttl)?)
+    Ok(AccessTokens::open(signing_keys(config), config.public_url()?, config.access_token_ttl)?)
 }
 
 /// How to connect to `url`.

@@ -3,9 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
-    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::Stdio,
     sync::{
         RwLock,
         atomic::{AtomicU32, Ordering},
@@ -14,19 +12,12 @@ use std::{
 };
 
 use futures_util::future::try_join_all;
-use rand::Rng;
-use tenantry::{
-    dev::{Home, Server, postgres, redis},
-    migrate,
-};
+use tenantry::dev::{Home, Server, postgres, redis};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
-    process::Command,
-    sync::Mutex,
     time::{sleep, timeout},
 };
-use tokio_postgres::NoTls;
 use uuid::Uuid;
 
 use crate::{
@@ -36,10 +27,9 @@ use crate::{
     points::Points,
     process::{Parts, Process, send},
     proxy::Proxy,
+    servers::{SOCKET, Servers, free_address, tenantry},
 };
 
-/// Of the folder of a run, before the number of its process.
-const PREFIX: &str = "tenantry-chaos-";
 pub(crate) const APIS: usize = 3;
 const WORKERS: usize = 2;
 
@@ -71,9 +61,7 @@ pub(crate) struct Cluster {
     next_value: AtomicU32,
     events: std::sync::Mutex<Vec<Event>>,
     exits: std::sync::Mutex<Vec<(Micros, String)>>,
-    home: Home,
-    postgres: Mutex<Option<Server>>,
-    redis: Mutex<Option<Server>>,
+    servers: Servers,
 }
 
 #[derive(Default)]
@@ -94,13 +82,9 @@ impl Users {
 impl Cluster {
     /// Starts everything below `folder`, with `keys` users, and settings that are different.
     pub(crate) async fn start(folder: &Path, logs: &Path, keys: usize, different: &[String]) -> Result<Self> {
-        let home = Home::open(&folder.join("home")).await?;
-        let postgres = postgres::start(&home, postgres::Use::Dev).await?;
-        let redis = redis::start(&home).await?;
-        migrate::run(&postgres::owner_url(&home), &postgres::app_url(&home)).await?;
-
+        let servers = Servers::start(&folder.join("home")).await?;
         let program = program()?;
-        let mut settings = settings(&home, folder);
+        let mut settings = settings(&servers.home, folder);
         settings.push(("SMTP_URL".into(), mail::start().await?));
         for setting in different {
             let (name, value) = setting.split_once('=').ok_or("--set takes NAME=VALUE")?;
@@ -108,7 +92,7 @@ impl Cluster {
         }
         tenantry(&program, &settings, &["seed", "--tenants", "1", "--users", &(keys + 1).to_string()])
             .await?;
-        let database = database(&home).await?;
+        let database = servers.database().await?;
         let tenant: String = database
             .query_one("select slug from tenantry.tenants where slug like 'seed-%'", &[])
             .await?
@@ -124,8 +108,8 @@ impl Cluster {
             let own = folder.join(&name);
             fs::create_dir(&own)?;
             let (redis_socket, mut settings) = (own.join("redis.sock"), settings.clone());
-            let postgres = Proxy::start(&own.join(SOCKET), socket_folder(&home)?.join(SOCKET))?;
-            let redis = Proxy::start(&redis_socket, redis_path(&home))?;
+            let postgres = Proxy::start(&own.join(SOCKET), servers.postgres_socket()?)?;
+            let redis = Proxy::start(&redis_socket, servers.redis_socket())?;
             let app_url = format!("postgresql://tenantry@/tenantry?host={}", own.display());
             settings.push(("DATABASE_URL".into(), app_url));
             settings.push(("REDIS_URL".into(), format!("redis+unix://{}", redis_socket.display())));
@@ -147,9 +131,7 @@ impl Cluster {
             next_value: AtomicU32::new(1),
             events: std::sync::Mutex::default(),
             exits: std::sync::Mutex::default(),
-            home,
-            postgres: Mutex::new(Some(postgres)),
-            redis: Mutex::new(Some(redis)),
+            servers,
         };
         for process in cluster.processes() {
             process.start().await?;
@@ -220,21 +202,14 @@ impl Cluster {
 
     /// kill -9 of Redis, some time, and an empty one.
     pub(crate) async fn replace_redis(&self, dead: Duration) -> Result<()> {
-        let mut slot = self.redis.lock().await;
-        if let Some(server) = slot.take() {
-            if let Some(pid) = server.pid() {
-                send(pid, "KILL").await?;
-            }
-            server.stop().await;
-        }
+        self.servers.kill_redis().await?;
         sleep(dead).await;
-        *slot = Some(redis::start(&self.home).await?);
-        Ok(())
+        self.servers.start_redis().await
     }
 
     /// SIGSTOP, some time, SIGCONT.
     pub(crate) async fn freeze_redis(&self, time: Duration) -> Result<()> {
-        let slot = self.redis.lock().await;
+        let slot = self.servers.redis.lock().await;
         let Some(pid) = slot.as_ref().and_then(Server::pid) else { return Ok(()) };
         send(pid, "STOP").await?;
         sleep(time).await;
@@ -243,7 +218,7 @@ impl Cluster {
 
     /// Says one line to Redis; it may be away or slow, if something else torments it as well.
     pub(crate) async fn tell_redis(&self, line: &str) -> Result<()> {
-        let path = redis_path(&self.home);
+        let path = self.servers.redis_socket();
         let exchange = async {
             let mut stream = UnixStream::connect(path).await?;
             stream.write_all(format!("{line}\r\n").as_bytes()).await?;
@@ -256,35 +231,13 @@ impl Cluster {
 
     /// Ends PostgreSQL with a signal (QUIT: an immediate shutdown), some time, and starts it again.
     pub(crate) async fn crash_postgres(&self, name: &'static str, dead: Duration) -> Result<()> {
-        let mut slot = self.postgres.lock().await;
-        if let Some(server) = slot.take() {
-            if let Some(pid) = server.pid() {
-                send(pid, name).await?;
-            }
-            server.stop().await;
-        }
-        sleep(dead).await;
-        // After a kill -9 the next one starts only when the orphans have ended.
-        let mut tries = 0;
-        loop {
-            match postgres::start(&self.home, postgres::Use::Dev).await {
-                Ok(server) => {
-                    *slot = Some(server);
-                    return Ok(());
-                }
-                Err(error) if tries == 100 => return Err(error.into()),
-                Err(_) => {
-                    tries += 1;
-                    sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
+        self.servers.crash_postgres(name, dead).await
     }
 
     /// kill -9 of one server process of the application: the postmaster ends all others and recovers.
     pub(crate) async fn crash_backend(&self) -> Result<()> {
-        let _held = self.postgres.lock().await;
-        let database = database(&self.home).await?;
+        let _held = self.servers.postgres.lock().await;
+        let database = self.servers.database().await?;
         let sql = "select pid from pg_stat_activity where usename = 'tenantry' order by random() limit 1";
         let Some(row) = database.query_opt(sql, &[]).await? else { return Ok(()) };
         let pid: i32 = row.try_get(0)?;
@@ -292,7 +245,7 @@ impl Cluster {
         drop(database);
         for _ in 0..500 {
             sleep(Duration::from_millis(20)).await;
-            if let Ok(database) = self::database(&self.home).await
+            if let Ok(database) = self.servers.database().await
                 && database.batch_execute("select 1").await.is_ok()
             {
                 return Ok(());
@@ -304,7 +257,7 @@ impl Cluster {
     /// Ends a part of the application's connections.
     pub(crate) async fn end_connections(&self, part: f64) -> Result<()> {
         // It may be away, if something else torments it as well.
-        let Ok(database) = database(&self.home).await else { return Ok(()) };
+        let Ok(database) = self.servers.database().await else { return Ok(()) };
         let sql = "select pg_terminate_backend(pid) from pg_stat_activity
                    where usename = 'tenantry' and random() < $1";
         let _ = database.query(sql, &[&part]).await;
@@ -313,7 +266,7 @@ impl Cluster {
 
     /// Ends the connections that are in the middle of a transaction.
     pub(crate) async fn end_transactions(&self) -> Result<u64> {
-        let database = database(&self.home).await?;
+        let database = self.servers.database().await?;
         let sql = "select pg_terminate_backend(pid) from pg_stat_activity
                    where usename = 'tenantry' and state = 'idle in transaction'";
         Ok(database.query(sql, &[]).await?.len() as u64)
@@ -324,7 +277,7 @@ impl Cluster {
         let none = Committed { version: 0, value: FOREIGN, address: FOREIGN, deleted: false, by_feed: false };
         let mut rows = vec![none; self.keys()];
         let sql = "select id, version, name, email, deleted_at is not null, false from tenantry.users";
-        for row in database(&self.home).await?.query(sql, &[]).await? {
+        for row in self.servers.database().await?.query(sql, &[]).await? {
             if let Some((key, committed)) = self.committed(&row)? {
                 rows[key] = committed;
             }
@@ -352,7 +305,7 @@ impl Cluster {
                      select from tenantry.revocations r
                      where r.subject = 'cached_user' and r.subject_id = l.user_id and r.min_version = l.version
                    ) from chaos.ledger l order by l.version";
-        for row in database(&self.home).await?.query(sql, &[]).await? {
+        for row in self.servers.database().await?.query(sql, &[]).await? {
             if let Some((key, committed)) = self.committed(&row)? {
                 history.ledger[key].push(committed);
             }
@@ -362,12 +315,9 @@ impl Cluster {
 
     /// Stops and removes everything.
     pub(crate) async fn stop(self) -> Result<()> {
-        let Self { home, postgres, redis, apis, workers, .. } = self;
+        let Self { servers, apis, workers, .. } = self;
         drop((apis, workers));
-        for server in [postgres, redis].into_iter().filter_map(Mutex::into_inner) {
-            server.stop().await;
-        }
-        Ok(home.remove()?)
+        servers.stop().await
     }
 }
 
@@ -394,17 +344,6 @@ pub(crate) fn address_value(address: &str) -> Value {
     }
 }
 
-/// Of the server itself; clients go through a proxy.
-const SOCKET: &str = ".s.PGSQL.5432";
-
-fn redis_path(home: &Home) -> PathBuf {
-    redis::url(home).replace("redis+unix://", "").into()
-}
-
-fn socket_folder(home: &Home) -> Result<PathBuf> {
-    Ok(redis_path(home).parent().ok_or("Redis has no folder")?.to_owned())
-}
-
 fn settings(home: &Home, folder: &Path) -> Vec<(String, String)> {
     let keys = folder.join("keys").display().to_string();
     let settings = [
@@ -427,56 +366,4 @@ fn program() -> Result<PathBuf> {
         return Err("tenantry-planted is not built: use `make chaos`".into());
     }
     Ok(program)
-}
-
-/// Runs a command of the program, and returns what it prints.
-async fn tenantry(program: &Path, settings: &[(String, String)], arguments: &[&str]) -> Result<String> {
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear().envs(settings.iter().cloned()).current_dir("/").stdin(Stdio::null());
-    let output = command.output().await?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(format!("tenantry {}: {said}", arguments.join(" ")).into());
-    }
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-async fn database(home: &Home) -> Result<tokio_postgres::Client> {
-    let url = postgres::superuser_url(home);
-    let connect = tokio_postgres::connect(&url, NoTls);
-    let (client, connection) = timeout(Duration::from_secs(5), connect).await??;
-    tokio::spawn(connection);
-    Ok(client)
-}
-
-/// Below the ports that the kernel gives to connections, so that nobody takes it while a node is dead.
-fn free_address() -> Result<SocketAddr> {
-    for _ in 0..1000 {
-        let address = SocketAddr::from(([127, 0, 0, 1], rand::rng().random_range(15_000..30_000)));
-        if TcpListener::bind(address).is_ok() {
-            return Ok(address);
-        }
-    }
-    Err("no free port".into())
-}
-
-/// A folder of this run's own. What runs that ended early have left goes, and servers that still run there.
-pub(crate) async fn new_folder() -> Result<PathBuf> {
-    for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
-        let name = entry.file_name();
-        let Some(run) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
-        if Path::new("/proc").join(run).exists() {
-            continue;
-        }
-        for cluster in fs::read_dir(entry.path())?.flatten() {
-            let home = cluster.path().join("home");
-            if home.exists() {
-                Home::open(&home).await?.remove()?;
-            }
-        }
-        fs::remove_dir_all(entry.path())?;
-    }
-    let path = std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()));
-    fs::create_dir(&path)?;
-    Ok(path)
 }

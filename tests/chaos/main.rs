@@ -19,9 +19,12 @@ mod mail;
 mod nemesis;
 mod points;
 mod process;
+#[path = "../harness/proxy.rs"]
 mod proxy;
 mod report;
 mod scenarios;
+#[path = "../harness/servers.rs"]
+mod servers;
 mod stored;
 
 use std::{
@@ -122,7 +125,7 @@ async fn run(settings: Settings) -> Result<(usize, usize)> {
     let logs = beside.join("chaos-logs");
     let _ = fs::remove_dir_all(&logs);
     fs::create_dir_all(&logs)?;
-    let folder = cluster::new_folder().await?;
+    let folder = servers::new_folder("tenantry-chaos-").await?;
     let (mut passed, mut failed) = (0, 0);
     let mut add = |(p, f)| (passed, failed) = (passed + p, failed + f);
     if !settings.planted.is_empty() {

@@ -201,6 +201,11 @@ impl TestApp {
         mails(&self.folder.join("mail"))
     }
 
+    /// The folder of the keys that sign access tokens.
+    pub(crate) fn keys(&self) -> PathBuf {
+        self.folder.join("keys")
+    }
+
     /// Empties the folder of caught mails.
     pub(crate) fn lose_mails(&self) {
         for entry in std::fs::read_dir(self.folder.join("mail")).unwrap() {
@@ -241,6 +246,17 @@ pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     let status = response.status();
     let body = response.text().await.unwrap();
     (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
+}
+
+/// Where `scripts/clients` has put what the examples need.
+pub(crate) fn tools() -> PathBuf {
+    let target = Path::new(env!("CARGO_BIN_EXE_tenantry")).ancestors().nth(2).unwrap();
+    let tools = target.join("tools");
+    assert!(
+        ["python", "node", "verify-token"].iter().all(|part| tools.join(part).exists()),
+        "run scripts/clients first"
+    );
+    tools
 }
 
 pub(crate) fn mails(folder: &Path) -> Vec<String> {

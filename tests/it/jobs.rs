@@ -1,7 +1,7 @@
 //! Jobs over HTTP and from the shell, and how programs in other languages enqueue them.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output},
 };
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tenantry_accounts::{TenantId, db};
 use uuid::Uuid;
 
-use crate::app::{TestApp, answer, from_stack, wrong_fields};
+use crate::app::{TestApp, answer, from_stack, tools, wrong_fields};
 
 impl TestApp {
     fn admin_id(&self) -> &str {
@@ -317,14 +317,6 @@ async fn the_shell_says_what_is_wrong() {
         refused(&["purge", "--state", "running", "--older-than", "1d"]).contains("done, cancelled or dead")
     );
     assert!(refused(&["show", &Uuid::nil().to_string()]).contains("there is no job"));
-}
-
-/// Where `scripts/clients` has put what the examples need.
-fn tools() -> PathBuf {
-    let target = Path::new(env!("CARGO_BIN_EXE_tenantry")).ancestors().nth(2).unwrap();
-    let tools = target.join("tools");
-    assert!(tools.join("python").exists() && tools.join("node").exists(), "run scripts/clients first");
-    tools
 }
 
 /// A login that may become `tenantry_app` and nothing else, as docs/jobs.md makes one; its URL.

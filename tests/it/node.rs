@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpListener},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -114,7 +115,7 @@ impl Cluster {
     }
 
     /// A command of the program, to its end.
-    fn run(&self, arguments: &[&str]) -> String {
+    pub(crate) fn run(&self, arguments: &[&str]) -> String {
         let output = self.command().args(arguments).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
@@ -155,13 +156,25 @@ impl Cluster {
         connect("postgres").await.query_one(sql, &[&self.name]).await.unwrap().get(0)
     }
 
-    /// How often each statement has run in the database since the cluster began.
+    /// What has been asked of PostgreSQL, by all nodes, since the cluster began, and how often.
     pub(crate) async fn statements(&self) -> BTreeMap<String, i64> {
         let sql =
             "select query, sum(calls)::bigint from pg_stat_statements s join pg_database d on d.oid = s.dbid
                    where d.datname = $1 group by query";
         let rows = connect("postgres").await.query(sql, &[&self.name]).await.unwrap();
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    }
+
+    /// How many commands Redis has been given.
+    pub(crate) async fn redis_commands(&self) -> u64 {
+        let stats: String = cmd("INFO").arg("stats").query_async(&mut self.redis().await).await.unwrap();
+        let line = stats.lines().find_map(|line| line.strip_prefix("total_commands_processed:")).unwrap();
+        line.trim().parse().unwrap()
+    }
+
+    /// The folder of the keys that sign access tokens.
+    pub(crate) fn keys(&self) -> PathBuf {
+        self.folder.path().join("keys")
     }
 
     /// Another superuser's connection to the database.
@@ -271,7 +284,7 @@ impl Drop for Node {
 /// A client that keeps its connection, of one file descriptor and little more.
 pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
-    token: String,
+    pub(crate) token: String,
 }
 
 impl Connection {

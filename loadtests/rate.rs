@@ -1,0 +1,112 @@
+//! Requests at a rate that does not depend on the answers. wrk waits for an answer before it asks again, and so is as slow as
+//! what it measures: it would not see a queue.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    task::JoinSet,
+    time::{sleep_until, timeout},
+};
+
+use crate::{Result, connection::Connection};
+
+/// Longer than the service takes for anything.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A request.
+pub(crate) struct Ask {
+    pub(crate) method: &'static str,
+    pub(crate) path: String,
+    pub(crate) token: String,
+    pub(crate) body: String,
+}
+
+/// One answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answered {
+    /// From when the request was due. Only what the timer of the client was late is taken off.
+    pub(crate) after: Duration,
+    /// None: there was none.
+    pub(crate) status: Option<u16>,
+    pub(crate) retry_after: bool,
+}
+
+/// Asks `rate` times a second, over as many connections as are needed and `connections` at most. When all wait for answers,
+/// the next requests are late, which counts as their time.
+pub(crate) async fn ask(
+    address: SocketAddr,
+    rate: f64,
+    time: Duration,
+    connections: usize,
+    next: impl Fn(u64) -> Ask + Send + Sync + 'static,
+) -> Result<Vec<Answered>> {
+    let (next, tickets) = (Arc::new(next), Arc::new(AtomicU64::new(0)));
+    let last = (rate * time.as_secs_f64()) as u64;
+    let start = Instant::now() + Duration::from_millis(20);
+    let mut clients = JoinSet::new();
+    for _ in 0..connections {
+        let (next, tickets) = (next.clone(), tickets.clone());
+        clients.spawn(async move {
+            let (mut connection, mut answers) = (Connection::new(address), vec![]);
+            loop {
+                let ticket = tickets.fetch_add(1, Ordering::Relaxed);
+                if ticket >= last {
+                    return answers;
+                }
+                let due = start + Duration::from_secs_f64(ticket as f64 / rate);
+                let free = Instant::now();
+                sleep_until(due.into()).await;
+                let from = if free > due { due } else { Instant::now() };
+                let Ask { method, path, token, body } = next(ticket);
+                let answer = timeout(PATIENCE, connection.ask(method, &path, &token, &body)).await;
+                let answer = answer.ok().and_then(Result::ok);
+                answers.push(Answered {
+                    after: from.elapsed(),
+                    status: answer.as_ref().map(|answer| answer.status),
+                    retry_after: answer.is_some_and(|answer| answer.retry_after.is_some()),
+                });
+            }
+        });
+    }
+    let mut answers = vec![];
+    while let Some(ended) = clients.join_next().await {
+        answers.extend(ended?);
+    }
+    Ok(answers)
+}
+
+/// Asks again as soon as it is answered, over so many connections: how much can be done at all. Returns how many were
+/// answered with 200, and in what time.
+pub(crate) async fn as_fast_as_can_be(
+    address: SocketAddr,
+    time: Duration,
+    connections: usize,
+    next: impl Fn(u64) -> Ask + Send + Sync + 'static,
+) -> Result<(u64, Duration)> {
+    let (next, tickets, start) = (Arc::new(next), Arc::new(AtomicU64::new(0)), Instant::now());
+    let mut clients = JoinSet::new();
+    for _ in 0..connections {
+        let (next, tickets) = (next.clone(), tickets.clone());
+        clients.spawn(async move {
+            let (mut connection, mut done) = (Connection::new(address), 0);
+            while start.elapsed() < time {
+                let Ask { method, path, token, body } = next(tickets.fetch_add(1, Ordering::Relaxed));
+                let answer = timeout(PATIENCE, connection.ask(method, &path, &token, &body)).await;
+                done += u64::from(matches!(answer, Ok(Ok(answer)) if answer.status == 200));
+            }
+            done
+        });
+    }
+    let mut done = 0;
+    while let Some(ended) = clients.join_next().await {
+        done += ended?;
+    }
+    Ok((done, start.elapsed()))
+}

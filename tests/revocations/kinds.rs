@@ -1,0 +1,202 @@
+//! The ways in which a token is revoked, each through the front door.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::{
+    Result,
+    cluster::{Cluster, PASSWORD, Person},
+};
+
+const NEW_PASSWORD: &str = "Better-Horse-2";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Logout,
+    LogoutAll,
+    SessionDeleted,
+    PasswordChanged,
+    PasswordReset,
+    RoleChanged,
+    Deactivated,
+    Deleted,
+    TenantSuspended,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Logout,
+        Self::LogoutAll,
+        Self::SessionDeleted,
+        Self::PasswordChanged,
+        Self::PasswordReset,
+        Self::RoleChanged,
+        Self::Deactivated,
+        Self::Deleted,
+        Self::TenantSuspended,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Logout => "sign out",
+            Self::LogoutAll => "sign out everywhere",
+            Self::SessionDeleted => "session ended by another",
+            Self::PasswordChanged => "password changed",
+            Self::PasswordReset => "password reset",
+            Self::RoleChanged => "role changed",
+            Self::Deactivated => "user deactivated",
+            Self::Deleted => "user deleted",
+            Self::TenantSuspended => "tenant suspended",
+        }
+    }
+}
+
+/// A credential that is valid yet, and the request that ends it. An API key will be one more.
+pub(crate) struct Victim {
+    pub(crate) kind: Kind,
+    /// What is presented all the time.
+    pub(crate) bearer: String,
+    /// A look-up that is answered from memory.
+    pub(crate) look_up: String,
+    revoke: Request,
+    /// Afterwards, for the next one.
+    restore: Option<Request>,
+}
+
+struct Request {
+    method: &'static str,
+    path: String,
+    token: String,
+    body: String,
+    /// The answer once it is done.
+    done: u16,
+    /// The answer to a second one, when nobody knows what became of the first.
+    done_already: u16,
+}
+
+impl Victim {
+    /// Signs somebody new in.
+    pub(crate) async fn new(cluster: &Cluster, node: usize, kind: Kind) -> Result<Self> {
+        let suspended = kind == Kind::TenantSuspended;
+        let person = if suspended { cluster.person_to_suspend()? } else { cluster.person()? };
+        let bearer = cluster.sign_in(node, &person).await?;
+        let revoke = request(cluster, node, kind, &person, &bearer).await?;
+        let restore = suspended.then(|| Request {
+            method: "PATCH",
+            path: revoke.path.clone(),
+            token: cluster.operator.clone(),
+            body: json!({"is_active": true}).to_string(),
+            done: 200,
+            done_already: 200,
+        });
+        Ok(Self { kind, bearer, look_up: person.tenant.look_up.clone(), revoke, restore })
+    }
+
+    /// Returns once it is acknowledged, and whether the first request was; the others go out because nobody knows what
+    /// became of it.
+    pub(crate) async fn revoke(&self, cluster: &Cluster, node: usize) -> Result<bool> {
+        self.revoke.carry_out(cluster, node).await
+    }
+
+    pub(crate) async fn restore(&self, cluster: &Cluster, node: usize) -> Result<()> {
+        match &self.restore {
+            Some(request) => request.carry_out(cluster, node).await.map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Request {
+    async fn carry_out(&self, cluster: &Cluster, node: usize) -> Result<bool> {
+        let mut first = true;
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        loop {
+            let answer = cluster.ask(node, self.method, &self.path, &self.token, &self.body).await;
+            match &answer {
+                Ok(answer) if answer.status == self.done => return Ok(first),
+                Ok(answer) if !first && answer.status == self.done_already => return Ok(false),
+                Ok(answer) if answer.status != 503 && answer.status != 500 => {
+                    return Err(format!(
+                        "{} {}: {} {:?}",
+                        self.method,
+                        self.path,
+                        answer.status,
+                        answer.json()
+                    )
+                    .into());
+                }
+                _ if tokio::time::Instant::now() > deadline => {
+                    return Err(format!("{} {}: {answer:?}", self.method, self.path).into());
+                }
+                _ => first = false,
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+}
+
+async fn request(
+    cluster: &Cluster,
+    node: usize,
+    kind: Kind,
+    person: &Person<'_>,
+    bearer: &str,
+) -> Result<Request> {
+    let user = format!("/api/v1/users/{}", person.id);
+    let admin = cluster.admin.clone();
+    let own = bearer.to_owned();
+    let auth = |what: &str| format!("/api/v1/auth/{what}");
+    let (method, path, token, body, done, done_already) = match kind {
+        Kind::Logout => ("POST", auth("logout"), own, json!({}), 204, 401),
+        Kind::LogoutAll => ("POST", auth("logout-all"), own, Value::Null, 204, 401),
+        Kind::SessionDeleted => {
+            let another = cluster.sign_in(node, person).await?;
+            ("DELETE", auth(&format!("sessions/{}", session(bearer)?)), another, Value::Null, 204, 404)
+        }
+        Kind::PasswordChanged => {
+            let another = cluster.sign_in(node, person).await?;
+            let body = json!({"current_password": PASSWORD, "new_password": NEW_PASSWORD});
+            ("POST", auth("change-password"), another, body, 204, 422)
+        }
+        Kind::PasswordReset => {
+            let body = json!({"token": mailed(cluster, person).await?, "password": NEW_PASSWORD});
+            ("POST", auth("reset-password"), String::new(), body, 204, 422)
+        }
+        Kind::RoleChanged => ("PATCH", user, admin, json!({"role": "admin"}), 200, 200),
+        Kind::Deactivated => ("PATCH", user, admin, json!({"is_active": false}), 200, 200),
+        Kind::Deleted => ("DELETE", user, admin, Value::Null, 204, 404),
+        Kind::TenantSuspended => {
+            let path = format!("/api/v1/tenants/{}", person.tenant.id);
+            ("PATCH", path, cluster.operator.clone(), json!({"is_active": false}), 200, 200)
+        }
+    };
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    Ok(Request { method, path, token, body, done, done_already })
+}
+
+/// The session of an access token.
+fn session(token: &str) -> Result<String> {
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).ok_or("no JWT")?)?;
+    let claims: Value = serde_json::from_slice(&claims)?;
+    Ok(claims["sid"].as_str().ok_or("no session")?.to_owned())
+}
+
+/// The token of a mail by which somebody chooses another password, as the worker would have made it.
+async fn mailed(cluster: &Cluster, person: &Person<'_>) -> Result<String> {
+    let mut bytes = [0; 48];
+    bytes[..16].copy_from_slice(person.tenant.id.as_bytes());
+    rand::Rng::fill(&mut rand::rng(), &mut bytes[16..]);
+    let sql =
+        "insert into tenantry.email_tokens (tenant_id, hash, purpose, user_id, email, job_id, expires_at)
+               values ($1, $2, 'reset_password', $3, $4, $5, now() + interval '1 h')";
+    let hash = Sha256::digest(bytes).to_vec();
+    cluster
+        .servers
+        .database()
+        .await?
+        .execute(sql, &[&person.tenant.id, &hash, &person.id, &person.email, &Uuid::now_v7()])
+        .await?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
