@@ -80,7 +80,7 @@ pub(crate) enum Code {
     /// 422: the current password is wrong.
     WrongPassword,
     /// 422: the code is wrong, or was used.
-    WrongCode,
+    WrongSecondFactor,
     /// 429: too many requests; `Retry-After` says when the next is taken.
     RateLimited,
     /// 429: too many codes were wrong; `Retry-After` says when the next is looked at. Recovery codes work.
@@ -121,7 +121,7 @@ impl Code {
             Self::VersionMismatch | Self::VersionNotReached => StatusCode::PRECONDITION_FAILED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::ValidationFailed | Self::InvalidToken | Self::WrongPassword | Self::WrongCode => {
+            Self::ValidationFailed | Self::InvalidToken | Self::WrongPassword | Self::WrongSecondFactor => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
             Self::RateLimited | Self::SecondFactorLocked => StatusCode::TOO_MANY_REQUESTS,
@@ -214,7 +214,9 @@ impl From<accounts::Error> for ApiError {
             E::SecondFactorRefused => {
                 Self::new(Code::SecondFactorInvalid, "The code is wrong or was used; wait for the next")
             }
-            E::WrongCode => Self::new(Code::WrongCode, "The code is wrong or was used; wait for the next"),
+            E::WrongCode => {
+                Self::new(Code::WrongSecondFactor, "The code is wrong or was used; wait for the next")
+            }
             E::SecondFactorLocked(seconds) => {
                 let message = "Too many codes were wrong, please try again later or use a recovery code";
                 Self { retry_after: Some(seconds), ..Self::new(Code::SecondFactorLocked, message) }
