@@ -249,7 +249,7 @@ async fn of_many_who_come_with_the_same_code_one_is_let_in() {
 }
 
 #[tokio::test]
-async fn too_many_wrong_second_factors_lock_for_a_growing_time_on_every_process() {
+async fn too_many_wrong_codes_lock_for_a_growing_time_on_every_process() {
     let app = TestApp::spawn().await;
     let node = app.another_node().await;
     let (phone, _) = app.enrol().await;
