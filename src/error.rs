@@ -86,7 +86,7 @@ pub(crate) enum Code {
     /// 422: the current password is wrong.
     WrongPassword,
     /// 422: the code is wrong, or was used.
-    WrongCode,
+    WrongSecondFactor,
     /// 428: the request must say with `If-Match` which version it means.
     PreconditionRequired,
     /// 429: too many requests; `Retry-After` says when the next is taken.
@@ -132,7 +132,7 @@ impl Code {
             Self::VersionMismatch | Self::VersionNotReached => StatusCode::PRECONDITION_FAILED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::ValidationFailed | Self::InvalidToken | Self::WrongPassword | Self::WrongCode => {
+            Self::ValidationFailed | Self::InvalidToken | Self::WrongPassword | Self::WrongSecondFactor => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
             Self::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
@@ -254,7 +254,9 @@ impl From<accounts::Error> for ApiError {
             E::SecondFactorRefused => {
                 Self::new(Code::SecondFactorInvalid, "The code is wrong or was used; wait for the next")
             }
-            E::WrongCode => Self::new(Code::WrongCode, "The code is wrong or was used; wait for the next"),
+            E::WrongCode => {
+                Self::new(Code::WrongSecondFactor, "The code is wrong or was used; wait for the next")
+            }
             E::SecondFactorLocked(seconds) => {
                 let message = "Too many codes were wrong, please try again later or use a recovery code";
                 Self { retry_after: Some(seconds), ..Self::new(Code::SecondFactorLocked, message) }

@@ -96,28 +96,35 @@ pub(crate) fn by_id(id: &str) -> Option<Who> {
 
 /// Who may call the operation that a request has been routed to.
 pub(crate) fn of_request(request: &Request) -> Option<Who> {
-    routed(request).map(|(who, _)| who)
+    routed(request).map(|operation| operation.who)
 }
 
 /// Whether a request is part of setting up a second factor.
 pub(crate) fn while_setting_up(request: &Request) -> bool {
-    routed(request).is_some_and(|(_, while_setting_up)| while_setting_up)
+    routed(request).is_some_and(|operation| operation.while_setting_up)
 }
 
-fn routed(request: &Request) -> Option<(Who, bool)> {
+/// What the tables say of an operation.
+#[derive(Clone, Copy)]
+struct Operation {
+    who: Who,
+    while_setting_up: bool,
+}
+
+fn routed(request: &Request) -> Option<Operation> {
     let pattern = request.data::<PathPattern>()?;
     ROUTES.get(request.method().as_str())?.get(&*pattern.0).copied()
 }
 
-/// The table by method and pattern, as the router has them.
-static ROUTES: LazyLock<HashMap<String, HashMap<String, (Who, bool)>>> = LazyLock::new(|| {
-    let mut routes: HashMap<String, HashMap<String, (Who, bool)>> = HashMap::new();
+/// The tables by method and pattern, as the router has them.
+static ROUTES: LazyLock<HashMap<String, HashMap<String, Operation>>> = LazyLock::new(|| {
+    let mut routes: HashMap<String, HashMap<String, Operation>> = HashMap::new();
     for (method, path, id) in openapi::operations() {
         if let Some(who) = by_id(&id) {
             // The framework calls every parameter `param0`, and ours have one at most.
             let pattern = path.replace("{id}", ":param0");
-            let entry = (who, WHILE_SETTING_UP.contains(&id.as_str()));
-            routes.entry(method.to_uppercase()).or_default().insert(pattern, entry);
+            let operation = Operation { who, while_setting_up: WHILE_SETTING_UP.contains(&id.as_str()) };
+            routes.entry(method.to_uppercase()).or_default().insert(pattern, operation);
         }
     }
     routes

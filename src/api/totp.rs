@@ -100,8 +100,8 @@ impl Totp {
 
     /// Set up a second factor
     ///
-    /// Makes a secret for your authenticator app. It counts once you have proven it with a code; until then the next
-    /// takes its place.
+    /// Makes a secret for your authenticator app. It counts once you have proven it with a code, within an hour; until then
+    /// the next takes its place. Five wrong codes end it.
     #[oai(path = "/auth/totp", method = "post", operation_id = "startTotp")]
     async fn start(
         &self,

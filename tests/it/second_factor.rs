@@ -137,8 +137,12 @@ async fn a_second_factor_counts_once_it_is_proven_and_login_asks_for_it() {
         let app = &app;
         async move { app.post("/api/v1/auth/totp/confirm", &json!({"code": code})).await }
     };
-    assert_eq!(code_of(&confirm(lost.code(0)).await), (422, "wrong_code"), "a newer secret takes its place");
-    assert_eq!(code_of(&confirm(phone.wrong()).await), (422, "wrong_code"));
+    assert_eq!(
+        code_of(&confirm(lost.code(0)).await),
+        (422, "wrong_second_factor"),
+        "a newer secret takes its place"
+    );
+    assert_eq!(code_of(&confirm(phone.wrong()).await), (422, "wrong_second_factor"));
     let (status, confirmed) = confirm(phone.code(0)).await;
 
     assert_eq!(status, StatusCode::OK, "{confirmed}");
@@ -184,6 +188,27 @@ async fn setting_up_takes_the_password() {
     let (status, refused) = app.post("/api/v1/auth/totp/confirm", &json!({"code": "12345"})).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(wrong_fields(&refused), [("/code".into(), "invalid_code".into())]);
+}
+
+#[tokio::test]
+async fn a_pending_secret_is_not_guessed_and_does_not_wait_for_ever() {
+    let app = TestApp::spawn().await;
+    let confirm = |code: String| {
+        let app = &app;
+        async move { app.post("/api/v1/auth/totp/confirm", &json!({"code": code})).await }
+    };
+    let (_, started) = app.start().await;
+    let phone = Phone::with(&started["data"]["secret"]);
+    for _ in 0..5 {
+        assert_eq!(code_of(&confirm(phone.wrong()).await), (422, "wrong_second_factor"));
+    }
+    assert_eq!(code_of(&confirm(phone.code(0)).await), (404, "second_factor_not_found"));
+
+    let (_, started) = app.start().await;
+    let phone = Phone::with(&started["data"]["secret"]);
+    app.change("update tenantry.second_factors set created_at = created_at - interval '61 minutes'").await;
+    assert_eq!(code_of(&confirm(phone.code(0)).await), (404, "second_factor_not_found"));
+    assert_eq!(app.start().await.0, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -268,6 +293,10 @@ async fn the_lock_grows_to_a_day_and_ends_with_a_right_code() {
             .sql("select round(extract(epoch from locked_until - now()) / 60) from tenantry.second_factors");
         assert_eq!(left.await, minutes.to_string());
     }
+    let wrong = app.log_in(email, Some("AAAA-AAAA-AAAA-AAAA")).await;
+    assert_eq!(code_of(&wrong), (401, "second_factor_invalid"));
+    let failures = app.sql("select failures from tenantry.second_factors").await;
+    assert_eq!(failures, "101", "what cannot be guessed does not lock for longer");
     // Recovery codes are not guessed, and whoever has the password must not keep the owner out.
     assert_eq!(app.log_in(email, Some(&recovery_codes[0])).await.0, StatusCode::OK);
     assert_eq!(app.log_in(email, Some(&phone.code(0))).await.0, StatusCode::OK, "that has ended the lock");
@@ -295,7 +324,7 @@ async fn a_recovery_code_works_once_and_new_ones_void_the_old() {
         async move { app.post("/api/v1/auth/totp/recovery-codes", &body).await }
     };
     assert_eq!(code_of(&renew("Wrong-Horse-1", &phone.code(0)).await), (422, "wrong_password"));
-    assert_eq!(code_of(&renew(PASSWORD, &phone.wrong()).await), (422, "wrong_code"));
+    assert_eq!(code_of(&renew(PASSWORD, &phone.wrong()).await), (422, "wrong_second_factor"));
     let (status, renewed) = renew(PASSWORD, &phone.code(0)).await;
 
     assert_eq!(status, StatusCode::OK, "{renewed}");
@@ -320,7 +349,7 @@ async fn removing_it_takes_password_and_code_and_changes_the_session() {
     assert_eq!(code_of(&disable("Wrong-Horse-1", &codes[1]).await), (422, "wrong_password"));
     assert_eq!(
         code_of(&disable(PASSWORD, &phone.code(0)).await),
-        (422, "wrong_code"),
+        (422, "wrong_second_factor"),
         "it was used to sign in"
     );
     assert_eq!(app.log_in(email, None).await.0, StatusCode::UNAUTHORIZED);

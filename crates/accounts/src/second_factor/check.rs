@@ -14,7 +14,7 @@ use crate::{
 
 /// After so many wrong codes in a row codes of the app are not looked at for a minute, then for two, four and so on, a
 /// day at most: whoever has the password guesses one in 300,000 a try.
-const FREE_FAILURES: i32 = 5;
+pub(super) const FREE_FAILURES: i32 = 5;
 
 /// What came of asking. The user's row is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,11 +49,11 @@ pub(crate) async fn check(
         )
         .await?;
     let Some(row) = tx.query_opt(&statement, &[&tenant.0, &user.0]).await? else { return Ok(Checked::Off) };
+    let locked_for = row.try_get::<_, Option<i64>>("locked_for")?.filter(|seconds| *seconds > 0);
     let right = match code {
         None => return Err(Error::SecondFactorRequired),
         Some(Code::Totp(code)) => {
-            if let Some(seconds) = row.try_get::<_, Option<i64>>("locked_for")?.filter(|seconds| *seconds > 0)
-            {
+            if let Some(seconds) = locked_for {
                 return Err(Error::SecondFactorLocked(seconds.unsigned_abs()));
             }
             use_up(app, tx, (tenant, user), &row, code.expose()).await?
@@ -71,7 +71,10 @@ pub(crate) async fn check(
     if right {
         return Ok(Checked::Right);
     }
-    count_failure(tx, (tenant, user), by).await?;
+    // While it is locked only recovery codes come this far. Counting them would lock for longer, as often as anybody likes.
+    if locked_for.is_none() {
+        count_failure(tx, (tenant, user), by).await?;
+    }
     Ok(Checked::Wrong)
 }
 

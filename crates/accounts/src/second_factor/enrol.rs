@@ -3,9 +3,14 @@
 use serde_json::json;
 use tenantry_jobs::SecondFactorEvent;
 
-use super::{Code, ask_password, at_home, check::sealed, context, exists, recovery_codes, tell, totp};
+use super::{
+    Code, ask_password, at_home,
+    check::{FREE_FAILURES, sealed},
+    context, exists, recovery_codes, tell, totp,
+};
 use crate::{
-    Actor, App, Error, Result, TenantId, audit, db,
+    Actor, App, Error, Result, TenantId, UserId, audit,
+    db::{self, Transaction},
     fields::Secret,
     revocations::{self, Which},
     to_the_end, users,
@@ -19,8 +24,8 @@ pub struct Enrolment {
     pub uri: String,
 }
 
-/// Makes a secret for the actor's authenticator app. It counts once a code has proven it; one that was not proven makes
-/// place for the next.
+/// Makes a secret for the actor's authenticator app. It counts once a code has proven it, within an hour; one that was not
+/// proven makes place for the next.
 ///
 /// # Errors
 /// [`Error::WrongPassword`], [`Error::SecondFactorOn`], [`Error::Busy`], [`Error::Revoked`].
@@ -39,7 +44,7 @@ pub async fn start(app: &App, actor: Actor, password: Secret) -> Result<Enrolmen
             .prepare_cached(
                 "insert into tenantry.second_factors as f (tenant_id, user_id, key_id, secret) values ($1, $2, $3, $4)
                  on conflict (tenant_id, user_id) do update set
-                   key_id = excluded.key_id, secret = excluded.secret, created_at = now()
+                   key_id = excluded.key_id, secret = excluded.secret, created_at = now(), failures = 0
                  where f.confirmed_at is null",
             )
             .await?;
@@ -73,7 +78,8 @@ pub async fn confirm(app: &App, actor: Actor, code: Code) -> Result<Vec<String>>
         let statement = tx
             .prepare_cached(
                 "select key_id, secret from tenantry.second_factors
-                 where tenant_id = $1 and user_id = $2 and confirmed_at is null for no key update",
+                 where tenant_id = $1 and user_id = $2 and confirmed_at is null
+                   and created_at > now() - interval '1 hour' for no key update",
             )
             .await?;
         let Some(row) = tx.query_opt(&statement, &[&tenant.0, &user.id.0]).await? else {
@@ -82,10 +88,14 @@ pub async fn confirm(app: &App, actor: Actor, code: Code) -> Result<Vec<String>>
         };
         let Code::Totp(code) = &code else { return Err(Error::WrongCode) };
         let secret = app.encryption.open(&sealed(&row)?, context(tenant, user.id))?;
-        let step = totp::step_of(&secret, code.expose())?.ok_or(Error::WrongCode)?;
+        let Some(step) = totp::step_of(&secret, code.expose())? else {
+            count_failure(&tx, tenant, user.id).await?;
+            tx.commit().await?;
+            return Err(Error::WrongCode);
+        };
         let statement = tx
             .prepare_cached(
-                "update tenantry.second_factors set confirmed_at = now(), last_step = $3
+                "update tenantry.second_factors set confirmed_at = now(), last_step = $3, failures = 0
                  where tenant_id = $1 and user_id = $2",
             )
             .await?;
@@ -109,9 +119,29 @@ pub async fn confirm(app: &App, actor: Actor, code: Code) -> Result<Vec<String>>
     .await
 }
 
+/// A pending secret that was given too many wrong codes is gone: who has stolen a session must not guess their way to the
+/// recovery codes of somebody who left off half-way.
+async fn count_failure(tx: &Transaction<'_>, tenant: TenantId, user: UserId) -> Result<()> {
+    let statement = tx
+        .prepare_cached(
+            "update tenantry.second_factors set failures = failures + 1
+             where tenant_id = $1 and user_id = $2 and confirmed_at is null",
+        )
+        .await?;
+    tx.execute(&statement, &[&tenant.0, &user.0]).await?;
+    let statement = tx
+        .prepare_cached(
+            "delete from tenantry.second_factors
+             where tenant_id = $1 and user_id = $2 and confirmed_at is null and failures >= $3",
+        )
+        .await?;
+    tx.execute(&statement, &[&tenant.0, &user.0, &FREE_FAILURES]).await?;
+    Ok(())
+}
+
 /// What an app lists the account under: the product, and whose account it is, since one person may have one in several
 /// tenants.
-async fn issuer(app: &App, tx: &deadpool_postgres::Transaction<'_>, tenant: TenantId) -> Result<String> {
+async fn issuer(app: &App, tx: &Transaction<'_>, tenant: TenantId) -> Result<String> {
     let statement = tx.prepare_cached("select name from tenantry.tenants where id = $1").await?;
     let name: String = tx.query_one(&statement, &[&tenant.0]).await?.try_get("name")?;
     Ok(match app.settings.product.as_str() {
