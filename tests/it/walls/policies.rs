@@ -1,0 +1,117 @@
+//! The house's own statements with a filter that is wrong: it lets the rows of a tenant through in a transaction that is
+//! another's. Row-level security alone has to hold.
+//!
+//! Everybody here is signed in to the tenant of the rows, as if a mistake had put its id into their requests, so every
+//! statement filters by it. That the transaction is another tenant's is the doing of the database, which is the test's
+//! own: what sets a transaction's tenant to the one gets the other.
+
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use super::{
+    cases::{Case, cases},
+    things::Thing,
+    world::{Caller, Tenant, changed, dump, send},
+};
+use crate::{
+    app::{TestApp, from_stack},
+    node,
+};
+
+/// A database of the test's own, and two tenants in it.
+pub(super) struct World {
+    /// Has made all there is, and has it in memory.
+    app: TestApp,
+    /// Holds nothing in memory, and has no Redis.
+    cold: TestApp,
+    pub(super) database: Client,
+    pub(super) theirs: Tenant,
+    /// Whose transactions they become.
+    ours: Tenant,
+    /// What the database says of the transaction's tenant, as it was.
+    current_tenant: String,
+}
+
+#[tokio::test]
+async fn row_level_security_alone_holds_whatever_the_filters_say() {
+    let world = World::begin().await;
+    let mut made = vec![];
+    for (operation, case) in cases() {
+        let them = world.theirs.admin(&world.app).await;
+        let named = world.named(&case, &them).await;
+        made.push((operation, case, them, named));
+    }
+    let mut walled = vec![];
+    world.mistake_the_tenant().await;
+    for (operation, case, caller, named) in &made {
+        if case.beyond_the_policies.is_some() {
+            continue;
+        }
+        let before = dump(&world.database, None).await;
+        let answer = send(caller.request(&world.cold, operation, case, named), named).await;
+        assert_eq!(changed(&before, &dump(&world.database, None).await), [""; 0], "{}", operation.id);
+        assert!(!world.theirs.is_told_by(&answer), "{}: {}", operation.id, answer.body);
+        if operation.has_an_id() {
+            assert_eq!(answer.status.as_u16(), 404, "{}: {}", operation.id, answer.body);
+        }
+        walled.push((operation, case, answer));
+    }
+    // Each of them would have reached the rows: nothing but the policies was in its way.
+    world.mistake_nothing().await;
+    for (operation, case, answer) in walled {
+        let them = world.theirs.admin(&world.app).await;
+        let named = world.named(case, &them).await;
+        let before = dump(&world.database, None).await;
+        let reached = send(them.request(&world.cold, operation, case, &named), &named).await;
+        let after = dump(&world.database, None).await;
+        assert!(reached.status.is_success(), "{}: {}", operation.id, reached.body);
+        assert!(reached != answer || !changed(&before, &after).is_empty(), "{} shows nothing", operation.id);
+    }
+}
+
+impl World {
+    pub(super) async fn begin() -> Self {
+        let name = format!("walls_{}", Uuid::now_v7().simple());
+        let copy = format!("create database {name} template tenantry_template");
+        node::connect("postgres").await.batch_execute(&copy).await.unwrap();
+        let url = format!("--database-url={}", node::in_database(&from_stack("TEST_DATABASE_URL"), &name));
+        let app = TestApp::spawn_with(&[&url, "--plan-seats=pro=100", "--rate-limit-ip=off"]).await;
+        let cold = app.node_with(&["--redis-url=redis://127.0.0.1:1/"]).await;
+        let (ours, theirs) = (Tenant::sign_up(&app).await, Tenant::sign_up(&app).await);
+        let database = node::connect(&name).await;
+        let sql = "select pg_get_functiondef('tenantry.current_tenant'::regproc)";
+        let current_tenant = database.query_one(sql, &[]).await.unwrap().get(0);
+        Self { app, cold, database, theirs, ours, current_tenant }
+    }
+
+    /// From now on a transaction for their tenant is one for ours, and so is a function that sets the tenant itself.
+    pub(super) async fn mistake_the_tenant(&self) {
+        let (theirs, ours) = (self.theirs.id, self.ours.id);
+        let mistaken = format!(
+            "create or replace function tenantry.current_tenant() returns uuid language sql stable parallel safe as $$
+               select case tenant when '{theirs}'::uuid then '{ours}'::uuid else tenant end
+               from (select nullif(current_setting('tenantry.tenant', true), '')::uuid as tenant) set
+             $$"
+        );
+        self.database.batch_execute(&mistaken).await.unwrap();
+    }
+
+    /// From now on it is their own again.
+    pub(super) async fn mistake_nothing(&self) {
+        self.database.batch_execute(&self.current_tenant).await.unwrap();
+    }
+
+    /// What the request of a case names: what is theirs, or what is new to them.
+    async fn named(&self, case: &Case, them: &Caller) -> String {
+        match case.makes_what_it_names {
+            true => case.names.unknown(&self.theirs),
+            false => case.names.make(&self.app, &self.database, &self.theirs, them).await,
+        }
+    }
+
+    /// What a request of theirs can be about.
+    pub(super) async fn make(&self, thing: Thing) -> String {
+        let them = self.theirs.admin(&self.app).await;
+        thing.make(&self.app, &self.database, &self.theirs, &them).await
+    }
+}
