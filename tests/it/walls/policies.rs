@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     cases::{Case, cases},
     things::Thing,
-    world::{Caller, Tenant, changed, dump, send},
+    world::{Caller, Dumps, Tenant, changed, send},
 };
 use crate::{
     app::{TestApp, from_stack},
@@ -22,9 +22,8 @@ use crate::{
 pub(super) struct World {
     /// Has made all there is, and has it in memory.
     app: TestApp,
-    /// Holds nothing in memory, and has no Redis.
-    cold: TestApp,
     pub(super) database: Client,
+    dumps: Dumps,
     pub(super) theirs: Tenant,
     /// Whose transactions they become.
     ours: Tenant,
@@ -35,21 +34,21 @@ pub(super) struct World {
 #[tokio::test]
 async fn row_level_security_alone_holds_whatever_the_filters_say() {
     let world = World::begin().await;
+    let mut them = world.theirs.admin(&world.app).await;
     let mut made = vec![];
     for (operation, case) in cases() {
-        let them = world.theirs.admin(&world.app).await;
         let named = world.named(&case, &them).await;
-        made.push((operation, case, them, named));
+        made.push((operation, case, named));
     }
-    let mut walled = vec![];
+    let (mut walled, cold) = (vec![], world.cold().await);
     world.mistake_the_tenant().await;
-    for (operation, case, caller, named) in &made {
+    for (operation, case, named) in &made {
         if case.beyond_the_policies.is_some() {
             continue;
         }
-        let before = dump(&world.database, None).await;
-        let answer = send(caller.request(&world.cold, operation, case, named), named).await;
-        assert_eq!(changed(&before, &dump(&world.database, None).await), [""; 0], "{}", operation.id);
+        let before = world.dumps.take(None).await;
+        let answer = send(them.request(&cold, operation, case, named), named).await;
+        assert_eq!(changed(&before, &world.dumps.take(None).await), [""; 0], "{}", operation.id);
         assert!(!world.theirs.is_told_by(&answer), "{}: {}", operation.id, answer.body);
         if operation.has_an_id() {
             assert_eq!(answer.status.as_u16(), 404, "{}: {}", operation.id, answer.body);
@@ -58,14 +57,17 @@ async fn row_level_security_alone_holds_whatever_the_filters_say() {
     }
     // Each of them would have reached the rows: nothing but the policies was in its way.
     world.mistake_nothing().await;
+    let cold = world.cold().await;
     for (operation, case, answer) in walled {
-        let them = world.theirs.admin(&world.app).await;
         let named = world.named(case, &them).await;
-        let before = dump(&world.database, None).await;
-        let reached = send(them.request(&world.cold, operation, case, &named), &named).await;
-        let after = dump(&world.database, None).await;
+        let before = world.dumps.take(None).await;
+        let reached = send(them.request(&cold, operation, case, &named), &named).await;
+        let after = world.dumps.take(None).await;
         assert!(reached.status.is_success(), "{}: {}", operation.id, reached.body);
         assert!(reached != answer || !changed(&before, &after).is_empty(), "{} shows nothing", operation.id);
+        if case.signs_out {
+            them.sign_in_again(&world.app).await;
+        }
     }
 }
 
@@ -76,12 +78,17 @@ impl World {
         node::connect("postgres").await.batch_execute(&copy).await.unwrap();
         let url = format!("--database-url={}", node::in_database(&from_stack("TEST_DATABASE_URL"), &name));
         let app = TestApp::spawn_with(&[&url, "--plan-seats=pro=100", "--rate-limit-ip=off"]).await;
-        let cold = app.node_with(&["--redis-url=redis://127.0.0.1:1/"]).await;
         let (ours, theirs) = (Tenant::sign_up(&app).await, Tenant::sign_up(&app).await);
         let database = node::connect(&name).await;
         let sql = "select pg_get_functiondef('tenantry.current_tenant'::regproc)";
         let current_tenant = database.query_one(sql, &[]).await.unwrap().get(0);
-        Self { app, cold, database, theirs, ours, current_tenant }
+        let dumps = Dumps::of(node::connect(&name).await).await;
+        Self { app, database, dumps, theirs, ours, current_tenant }
+    }
+
+    /// A node that has nothing in memory, and no Redis: whatever it answers is out of the database.
+    async fn cold(&self) -> TestApp {
+        self.app.node_with(&["--redis-url=redis://127.0.0.1:1/"]).await
     }
 
     /// From now on a transaction for their tenant is one for ours, and so is a function that sets the tenant itself.

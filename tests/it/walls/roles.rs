@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     operations::operations,
-    world::{Caller, Tenant, changed, dump, send},
+    world::{Caller, Dumps, Tenant, changed, send},
 };
 use crate::{app::TestApp, node};
 
@@ -14,8 +14,8 @@ async fn whoever_may_not_call_an_operation_is_told_so_before_anything_else() {
     let app = TestApp::spawn_with(&["--rate-limit-ip=off"]).await;
     let tenant = Tenant::sign_up(&app).await;
     let callers = [tenant.user(&app).await, tenant.admin(&app).await, Caller::super_admin(&app).await];
-    let database = node::connect("tenantry").await;
-    let before = dump(&database, Some(tenant.id)).await;
+    let dumps = Dumps::of(node::connect("tenantry").await).await;
+    let before = dumps.take(Some(tenant.id)).await;
     let mut refused = 0;
     for operation in operations() {
         // Nothing but who calls is right.
@@ -47,5 +47,5 @@ async fn whoever_may_not_call_an_operation_is_told_so_before_anything_else() {
         }
     }
     assert!(refused > 10, "some operations are not for all");
-    assert_eq!(changed(&before, &dump(&database, Some(tenant.id)).await), [""; 0]);
+    assert_eq!(changed(&before, &dumps.take(Some(tenant.id)).await), [""; 0]);
 }

@@ -1,10 +1,10 @@
 //! Two tenants of one node, and those who call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
 use super::{cases::Case, operations::Operation};
@@ -162,34 +162,49 @@ fn id(value: &Value) -> Uuid {
     value["id"].as_str().unwrap_or_else(|| panic!("no id in {value}")).parse().unwrap()
 }
 
-/// Everything that the database holds of a tenant, or of all, by table.
-pub(super) async fn dump(database: &Client, tenant: Option<Uuid>) -> BTreeMap<String, Vec<String>> {
-    let tables = database
-        .query(
-            "select a.attrelid::regclass::text, a.attname::text from pg_attribute a join pg_class c on c.oid = a.attrelid
-             where c.relnamespace = 'tenantry'::regnamespace and c.relkind = 'r'
-               and a.attname = case a.attrelid::regclass::text when 'tenantry.tenants' then 'id' else 'tenant_id' end",
-            &[],
-        )
-        .await
-        .unwrap();
-    assert!(tables.len() > 10, "all tables");
-    let mut dump = BTreeMap::new();
-    for table in tables {
-        let (table, column): (String, String) = (table.get(0), table.get(1));
-        let sql = format!(
-            "select to_jsonb(t)::text from {table} t where $1::uuid is null or {column} = $1 order by 1"
-        );
-        let rows = database.query(&sql, &[&tenant]).await.unwrap();
-        dump.insert(table, rows.iter().map(|row| row.get(0)).collect());
+/// Reads all there is of a tenant, or of all.
+pub(super) struct Dumps {
+    database: Client,
+    statement: Statement,
+}
+
+/// Rows by table.
+pub(super) type Dump = BTreeMap<String, Vec<String>>;
+
+impl Dumps {
+    pub(super) async fn of(database: Client) -> Self {
+        let tables = database
+            .query(
+                "select a.attrelid::regclass::text, a.attname::text from pg_attribute a join pg_class c on c.oid = a.attrelid
+                 where c.relnamespace = 'tenantry'::regnamespace and c.relkind = 'r'
+                   and a.attname = case c.relname when 'tenants' then 'id' else 'tenant_id' end",
+                &[],
+            )
+            .await
+            .unwrap();
+        assert!(tables.len() > 10, "all tables");
+        let select = |table: &Row| {
+            let (table, tenant): (String, String) = (table.get(0), table.get(1));
+            format!(
+                "select '{table}', to_jsonb(t)::text from {table} t where $1::uuid is null or t.{tenant} = $1"
+            )
+        };
+        let all = tables.iter().map(select).collect::<Vec<_>>().join(" union all ");
+        let statement = database.prepare(&format!("{all} order by 1, 2")).await.unwrap();
+        Self { database, statement }
     }
-    dump
+
+    pub(super) async fn take(&self, tenant: Option<Uuid>) -> Dump {
+        let mut dump = Dump::new();
+        for row in self.database.query(&self.statement, &[&tenant]).await.unwrap() {
+            dump.entry(row.get(0)).or_default().push(row.get(1));
+        }
+        dump
+    }
 }
 
 /// The tables that differ: rows hold hashes, which nobody needs to see.
-pub(super) fn changed(
-    before: &BTreeMap<String, Vec<String>>,
-    after: &BTreeMap<String, Vec<String>>,
-) -> Vec<String> {
-    before.keys().filter(|table| before[*table] != after[*table]).cloned().collect()
+pub(super) fn changed(before: &Dump, after: &Dump) -> Vec<String> {
+    let tables: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    tables.into_iter().filter(|table| before.get(*table) != after.get(*table)).cloned().collect()
 }
