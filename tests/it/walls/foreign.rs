@@ -116,6 +116,27 @@ async fn nobody_but_a_super_administrator_leads_a_request_into_another_tenant() 
     assert_eq!(changed(&before, &world.dump_theirs().await), [""; 0]);
 }
 
+#[tokio::test]
+async fn a_job_that_names_another_tenants_rows_finds_nobody() {
+    let mut world = World::begin().await;
+    let (us, them) = (world.ours.admin(&world.app).await, world.theirs.admin(&world.app).await);
+    let make = async |thing: Thing| thing.make(&world.app, &world.database, &world.theirs, &them).await;
+    let (user, invitation) = (make(Thing::User).await, make(Thing::Invitation).await);
+    let before = world.dump_theirs().await;
+    for job in [
+        json!({"kind": "verify_email", "payload": {"user_id": user}}),
+        json!({"kind": "invitation_email", "payload": {"invitation_id": invitation}}),
+    ] {
+        us.post(&world.app, "/api/v1/jobs", &job).await;
+    }
+    world.app.tenant = world.ours.id;
+    assert!(world.app.run_jobs().await >= 2);
+    let mailed = world.app.mails();
+    assert!(!mailed.is_empty(), "our own mails");
+    assert!(mailed.iter().all(|mail| !mail.contains(&world.theirs.slug)));
+    assert_eq!(changed(&before, &world.dump_theirs().await), [""; 0]);
+}
+
 impl World {
     async fn begin() -> Self {
         let app = TestApp::spawn_with(&["--plan-seats=pro=100", "--rate-limit-ip=off"]).await;

@@ -55,7 +55,7 @@ async fn row_level_security_alone_holds_whatever_the_filters_say() {
         }
         walled.push((operation, case, answer));
     }
-    // Each of them would have reached the rows: nothing but the policies was in its way.
+    // Each of them reaches the rows in a transaction of their own.
     world.mistake_nothing().await;
     let cold = world.cold().await;
     for (operation, case, answer) in walled {
@@ -68,6 +68,27 @@ async fn row_level_security_alone_holds_whatever_the_filters_say() {
         if case.signs_out {
             them.sign_in_again(&world.app).await;
         }
+    }
+}
+
+/// Shows that it is the policies, and nothing else, that the test before is about.
+#[tokio::test]
+async fn without_policies_a_mistaken_filter_shows_the_rows_of_others() {
+    let world = World::begin().await;
+    let them = world.theirs.admin(&world.app).await;
+    world.mistake_the_tenant().await;
+    let tables = "select format('alter table %s disable row level security', oid::regclass) from pg_class
+                  where relnamespace = 'tenantry'::regnamespace and relrowsecurity";
+    for row in world.database.query(tables, &[]).await.unwrap() {
+        world.database.batch_execute(row.get(0)).await.unwrap();
+    }
+    let cold = world.cold().await;
+    for (operation, case) in cases().into_iter().filter(|(operation, _)| operation.method == "GET") {
+        world.mistake_nothing().await;
+        let named = world.named(&case, &them).await;
+        world.mistake_the_tenant().await;
+        let answer = send(them.request(&cold, &operation, &case, &named), &named).await;
+        assert!(answer.status.is_success(), "{}: {}", operation.id, answer.body);
     }
 }
 
