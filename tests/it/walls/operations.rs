@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::world::Caller;
+
 pub(super) const ROLES: [&str; 3] = ["user", "admin", "super_admin"];
 
 /// An operation.
@@ -53,6 +55,14 @@ impl Operation {
     /// Whether somebody who is signed in may call it.
     pub(super) fn admits(&self, role: &str) -> bool {
         self.is_public() || self.role.as_deref().is_some_and(|least| rank(role) >= rank(least))
+    }
+
+    /// One of these who may call it.
+    pub(super) fn caller<'a>(&self, callers: &'a [Caller]) -> &'a Caller {
+        callers
+            .iter()
+            .find(|caller| self.admits(caller.role))
+            .unwrap_or_else(|| panic!("{self:?} admits nobody"))
     }
 }
 

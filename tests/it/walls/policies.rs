@@ -5,11 +5,13 @@
 //! statement filters by it. That the transaction is another tenant's is the doing of the database, which is the test's
 //! own: what sets a transaction's tenant to the one gets the other.
 
+use reqwest::RequestBuilder;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::{
     cases::{Case, cases},
+    operations::Operation,
     things::Thing,
     world::{Caller, Dumps, Tenant, changed, send},
 };
@@ -34,10 +36,10 @@ pub(super) struct World {
 #[tokio::test]
 async fn row_level_security_alone_holds_whatever_the_filters_say() {
     let world = World::begin().await;
-    let mut them = world.theirs.admin(&world.app).await;
+    let mut them = world.callers().await;
     let mut made = vec![];
     for (operation, case) in cases() {
-        let named = world.named(&case, &them).await;
+        let named = world.named(&case, &them[0]).await;
         made.push((operation, case, named));
     }
     let (mut walled, cold) = (vec![], world.cold().await);
@@ -47,7 +49,7 @@ async fn row_level_security_alone_holds_whatever_the_filters_say() {
             continue;
         }
         let before = world.dumps.take(None).await;
-        let answer = send(them.request(&cold, operation, case, named), named).await;
+        let answer = send(world.request(&cold, operation, case, named, &them), named).await;
         assert_eq!(changed(&before, &world.dumps.take(None).await), [""; 0], "{}", operation.id);
         assert!(!world.theirs.is_told_by(&answer), "{}: {}", operation.id, answer.body);
         if operation.has_an_id() {
@@ -59,14 +61,14 @@ async fn row_level_security_alone_holds_whatever_the_filters_say() {
     world.mistake_nothing().await;
     let cold = world.cold().await;
     for (operation, case, answer) in walled {
-        let named = world.named(case, &them).await;
+        let named = world.named(case, &them[0]).await;
         let before = world.dumps.take(None).await;
-        let reached = send(them.request(&cold, operation, case, &named), &named).await;
+        let reached = send(world.request(&cold, operation, case, &named, &them), &named).await;
         let after = world.dumps.take(None).await;
         assert!(reached.status.is_success(), "{}: {}", operation.id, reached.body);
         assert!(reached != answer || !changed(&before, &after).is_empty(), "{} shows nothing", operation.id);
         if case.signs_out {
-            them.sign_in_again(&world.app).await;
+            them = world.callers().await;
         }
     }
 }
@@ -75,8 +77,7 @@ async fn row_level_security_alone_holds_whatever_the_filters_say() {
 #[tokio::test]
 async fn without_policies_a_mistaken_filter_shows_the_rows_of_others() {
     let world = World::begin().await;
-    let them = world.theirs.admin(&world.app).await;
-    world.mistake_the_tenant().await;
+    let them = world.callers().await;
     let tables = "select format('alter table %s disable row level security', oid::regclass) from pg_class
                   where relnamespace = 'tenantry'::regnamespace and relrowsecurity";
     for row in world.database.query(tables, &[]).await.unwrap() {
@@ -85,9 +86,10 @@ async fn without_policies_a_mistaken_filter_shows_the_rows_of_others() {
     let cold = world.cold().await;
     for (operation, case) in cases().into_iter().filter(|(operation, _)| operation.method == "GET") {
         world.mistake_nothing().await;
-        let named = world.named(&case, &them).await;
+        let named = world.named(&case, &them[0]).await;
         world.mistake_the_tenant().await;
-        let answer = send(them.request(&cold, &operation, &case, &named), &named).await;
+        let request = world.request(&cold, &operation, &case, &named, &them);
+        let answer = send(request, &named).await;
         assert!(answer.status.is_success(), "{}: {}", operation.id, answer.body);
     }
 }
@@ -105,6 +107,24 @@ impl World {
         let current_tenant = database.query_one(sql, &[]).await.unwrap().get(0);
         let dumps = Dumps::of(node::connect(&name).await).await;
         Self { app, database, dumps, theirs, ours, current_tenant }
+    }
+
+    /// Those who have to do with the tenant of the rows, its administrator first.
+    async fn callers(&self) -> Vec<Caller> {
+        vec![self.theirs.admin(&self.app).await, Caller::super_admin(&self.app).await]
+    }
+
+    /// A request for the tenant of the rows, of the first who may make it.
+    fn request(
+        &self,
+        node: &TestApp,
+        operation: &Operation,
+        case: &Case,
+        named: &str,
+        callers: &[Caller],
+    ) -> RequestBuilder {
+        let request = operation.caller(callers).request(node, operation, case, named);
+        request.header("X-Tenant-ID", &self.theirs.slug)
     }
 
     /// A node that has nothing in memory, and no Redis: whatever it answers is out of the database.
