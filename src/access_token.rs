@@ -19,6 +19,8 @@ use crate::{
     keys::{KeyPair, Keys},
 };
 
+/// The type of access tokens in their headers.
+const TYPE: &str = "at+jwt";
 /// How many verified tokens a process remembers.
 const REMEMBERED: usize = 50_000;
 
@@ -162,7 +164,7 @@ impl AccessTokens {
         let keys = self.keys();
         let (id, key) = &keys.signing;
         let header =
-            Header { kid: Some(id.clone()), typ: Some("at+jwt".into()), ..Header::new(Algorithm::EdDSA) };
+            Header { kid: Some(id.clone()), typ: Some(TYPE.into()), ..Header::new(Algorithm::EdDSA) };
         jsonwebtoken::encode(&header, &claims, key)
     }
 
@@ -171,8 +173,12 @@ impl AccessTokens {
         if let Some(claims) = self.verified.get(token) {
             return (claims.exp > chrono::Utc::now().timestamp()).then_some(claims);
         }
-        let keys = self.keys();
-        let key = keys.verifying.get(&jsonwebtoken::decode_header(token).ok()?.kid?)?;
+        let (keys, header) = (self.keys(), jsonwebtoken::decode_header(token).ok()?);
+        // Whatever else the keys may sign one day is no access token (RFC 9068).
+        if header.typ.as_deref() != Some(TYPE) {
+            return None;
+        }
+        let key = keys.verifying.get(&header.kid?)?;
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.leeway = 0;
         validation.set_issuer(&[&self.issuer, &self.setup_issuer()]);

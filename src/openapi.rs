@@ -4,7 +4,11 @@
 use poem_openapi::types::Type;
 use serde_json::{Map, Value, json};
 
-use crate::{api, error::Failure};
+use crate::{
+    api,
+    error::Failure,
+    operations::{self, Who},
+};
 
 /// The document, as `tenantry openapi` prints it and `openapi/openapi.json` holds it.
 pub fn json() -> String {
@@ -99,6 +103,22 @@ fn complete(operation: &mut Value) {
     }
     if !about.secured {
         operation["security"] = json!([]);
+    }
+    say_who(&about.id, operation);
+}
+
+/// Who may call it, out of the table that lets requests in.
+fn say_who(id: &str, operation: &mut Value) {
+    let (role, scope) = match operations::by_id(id) {
+        Some(Who::Role(role, scope)) => (Some(role), scope),
+        Some(Who::Key(scope)) => (None, Some(scope)),
+        Some(Who::Public) | None => (None, None),
+    };
+    if let Some(role) = role {
+        operation["x-required-role"] = json!(role.as_str());
+    }
+    if let Some(scope) = scope {
+        operation["x-api-key-scope"] = json!(scope.as_str());
     }
 }
 

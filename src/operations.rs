@@ -129,3 +129,39 @@ static ROUTES: LazyLock<HashMap<String, HashMap<String, Operation>>> = LazyLock:
     }
     routes
 });
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn every_operation_of_the_document_has_one_row_and_every_row_an_operation() {
+        let rows: Vec<_> = OPERATIONS.iter().map(|(id, _)| (*id).to_owned()).collect();
+        let (known, described): (BTreeSet<_>, BTreeSet<_>) = (
+            rows.iter().cloned().collect(),
+            openapi::operations().into_iter().map(|(_, _, id)| id).collect(),
+        );
+        assert_eq!(known, described);
+        assert_eq!(known.len(), rows.len(), "a row is there twice");
+        let routes: usize = ROUTES.values().map(HashMap::len).sum();
+        assert_eq!(routes, rows.len(), "each has a route of its own");
+    }
+
+    #[test]
+    fn an_operation_asks_for_a_credential_unless_it_is_public() {
+        let document: Value = serde_json::from_str(&openapi::json()).unwrap_or_default();
+        for methods in document["paths"].as_object().into_iter().flat_map(|paths| paths.values()) {
+            for operation in methods.as_object().into_iter().flat_map(|methods| methods.values()) {
+                let id = operation["operationId"].as_str().unwrap_or_default();
+                let open = operation["security"].as_array().is_some_and(Vec::is_empty);
+                assert_eq!(by_id(id) == Some(Public), open, "{id}");
+                let said = operation.get("x-required-role").or(operation.get("x-api-key-scope"));
+                assert_eq!(said.is_none(), open, "{id}");
+            }
+        }
+    }
+}

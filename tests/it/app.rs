@@ -235,6 +235,11 @@ impl TestApp {
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     }
 
+    /// The key that signs access tokens, in PEM.
+    pub(crate) fn signing_key(&self) -> Vec<u8> {
+        std::fs::read(self.folder.join("keys/first.pem")).unwrap()
+    }
+
     /// A connection as the application logs in, without any role yet.
     pub(crate) async fn database(&self) -> deadpool_postgres::Client {
         self.state.app.db.client().await.unwrap()

@@ -1,3 +1,4 @@
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -190,6 +191,24 @@ async fn a_token_that_is_forged_or_missing_opens_nothing() {
         let response = app.request(Method::GET, "/api/v1/users/me").send().await.unwrap();
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(response.headers()["www-authenticate"], "Bearer");
+    }
+}
+
+#[tokio::test]
+async fn what_the_key_signs_for_another_purpose_is_no_access_token() {
+    let mut app = TestApp::spawn().await;
+    let mut header = jsonwebtoken::decode_header(&app.token).unwrap();
+    let payload = URL_SAFE_NO_PAD.decode(app.token.split('.').nth(1).unwrap()).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+    let key = jsonwebtoken::EncodingKey::from_ed_pem(&app.signing_key()).unwrap();
+    for (name, status) in [
+        (Some("at+jwt"), StatusCode::OK),
+        (Some("JWT"), StatusCode::UNAUTHORIZED),
+        (None, StatusCode::UNAUTHORIZED),
+    ] {
+        header.typ = name.map(str::to_owned);
+        app.token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+        assert_eq!(app.get("/api/v1/users/me").await.0, status, "{name:?}");
     }
 }
 

@@ -103,7 +103,8 @@ async fn every_answer_carries_the_security_headers_and_its_id() {
             app.request(Method::GET, path).header("X-Request-Id", "bad id\u{e9}").send().await.unwrap();
         let headers = response.headers();
         assert_eq!(headers["x-content-type-options"], "nosniff");
-        assert_eq!(headers["content-security-policy"], "default-src 'none'; frame-ancestors 'none'");
+        let policy = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+        assert_eq!(headers["content-security-policy"], policy);
         assert_eq!(headers["x-frame-options"], "DENY");
         assert_eq!(headers["referrer-policy"], "no-referrer");
         assert!(headers["x-process-time"].to_str().unwrap().parse::<f64>().unwrap() < 60.0);

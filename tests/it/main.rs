@@ -11,6 +11,7 @@ mod cli;
 #[expect(dead_code, reason = "the tests of the cache use the rest")]
 mod cluster_server;
 mod dev;
+mod docs;
 mod enumeration;
 mod feed;
 mod http;

@@ -343,11 +343,11 @@ fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-fn in_database(url: &str, name: &str) -> String {
+pub(crate) fn in_database(url: &str, name: &str) -> String {
     url.replacen("/tenantry?", &format!("/{name}?"), 1)
 }
 
-async fn connect(database: &str) -> Client {
+pub(crate) async fn connect(database: &str) -> Client {
     let url = in_database(&from_stack("TEST_DATABASE_SUPERUSER_URL"), database);
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     tokio::spawn(connection);

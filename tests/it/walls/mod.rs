@@ -1,4 +1,13 @@
-//! What holds when the application's own filters do not: row-level security.
+//! What keeps tenants apart: the filters and roles of the application, and, where they fail, row-level security.
+
+mod cases;
+mod foreign;
+mod functions;
+mod operations;
+mod policies;
+mod roles;
+mod things;
+mod world;
 
 use crate::app::TestApp;
 

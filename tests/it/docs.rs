@@ -1,0 +1,98 @@
+//! What documents say of the tests and the code is there.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A row of docs/asvs.md: number, level, requirement, state, how.
+fn requirements() -> Vec<[String; 5]> {
+    let document = fs::read_to_string(root().join("docs/asvs.md")).unwrap();
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()
+    };
+    let rows = document.lines().filter(|line| {
+        line.strip_prefix("| ").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    });
+    rows.map(|line| cells(line).try_into().unwrap_or_else(|_| panic!("five cells: {line}"))).collect()
+}
+
+#[test]
+fn every_requirement_of_the_asvs_is_met_open_or_not_applicable() {
+    let rows = requirements();
+    let numbers: BTreeSet<_> = rows.iter().map(|row| &row[0]).collect();
+    assert_eq!(numbers.len(), rows.len(), "each once");
+    let of_level = |level: &str| rows.iter().filter(|row| row[1] == level).count();
+    assert_eq!((of_level("1"), of_level("2")), (70, 183), "those of version 5.0.0");
+    for [number, _, what, state, how] in &rows {
+        assert!(["**met**", "**n/a**", "**open**"].contains(&state.as_str()), "{number} is {state}");
+        assert!(!what.is_empty() && !how.is_empty(), "{number} says how");
+    }
+}
+
+#[test]
+fn every_test_and_file_that_the_asvs_list_names_exists() {
+    let tests = tests();
+    let mut named = 0;
+    for [number, .., how] in requirements() {
+        let references: Vec<_> = how.split('`').skip(1).step_by(2).collect();
+        let missing: Vec<_> = references.iter().filter(|name| !exists(name, &tests)).collect();
+        if how.contains("TODO-NAME") {
+            assert!(!missing.is_empty(), "{number}: everything it names is there, so TODO-NAME can go");
+        } else {
+            assert!(missing.is_empty(), "{number} names {missing:?}");
+        }
+        named += references.iter().filter(|name| name.contains("::")).count();
+    }
+    assert!(named > 50, "tests were looked for");
+}
+
+/// A test is there with its file; so is a path. Other words are no references.
+fn exists(name: &str, tests: &BTreeSet<String>) -> bool {
+    match name.rsplit("::").collect::<Vec<_>>()[..] {
+        [_] if name.contains('/') && !name.contains(['*', ' ', '=']) && !name.starts_with('/') => {
+            name.contains("application/") || root().join(name).exists()
+        }
+        [_] => true,
+        [test, file, ..] => tests.contains(&format!("{file}::{test}")),
+        [] => true,
+    }
+}
+
+/// Every test function, as `file::name`.
+fn tests() -> BTreeSet<String> {
+    let mut tests = BTreeSet::new();
+    let mut folders: Vec<_> = ["src", "tests", "crates", "workers"].map(|name| root().join(name)).into();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                tests.extend(tests_of(&path));
+            }
+        }
+    }
+    tests
+}
+
+fn tests_of(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap();
+    // A module that is a folder has its name.
+    let module = if path.ends_with("mod.rs") { path.parent().unwrap() } else { path };
+    let module = module.file_stem().unwrap().to_str().unwrap().to_owned();
+    let lines: Vec<_> = text.lines().map(str::trim).collect();
+    let is_test = |line: &str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+    let name = |line: &&str| -> Option<String> {
+        let (_, rest) = line.split_once("fn ")?;
+        Some(rest.split('(').next()?.to_owned())
+    };
+    let tests = lines.iter().enumerate().filter(|(_, line)| is_test(line));
+    let functions = tests.filter_map(|(at, _)| lines[at + 1..].iter().take(4).find_map(name));
+    functions.map(|function| format!("{module}::{function}")).collect()
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}

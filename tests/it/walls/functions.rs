@@ -1,0 +1,135 @@
+//! The functions of the database that a tenant's transaction may call: those that take a tenant are held back by the wall,
+//! whatever they are told. A new one needs a line here.
+
+use std::collections::BTreeSet;
+
+use tokio_postgres::SimpleQueryMessage;
+use uuid::Uuid;
+
+use super::{policies::World, things::Thing};
+
+/// Called with what is another tenant's, as a mistaken filter would, they do and tell nothing.
+const WALLED: &[(&str, &str)] = &[
+    ("user_by_id", "'<tenant>', '<user>'"),
+    ("users_by_id", "'<tenant>', array['<user>']::uuid[]"),
+    ("user_by_email", "'<tenant>', '<email>'"),
+    ("login_by_email", "'<tenant>', '<email>'"),
+    ("tenant_id_of", "'<tenant>'"),
+    ("assert_tenant", "'<tenant>'"),
+    ("enqueue_job", "'verify_email', '{\"user_id\": \"<user>\"}', '<tenant>'"),
+    ("enqueue_jobs", "'verify_email', array['{\"user_id\": \"<user>\"}']::jsonb[], '<tenant>'"),
+    ("leased_job_state", "'<tenant>', '<running>', '<lease>'"),
+    ("complete_job", "'<tenant>', '<running>', '<lease>'"),
+    ("requeue_job", "'<tenant>', '<dead>'"),
+    ("cancel_job", "'<tenant>', '<running>', 'no longer wanted'"),
+    ("redrive_jobs", "'verify_email', '<tenant>', 10"),
+    ("purge_jobs", "array['dead'], interval '0 s', '<tenant>', 10"),
+];
+
+/// The others, and why no wall has to hold them.
+const TRUSTED: &[(&str, &[&str])] = &[
+    ("it is what says whose transaction it is", &["current_tenant"]),
+    (
+        "they see no rows of a tenant",
+        &["uuid_v7", "known_kind", "assert_shape", "attempt_noted", "note_token_lifetime"],
+    ),
+    ("only migrations may call it", &["wall"]),
+    (
+        "it sees past the wall, since super administrators are of another tenant, and says yes or no",
+        &["actor_stands"],
+    ),
+    ("it answers nothing, and mails those alone who have the address", &["request_mail"]),
+    (
+        "they are the workers', who serve all tenants, and act as the system; what they are told of a job names its lease",
+        &[
+            "fetch_jobs",
+            "lease_jobs",
+            "promote_jobs",
+            "begin_alone",
+            "heartbeat_jobs",
+            "finish_job",
+            "finish_jobs",
+            "retry_job",
+            "defer_job",
+            "release_job",
+            "discard_jobs",
+            "oldest_waiting_jobs",
+            "prune_jobs",
+            "enqueue_scheduled",
+            "purge_deleted_users",
+        ],
+    ),
+    ("every process follows the feed of all tenants", &["revocations_since", "prune_revocations"]),
+];
+
+#[tokio::test]
+async fn every_function_is_held_back_by_the_wall_or_trusted_for_a_reason() {
+    let world = World::begin().await;
+    let sql = "select distinct proname::text from pg_proc where pronamespace = 'tenantry'::regnamespace";
+    let rows = world.database.query(sql, &[]).await.unwrap();
+    let there: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+    let trusted = TRUSTED.iter().flat_map(|(_, names)| names.iter());
+    let known = WALLED.iter().map(|(name, _)| name).chain(trusted).map(|name| (*name).to_owned()).collect();
+    assert_eq!(there, known, "each has one line in {}", file!());
+
+    let calls = calls(&world).await;
+    world.mistake_the_tenant().await;
+    for (name, call) in &calls {
+        assert_eq!(outcome(&world, call).await, Outcome::Nothing, "{name}");
+    }
+    world.mistake_nothing().await;
+    for (name, call) in &calls {
+        assert_eq!(outcome(&world, call).await, Outcome::Something, "{name} in the tenant's own transaction");
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    /// No row, or none with a value; or it was refused as what is not the caller's is.
+    Nothing,
+    Something,
+    Failed(String),
+}
+
+/// What a call in a transaction for their tenant comes to, which is rolled back.
+async fn outcome(world: &World, call: &str) -> Outcome {
+    let begin = format!(
+        "begin; select set_config('role', 'tenantry_app', true), set_config('tenantry.tenant', '{}', true)",
+        world.theirs.id
+    );
+    world.database.batch_execute(&begin).await.unwrap();
+    let answer = world.database.simple_query(call).await;
+    world.database.batch_execute("rollback").await.unwrap();
+    let filled = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).is_some(),
+        _ => false,
+    };
+    match answer {
+        Ok(messages) if messages.iter().any(filled) => Outcome::Something,
+        Ok(_) => Outcome::Nothing,
+        Err(error) if error.code().is_some_and(|code| code.code() == "42501") => Outcome::Nothing,
+        Err(error) => Outcome::Failed(format!("{call}: {error:?}")),
+    }
+}
+
+/// The calls with what is theirs.
+async fn calls(world: &World) -> Vec<(&'static str, String)> {
+    let (dead, running) = (world.make(Thing::DeadJob).await, world.make(Thing::Job).await);
+    let lease = Uuid::new_v4();
+    let leased =
+        "update tenantry.jobs set state = 'running', lease = $2, lease_expires_at = now() + interval '1 hour'
+                  where id = $1";
+    let ids: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&running.parse::<Uuid>().unwrap(), &lease];
+    assert_eq!(world.database.execute(leased, &ids).await.unwrap(), 1);
+    let call = |&(name, arguments): &(&'static str, &str)| {
+        let arguments = arguments
+            .replace("<tenant>", &world.theirs.id.to_string())
+            .replace("<user>", &world.theirs.admin.to_string())
+            .replace("<email>", &world.theirs.email("admin"))
+            .replace("<dead>", &dead)
+            .replace("<running>", &running)
+            .replace("<lease>", &lease.to_string());
+        (name, format!("select tenantry.{name}({arguments})"))
+    };
+    WALLED.iter().map(call).collect()
+}

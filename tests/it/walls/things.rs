@@ -1,0 +1,137 @@
+//! What requests name: rows of a tenant, and what leads to them.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::json;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use super::world::{Caller, Tenant};
+use crate::app::{PASSWORD, TestApp, answer};
+
+/// What a request names.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Thing {
+    Nothing,
+    Tenant,
+    User,
+    /// A user's address.
+    Address,
+    /// The address of a user who has a password.
+    Account,
+    Invitation,
+    /// A session of the caller.
+    Session,
+    /// A job that waits.
+    Job,
+    DeadJob,
+    RefreshToken,
+    ResetToken,
+    VerificationToken,
+    InvitationToken,
+}
+
+impl Thing {
+    /// One of the tenant, made by its administrator. What is made has the tenant's slug wherever there is a text.
+    pub(super) async fn make(self, app: &TestApp, database: &Client, tenant: &Tenant, by: &Caller) -> String {
+        let email = tenant.email(&format!("vera-{}", Uuid::now_v7().simple()));
+        match self {
+            Self::Nothing => String::new(),
+            Self::Tenant => tenant.id.to_string(),
+            Self::User => tenant.create_user(app, by, &email, false).await.to_string(),
+            Self::Address | Self::Account => {
+                let user = tenant.create_user(app, by, &email, self == Self::Account).await;
+                // As hot as it may be: in the process, in Redis, and by its address.
+                let path = format!("/api/v1/users/lookup?email={email}");
+                let request = app.http.get(format!("{}{path}", app.url)).bearer_auth(&by.token);
+                assert_eq!(answer(request).await.1["data"]["id"], user.to_string());
+                email
+            }
+            Self::Invitation => invite(app, by, &email).await,
+            Self::Session => {
+                let session = Caller::sign_in(app, by.role, &tenant.slug, &tenant.email(by.role)).await;
+                claim(&session.token, "sid")
+            }
+            Self::Job | Self::DeadJob => {
+                let job = json!({
+                    "kind": "verify_email", "payload": {"user_id": tenant.admin}, "run_at": "2099-01-01T00:00:00Z",
+                });
+                let pushed = by.post(app, "/api/v1/jobs", &job).await;
+                let id = pushed["data"]["id"].as_str().unwrap().to_owned();
+                if self == Self::DeadJob {
+                    let sql = "update tenantry.jobs set state = 'dead', finished_at = now() where id = $1";
+                    assert_eq!(database.execute(sql, &[&id.parse::<Uuid>().unwrap()]).await.unwrap(), 1);
+                }
+                id
+            }
+            Self::RefreshToken => {
+                let body =
+                    json!({"tenant": tenant.slug, "email": tenant.email(by.role), "password": PASSWORD});
+                let login = by.post(app, "/api/v1/auth/login", &body).await;
+                login["data"]["refresh_token"].as_str().unwrap().to_owned()
+            }
+            Self::ResetToken | Self::VerificationToken => {
+                let user = tenant.create_user(app, by, &email, false).await;
+                let (text, bytes) = token(tenant.id, None);
+                let purpose = if self == Self::ResetToken { "reset_password" } else { "verify_email" };
+                let sql = "insert into tenantry.email_tokens (tenant_id, hash, purpose, user_id, email, job_id, expires_at)
+                           values ($1, sha256($2), $3, $4, $5, gen_random_uuid(), now() + interval '1 hour')";
+                database.execute(sql, &[&tenant.id, &bytes, &purpose, &user, &email]).await.unwrap();
+                text
+            }
+            Self::InvitationToken => {
+                let invitation: Uuid = invite(app, by, &email).await.parse().unwrap();
+                let (text, bytes) = token(tenant.id, None);
+                let sql =
+                    "update tenantry.invitations set hash = sha256($3) where tenant_id = $1 and id = $2";
+                assert_eq!(database.execute(sql, &[&tenant.id, &invitation, &bytes]).await.unwrap(), 1);
+                text
+            }
+        }
+    }
+
+    /// One that nobody has, as somebody of `ours` would name it.
+    pub(super) fn unknown(self, ours: &Tenant) -> String {
+        match self {
+            Self::Nothing => String::new(),
+            Self::Address | Self::Account => format!("nobody-{}@example.org", Uuid::now_v7().simple()),
+            _ if self.is_token() => token(ours.id, None).0,
+            _ => Uuid::now_v7().to_string(),
+        }
+    }
+
+    /// What is another tenant's, as somebody of `ours` may try to name it: the tenant that a token has in front is a word
+    /// of whoever sends it.
+    pub(super) fn claimed(self, ours: &Tenant, theirs: &str) -> String {
+        if !self.is_token() {
+            return theirs.to_owned();
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(theirs).unwrap();
+        token(ours.id, Some(&bytes[16..])).0
+    }
+
+    fn is_token(self) -> bool {
+        matches!(
+            self,
+            Self::RefreshToken | Self::ResetToken | Self::VerificationToken | Self::InvitationToken
+        )
+    }
+}
+
+async fn invite(app: &TestApp, by: &Caller, email: &str) -> String {
+    let invited = by.post(app, "/api/v1/invitations", &json!({"emails": [email]})).await;
+    invited["data"]["invitations"][0]["id"].as_str().unwrap().to_owned()
+}
+
+/// An opaque token: the tenant's id, then what only its owner has.
+fn token(tenant: Uuid, secret: Option<&[u8]>) -> (String, Vec<u8>) {
+    let chance = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
+    let bytes = [tenant.as_bytes().as_slice(), secret.unwrap_or(&chance)].concat();
+    (URL_SAFE_NO_PAD.encode(&bytes), bytes)
+}
+
+/// What an access token says.
+fn claim(token: &str, name: &str) -> String {
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+    claims[name].as_str().unwrap().to_owned()
+}

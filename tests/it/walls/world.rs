@@ -1,0 +1,210 @@
+//! Two tenants of one node, and those who call.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tokio_postgres::{Client, Row, Statement};
+use uuid::Uuid;
+
+use super::{cases::Case, operations::Operation};
+use crate::app::{PASSWORD, TestApp, answer};
+
+/// A tenant with an administrator and a user. Whatever belongs to it has its slug in its text, or its id.
+pub(super) struct Tenant {
+    pub(super) id: Uuid,
+    pub(super) slug: String,
+    pub(super) admin: Uuid,
+}
+
+/// Who calls.
+pub(super) struct Caller {
+    pub(super) role: &'static str,
+    tenant: String,
+    email: String,
+    pub(super) token: String,
+}
+
+/// What somebody is answered.
+#[derive(Debug, PartialEq)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Value,
+}
+
+impl Tenant {
+    pub(super) async fn sign_up(app: &TestApp) -> Self {
+        let slug = format!("t-{}", Uuid::now_v7().simple());
+        let admin = format!("admin@{slug}.example");
+        let body = json!({
+            "tenant": {"name": format!("The firm {slug}"), "slug": slug},
+            "email": admin, "password": PASSWORD, "name": format!("Ada of {slug}"),
+        });
+        let request = app.http.post(format!("{}/api/v1/tenants", app.url)).json(&body);
+        let (status, answer) = answer(request).await;
+        assert_eq!(status, StatusCode::CREATED, "{answer}");
+        let tenant = Self { id: id(&answer["data"]["tenant"]), admin: id(&answer["data"]["user"]), slug };
+        let admin = tenant.admin(app).await;
+        tenant.create_user(app, &admin, &tenant.email("user"), true).await;
+        tenant
+    }
+
+    pub(super) fn email(&self, name: &str) -> String {
+        format!("{name}@{}.example", self.slug)
+    }
+
+    /// The administrator, in a session of their own.
+    pub(super) async fn admin(&self, app: &TestApp) -> Caller {
+        Caller::sign_in(app, "admin", &self.slug, &self.email("admin")).await
+    }
+
+    /// The user, likewise.
+    pub(super) async fn user(&self, app: &TestApp) -> Caller {
+        Caller::sign_in(app, "user", &self.slug, &self.email("user")).await
+    }
+
+    pub(super) async fn create_user(&self, app: &TestApp, by: &Caller, email: &str, password: bool) -> Uuid {
+        let mut body = json!({"email": email, "name": format!("Vera of {}", self.slug)});
+        if password {
+            body["password"] = PASSWORD.into();
+        }
+        id(&by.post(app, "/api/v1/users", &body).await["data"])
+    }
+
+    /// Whether a text tells anything of the tenant.
+    pub(super) fn is_told_by(&self, answer: &Answer) -> bool {
+        let text = answer.body.to_string();
+        text.contains(&self.slug) || text.contains(&self.id.to_string())
+    }
+}
+
+impl Caller {
+    pub(super) async fn sign_in(app: &TestApp, role: &'static str, tenant: &str, email: &str) -> Self {
+        let (tenant, email) = (tenant.to_owned(), email.to_owned());
+        let mut caller = Self { role, tenant, email, token: String::new() };
+        caller.sign_in_again(app).await;
+        caller
+    }
+
+    /// A super administrator, whose tenant is neither of the two.
+    pub(super) async fn super_admin(app: &TestApp) -> Self {
+        let (role, tenant, email) = ("super_admin", "system".into(), String::new());
+        Self { role, tenant, email, token: app.super_admin().await }
+    }
+
+    /// Begins a new session, since the last call has ended the one before.
+    pub(super) async fn sign_in_again(&mut self, app: &TestApp) {
+        if self.email.is_empty() {
+            self.token = app.super_admin().await;
+            return;
+        }
+        let body = json!({"tenant": self.tenant, "email": self.email, "password": PASSWORD});
+        let request = app.http.post(format!("{}/api/v1/auth/login", app.url)).json(&body);
+        let (status, answer) = answer(request).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        self.token = answer["data"]["token"].as_str().unwrap().to_owned();
+    }
+
+    /// A request that succeeds; its answer.
+    pub(super) async fn post(&self, app: &TestApp, path: &str, body: &Value) -> Value {
+        let request = app.http.post(format!("{}{path}", app.url)).bearer_auth(&self.token).json(body);
+        let (status, answer) = answer(request).await;
+        assert!(status.is_success(), "{path}: {answer}");
+        answer
+    }
+
+    /// The operation as its case has it, naming `named`.
+    pub(super) fn request(
+        &self,
+        app: &TestApp,
+        operation: &Operation,
+        case: &Case,
+        named: &str,
+    ) -> RequestBuilder {
+        let path = operation.path.replace("{id}", named);
+        let method: Method = operation.method.parse().unwrap();
+        let request = app.http.request(method, format!("{}/api/v1{path}{}", app.url, case.query(named)));
+        let request = if self.token.is_empty() { request } else { request.bearer_auth(&self.token) };
+        match case.body(named, &self.tenant) {
+            Some(body) => request.json(&body),
+            None => request,
+        }
+    }
+}
+
+/// Sends it; what must be the same for what is another's and what is nobody's.
+pub(super) async fn send(request: RequestBuilder, named: &str) -> Answer {
+    let (status, mut body) = answer(request).await;
+    blur(&mut body, named);
+    Answer { status, body }
+}
+
+/// Ids and times differ from request to request, and so does what the request itself has named.
+fn blur(value: &mut Value, named: &str) {
+    match value {
+        Value::String(text) if !named.is_empty() && text == named => *text = "what was named".into(),
+        // The ids of tenants stay: they would tell whose it is.
+        Value::Object(object) => object.iter_mut().for_each(|(key, value)| match (key.as_str(), &value) {
+            ("id" | "request_id", Value::String(_)) => *value = "an id".into(),
+            (_, Value::String(text)) if is_time(text) => *value = "a time".into(),
+            _ => blur(value, named),
+        }),
+        Value::Array(values) => values.iter_mut().for_each(|value| blur(value, named)),
+        _ => {}
+    }
+}
+
+fn is_time(text: &str) -> bool {
+    text.len() > 18 && text.ends_with('Z') && text.as_bytes()[10] == b'T'
+}
+
+fn id(value: &Value) -> Uuid {
+    value["id"].as_str().unwrap_or_else(|| panic!("no id in {value}")).parse().unwrap()
+}
+
+/// Reads all there is of a tenant, or of all.
+pub(super) struct Dumps {
+    database: Client,
+    statement: Statement,
+}
+
+/// Rows by table.
+pub(super) type Dump = BTreeMap<String, Vec<String>>;
+
+impl Dumps {
+    pub(super) async fn of(database: Client) -> Self {
+        let tables = database
+            .query(
+                "select a.attrelid::regclass::text, a.attname::text from pg_attribute a join pg_class c on c.oid = a.attrelid
+                 where c.relnamespace = 'tenantry'::regnamespace and c.relkind = 'r'
+                   and a.attname = case c.relname when 'tenants' then 'id' else 'tenant_id' end",
+                &[],
+            )
+            .await
+            .unwrap();
+        assert!(tables.len() > 10, "all tables");
+        let select = |table: &Row| {
+            let (table, tenant): (String, String) = (table.get(0), table.get(1));
+            format!(
+                "select '{table}', to_jsonb(t)::text from {table} t where $1::uuid is null or t.{tenant} = $1"
+            )
+        };
+        let all = tables.iter().map(select).collect::<Vec<_>>().join(" union all ");
+        let statement = database.prepare(&format!("{all} order by 1, 2")).await.unwrap();
+        Self { database, statement }
+    }
+
+    pub(super) async fn take(&self, tenant: Option<Uuid>) -> Dump {
+        let mut dump = Dump::new();
+        for row in self.database.query(&self.statement, &[&tenant]).await.unwrap() {
+            dump.entry(row.get(0)).or_default().push(row.get(1));
+        }
+        dump
+    }
+}
+
+/// The tables that differ: rows hold hashes, which nobody needs to see.
+pub(super) fn changed(before: &Dump, after: &Dump) -> Vec<String> {
+    let tables: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    tables.into_iter().filter(|table| before.get(*table) != after.get(*table)).cloned().collect()
+}
