@@ -39,6 +39,8 @@ pub(crate) enum Code {
     JobNotFound,
     /// 404: there is no such session of the caller.
     SessionNotFound,
+    /// 404: there is no such API key in the caller's tenant, or it has been revoked.
+    ApiKeyNotFound,
     /// 404: there is no such invitation in the caller's tenant, or it is no longer open.
     InvitationNotFound,
     /// 405: the path does not know this method.
@@ -47,6 +49,10 @@ pub(crate) enum Code {
     EmailTaken,
     /// 409: another tenant has this slug.
     SlugTaken,
+    /// 409: another API key of the tenant has this name.
+    NameTaken,
+    /// 409: the tenant has as many API keys as it may have.
+    TooManyApiKeys,
     /// 409: every seat of the plan is used.
     NoSeatLeft,
     /// 409: the tenant would be left without an administrator.
@@ -86,11 +92,16 @@ impl Code {
             | Self::TenantNotFound
             | Self::SessionNotFound
             | Self::InvitationNotFound
+            | Self::ApiKeyNotFound
             | Self::JobNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::EmailTaken | Self::SlugTaken | Self::NoSeatLeft | Self::LastAdmin | Self::JobState => {
-                StatusCode::CONFLICT
-            }
+            Self::EmailTaken
+            | Self::SlugTaken
+            | Self::NameTaken
+            | Self::TooManyApiKeys
+            | Self::NoSeatLeft
+            | Self::LastAdmin
+            | Self::JobState => StatusCode::CONFLICT,
             Self::VersionMismatch | Self::VersionNotReached => StatusCode::PRECONDITION_FAILED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -138,8 +149,12 @@ impl ApiError {
         Self { errors, ..Self::new(Code::ValidationFailed, "Validation failed") }
     }
 
-    pub(crate) fn too_many(retry_after: u64) -> Self {
-        let message = "Too many requests from this IP, please try again later";
+    /// `limit` is the name of the one that was reached, as in `RateLimit-Policy`.
+    pub(crate) fn too_many(limit: &str, retry_after: u64) -> Self {
+        let message = match limit {
+            "ip" => "Too many requests from this IP, please try again later",
+            _ => "Too many requests, please try again later",
+        };
         Self { retry_after: Some(retry_after), ..Self::new(Code::RateLimited, message) }
     }
 
@@ -178,6 +193,9 @@ impl From<accounts::Error> for ApiError {
             E::WrongPassword => Self::new(Code::WrongPassword, "The current password is wrong"),
             E::SessionEnded => Self::new(Code::SessionEnded, "The session has ended; sign in again"),
             E::NoInvitation => Self::new(Code::InvitationNotFound, "Invitation not found"),
+            E::NoApiKey => Self::new(Code::ApiKeyNotFound, "API key not found"),
+            E::NameTaken => Self::new(Code::NameTaken, "API key with this name already exists"),
+            E::TooManyKeys => Self::new(Code::TooManyApiKeys, "Revoke API keys that are not used any more"),
             E::NoSession => Self::new(Code::SessionNotFound, "Session not found"),
             E::NotVerified => {
                 Self::new(Code::EmailNotVerified, "Verify your email address before signing in")

@@ -13,7 +13,7 @@ use poem::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     web::RemoteAddr,
 };
-use tenantry_accounts::Network;
+use tenantry_accounts::{Network, api_keys::Presented};
 use tenantry_cache::planted::{self, Bug};
 use tokio::time::timeout;
 use tracing::Instrument;
@@ -64,19 +64,15 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
     let preflight =
         method == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
 
-    let claims = caller::bearer(&request).and_then(|token| state.tokens.verify(token));
     let revocations = &state.app.revocations;
-    // Nobody is let in on the word of a token that may have been revoked longer ago than is allowed.
-    let knows = claims.is_none()
-        || revocations.lag() <= state.config.revocation_max_lag
-        || planted::bug(Bug::AnswersBlindly);
-    let claims = claims.filter(|claims| revocations.stands(&claims.basis()));
-    let user = claims.as_ref().map(|claims| claims.sub);
+    // Nobody is let in on the word of a token or a key that may have been revoked longer ago than is allowed.
+    let knows = revocations.lag() <= state.config.revocation_max_lag || planted::bug(Bug::AnswersBlindly);
+    let (mut credential, unknown_key) = at_hand(&state, &request);
     let mut allowance = None;
-    let admitted = match client.address {
+    let mut admitted = match client.address {
         Some(client)
             if !preflight
-                && (counted == Counts::Always || counted == Counts::Unsigned && claims.is_none()) =>
+                && (counted == Counts::Always || counted == Counts::Unsigned && credential.is_none()) =>
         {
             let (left, admitted) = state.limits.count(client);
             allowance = left;
@@ -84,7 +80,19 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
         }
         _ => Ok(()),
     };
-    request.set_data(Credential(claims));
+    if let Some(key) = unknown_key.filter(|_| admitted.is_ok() && !preflight) {
+        // Counted first: whoever makes keys up has us ask the database no more often than anybody without one.
+        match state.api_keys.look_up(&state.app, &key).await {
+            Ok(found) => credential = found.map_or(Credential::None, Credential::Key),
+            Err(error) => admitted = Err(error.into()),
+        }
+    }
+    if let (Credential::Key(key), true) = (&credential, admitted.is_ok()) {
+        (allowance, admitted) = key.count();
+    }
+    let knows = knows || credential.is_none();
+    let (user, api_key) = credential.names();
+    request.set_data(credential);
     request.set_data(client);
     request.set_data(state.clone());
 
@@ -131,6 +139,7 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
         parent: &span,
         http.method = known(&method), http.route = route, http.status = status.as_u16(),
         duration.ms = took.as_secs_f64() * 1e3, user.id = user.map(tracing::field::display),
+        api_key.id = api_key.map(tracing::field::display),
         "{} {route} {}", known(&method), status.as_u16()
     );
 
@@ -145,6 +154,21 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
     secure(headers);
     cors(headers, &state, origin, preflight);
     response
+}
+
+/// What the request came with as far as this process knows by itself, and the key that it would have to ask for.
+fn at_hand(state: &State, request: &Request) -> (Credential, Option<Presented>) {
+    let Some(text) = caller::bearer(request) else { return (Credential::None, None) };
+    let revocations = &state.app.revocations;
+    if !Presented::looks_like_one(text) {
+        let claims = state.tokens.verify(text).filter(|claims| revocations.stands(&claims.basis()));
+        return (claims.map_or(Credential::None, Credential::Token), None);
+    }
+    let Some(key) = Presented::parse(text) else { return (Credential::None, None) };
+    match state.api_keys.remembered(revocations, &key) {
+        Some(known) => (Credential::Key(known), None),
+        None => (Credential::None, Some(key)),
+    }
 }
 
 /// Whether a request counts against the limit by client address.

@@ -2,6 +2,7 @@
 
 mod access_token;
 mod api;
+mod api_key;
 mod caller;
 pub mod commands;
 pub mod config;

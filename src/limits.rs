@@ -8,10 +8,10 @@ use std::{
 };
 
 use governor::{
-    Quota, RateLimiter,
-    clock::{Clock, DefaultClock},
-    middleware::StateInformationMiddleware,
-    state::keyed::DashMapStateStore,
+    NotUntil, Quota, RateLimiter,
+    clock::{Clock, DefaultClock, QuantaInstant},
+    middleware::{StateInformationMiddleware, StateSnapshot},
+    state::{InMemoryState, NotKeyed, keyed::DashMapStateStore},
 };
 use ipnet::IpNet;
 use poem::http::{HeaderMap, HeaderName, HeaderValue};
@@ -54,9 +54,68 @@ pub(crate) struct Limits {
 
 struct Limit {
     limiter: Limiter,
+    policy: Policy,
+}
+
+/// A limit as it is told to clients.
+struct Policy {
+    name: &'static str,
     quota: NonZeroU32,
     period: Duration,
-    policy: HeaderValue,
+    header: HeaderValue,
+}
+
+impl Policy {
+    fn new(name: &'static str, quota: NonZeroU32, period: Duration) -> Option<(Self, Quota)> {
+        let header = format!("\"{name}\";q={quota};w={}", period.as_secs().max(1));
+        let policy = Self { name, quota, period, header: HeaderValue::try_from(header).ok()? };
+        Some((policy, Quota::with_period(period / quota.get())?.allow_burst(quota)))
+    }
+
+    /// What a decision means for the client.
+    fn tell(
+        &self,
+        decision: Result<StateSnapshot, NotUntil<QuantaInstant>>,
+    ) -> (Option<Allowance>, Result<(), ApiError>) {
+        match decision {
+            Ok(state) => {
+                let remaining = state.remaining_burst_capacity();
+                let used = self.quota.get().saturating_sub(remaining);
+                (self.allowance(remaining, self.period / self.quota.get() * used), Ok(()))
+            }
+            Err(refusal) => {
+                metrics::counter!("tenantry_rate_limited_total", "scope" => self.name).increment(1);
+                let wait = refusal.wait_time_from(DefaultClock::default().now());
+                (self.allowance(0, wait), Err(ApiError::too_many(self.name, seconds(wait))))
+            }
+        }
+    }
+
+    fn allowance(&self, remaining: u32, wait: Duration) -> Option<Allowance> {
+        let state = format!("\"{}\";r={remaining};t={}", self.name, seconds(wait));
+        Some(Allowance { policy: self.header.clone(), state: HeaderValue::try_from(state).ok()? })
+    }
+}
+
+/// The limit of one API key.
+pub(crate) struct KeyLimit(
+    Option<(RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>, Policy)>,
+);
+
+impl KeyLimit {
+    pub(crate) fn per_minute(requests: i32) -> Self {
+        let quota = u32::try_from(requests).ok().and_then(NonZeroU32::new);
+        let limit = quota.and_then(|quota| Policy::new("api_key", quota, Duration::from_secs(60)));
+        Self(limit.map(|(policy, quota)| {
+            (RateLimiter::direct(quota).with_middleware::<StateInformationMiddleware>(), policy)
+        }))
+    }
+
+    /// Counts a request.
+    pub(crate) fn count(&self) -> (Option<Allowance>, Result<(), ApiError>) {
+        let Some((limiter, policy)) = &self.0 else { return (None, Ok(())) };
+        policy.tell(limiter.check())
+    }
 }
 
 /// What a client has left, for the headers of draft-ietf-httpapi-ratelimit-headers-11.
@@ -78,10 +137,9 @@ impl Allowance {
 impl Limits {
     pub(crate) fn new(by_address: Rate, trusted: Vec<IpNet>) -> Self {
         let limit = |n: NonZeroU32, period: Duration| {
-            let quota = Quota::with_period(period / n.get())?.allow_burst(n);
-            let policy = format!("\"ip\";q={n};w={}", period.as_secs().max(1));
+            let (policy, quota) = Policy::new("ip", n, period)?;
             let limiter = RateLimiter::dashmap(quota).with_middleware::<StateInformationMiddleware>();
-            Some(Limit { limiter, quota: n, period, policy: HeaderValue::try_from(policy).ok()? })
+            Some(Limit { limiter, policy })
         };
         let by_address = match by_address {
             Rate::Off => None,
@@ -93,22 +151,7 @@ impl Limits {
     /// Counts a request without a valid credential.
     pub(crate) fn count(&self, client: IpAddr) -> (Option<Allowance>, Result<(), ApiError>) {
         let Some(limit) = &self.by_address else { return (None, Ok(())) };
-        let each = limit.period / limit.quota.get();
-        let allowance = |remaining: u32, wait: Duration| {
-            let state = HeaderValue::try_from(format!("\"ip\";r={remaining};t={}", seconds(wait))).ok()?;
-            Some(Allowance { policy: limit.policy.clone(), state })
-        };
-        match limit.limiter.check_key(&bucket(client)) {
-            Ok(state) => {
-                let remaining = state.remaining_burst_capacity();
-                (allowance(remaining, each * limit.quota.get().saturating_sub(remaining)), Ok(()))
-            }
-            Err(refusal) => {
-                metrics::counter!("tenantry_rate_limited_total", "scope" => "ip").increment(1);
-                let wait = refusal.wait_time_from(DefaultClock::default().now());
-                (allowance(0, wait), Err(ApiError::too_many(seconds(wait))))
-            }
-        }
+        limit.policy.tell(limit.limiter.check_key(&bucket(client)))
     }
 
     /// Forgets clients whose allowance is whole again: the map would otherwise grow with each address ever seen.

@@ -22,7 +22,7 @@ pub(crate) enum Who {
 }
 
 use Role::{Admin, User};
-use Who::Public;
+use Who::{Key, Public};
 
 const fn of(role: Role) -> Who {
     Who::Role(role, None)
@@ -46,6 +46,7 @@ pub(crate) const OPERATIONS: &[(&str, Who)] = &[
     ("forgotPassword", Public),
     ("resetPassword", Public),
     ("verifyEmail", Public),
+    ("introspectToken", Key(Scope::Introspect)),
     ("createUser", or_key(Admin, Scope::UsersWrite)),
     ("listUsers", or_key(User, Scope::UsersRead)),
     ("getMe", of(User)),
@@ -59,6 +60,9 @@ pub(crate) const OPERATIONS: &[(&str, Who)] = &[
     ("acceptInvitation", Public),
     ("resendInvitation", or_key(Admin, Scope::InvitationsWrite)),
     ("deleteInvitation", or_key(Admin, Scope::InvitationsWrite)),
+    ("createApiKey", of(Admin)),
+    ("listApiKeys", of(Admin)),
+    ("deleteApiKey", of(Admin)),
     ("createTenant", Public),
     ("getTenant", or_key(User, Scope::TenantRead)),
     ("updateTenant", or_key(Admin, Scope::TenantWrite)),

@@ -16,6 +16,7 @@ use tokio_postgres::NoTls;
 
 use crate::{
     access_token::{self, AccessTokens, KeyError},
+    api_key::ApiKeys,
     config::{Config, ConfigError},
     limits::Limits,
 };
@@ -39,6 +40,7 @@ pub struct State {
     /// Of its own: whether the database answers must not depend on how busy we are.
     pub(crate) probe: Pool,
     pub(crate) tokens: Arc<AccessTokens>,
+    pub(crate) api_keys: Arc<ApiKeys>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) config: Arc<Config>,
 }
@@ -75,9 +77,15 @@ impl State {
             probe: pool(config.database_url()?, 1, app.db.primary())?,
             app,
             tokens: Arc::new(tokens(&config)?),
+            api_keys: Arc::new(ApiKeys::new(config.access_token_ttl)),
             limits: Arc::new(Limits::new(config.rate_limit_ip, config.trusted_proxies.clone())),
             config: Arc::new(config),
         })
+    }
+
+    /// Writes down which API keys were used since the last time.
+    pub async fn write_down_used_keys(&self) {
+        self.api_keys.write_down(&self.app).await;
     }
 
     /// Keeps house while `work` runs: keys are read again each minute, idle clients are forgotten.
@@ -88,6 +96,7 @@ impl State {
             minute.tick().await;
             self.tokens.reload();
             self.limits.forget();
+            self.write_down_used_keys().await;
             let pool = self.app.db.pool().status();
             metrics::gauge!("tenantry_pool_connections", "state" => "idle").set(pool.available as f64);
             metrics::gauge!("tenantry_pool_connections", "state" => "open").set(pool.size as f64);

@@ -20,6 +20,7 @@ use super::{
     Tag,
     body::{Body, body, wrong},
     envelope::{Answer, Created, Deleted, Envelope, Later},
+    introspection::{self, Introspection},
     schema::shown,
     tenants::{SignUp, SignedUp, sign_up},
 };
@@ -93,6 +94,14 @@ body! {
     }
 }
 
+body! {
+    /// A token that somebody came with.
+    pub(crate) struct Introspect {
+        /// An access token or an API key.
+        token: Secret,
+    }
+}
+
 /// A tenant's id or slug.
 #[derive(Debug)]
 pub(crate) struct Reference(pub(super) String);
@@ -156,6 +165,18 @@ enum SessionBegun {
     Begun(
         Envelope<SignedInSession>,
         /// Tokens are kept by nobody on the way.
+        #[oai(header = "Cache-Control")]
+        String,
+    ),
+}
+
+#[derive(ApiResponse)]
+enum Introspected {
+    /// What the token says, if it is valid.
+    #[oai(status = 200)]
+    Answer(
+        Envelope<Introspection>,
+        /// It may be another answer a moment later.
         #[oai(header = "Cache-Control")]
         String,
     ),
@@ -318,6 +339,22 @@ impl Auth {
         let ResetPassword { token, password } = body.0;
         recovery::reset(&state.app, token, password, client.network()).await?;
         Ok(Deleted::Deleted)
+    }
+
+    /// Ask whether a token is valid
+    ///
+    /// For services that would rather ask than verify access tokens themselves (RFC 7662): with an API key that has the
+    /// scope `introspect`. The database is asked, so what was revoked is told at once. Of tokens of other tenants, and of
+    /// what is no token, nothing is told but that it is not valid.
+    #[oai(path = "/introspect", method = "post", operation_id = "introspectToken")]
+    async fn introspect(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        body: Body<Introspect>,
+    ) -> Result<Introspected, ApiError> {
+        let found = introspection::ask(&state, *caller, &body.0.token).await?;
+        Ok(Introspected::Answer(Envelope::of(&found), "no-store".into()))
     }
 
     /// Verify an address

@@ -191,6 +191,22 @@ pub(crate) fn text<T>(
     None
 }
 
+/// A field that is a whole number within bounds.
+pub(crate) fn number(
+    value: Option<Value>,
+    at: &str,
+    errors: &mut Vec<FieldError>,
+    bounds: std::ops::RangeInclusive<i32>,
+    message: &str,
+) -> Option<i32> {
+    let number = value.as_ref().and_then(Value::as_i64).and_then(|number| i32::try_from(number).ok());
+    let number = number.filter(|number| bounds.contains(number));
+    if number.is_none() {
+        errors.push(wrong(at, "out_of_range", message));
+    }
+    number
+}
+
 macro_rules! text_fields {
     ($($type:ty),*) => {$(
         impl Field for $type {
@@ -216,7 +232,8 @@ macro_rules! named_fields {
 }
 named_fields!(
     tenantry_accounts::users::Role: "Must be one of user, admin, super_admin",
-    tenantry_accounts::tenants::Plan: "Must be one of basic, pro, enterprise"
+    tenantry_accounts::tenants::Plan: "Must be one of basic, pro, enterprise",
+    tenantry_accounts::api_keys::Scope: "Must be a scope, such as users:read"
 );
 
 impl Field for bool {
@@ -250,7 +267,7 @@ impl Field for Ids {
 }
 
 /// A list of 1 to 100 things, every wrong one of which is told.
-fn list<T>(
+pub(crate) fn list<T>(
     value: Option<Value>,
     at: &str,
     errors: &mut Vec<FieldError>,

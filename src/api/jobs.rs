@@ -18,7 +18,8 @@ use tenantry_accounts::{
 };
 use uuid::Uuid;
 
-use fields::{JobKind, Payload, Priority, Time, UniqueKey};
+pub(super) use fields::Time;
+use fields::{JobKind, Payload, Priority, UniqueKey};
 
 use super::{
     Tag,

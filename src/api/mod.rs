@@ -1,11 +1,13 @@
 //! The routes, by noun.
 
+mod api_keys;
 mod auth;
 mod board;
 pub(crate) mod body;
 mod docs;
 mod envelope;
 mod health;
+mod introspection;
 mod invitations;
 mod jobs;
 mod json;
@@ -29,6 +31,9 @@ enum Tag {
     Users,
     /// People who were asked to join a tenant.
     Invitations,
+    /// How programs ask.
+    #[oai(rename = "API keys")]
+    ApiKeys,
     /// Work that is done after the change that asked for it: mails, caches, Stripe.
     Jobs,
     /// Tenants: the customers of the service.
@@ -36,11 +41,12 @@ enum Tag {
 }
 
 /// All operations under `/api/v1`.
-pub(crate) type Api = (auth::Auth, users::Users, invitations::Invitations, tenants::Tenants, jobs::Jobs);
+pub(crate) type Api =
+    (auth::Auth, users::Users, invitations::Invitations, api_keys::ApiKeys, tenants::Tenants, jobs::Jobs);
 
 pub(crate) fn service() -> OpenApiService<Api, ()> {
     OpenApiService::new(
-        (auth::Auth, users::Users, invitations::Invitations, tenants::Tenants, jobs::Jobs),
+        (auth::Auth, users::Users, invitations::Invitations, api_keys::ApiKeys, tenants::Tenants, jobs::Jobs),
         "SaaS Platform API",
         env!("CARGO_PKG_VERSION"),
     )

@@ -219,6 +219,17 @@ impl TestApp {
         std::fs::read(self.folder.join("keys/first.pem")).unwrap()
     }
 
+    /// The kind and the id of whoever did this in the tenant, the latest last.
+    pub(crate) async fn audited_by(&self, action: &str) -> Vec<(String, Option<String>)> {
+        let mut client = self.database().await;
+        let tenant = tenantry_accounts::TenantId(self.tenant);
+        let tx = tenantry_accounts::db::as_tenant(&mut client, tenant).await.unwrap();
+        let sql =
+            "select actor_kind, actor_id::text from tenantry.audit_events where action = $1 order by id";
+        let rows = tx.query(sql, &[&action]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    }
+
     /// A connection as the application logs in, without any role yet.
     pub(crate) async fn database(&self) -> deadpool_postgres::Client {
         self.state.app.db.client().await.unwrap()

@@ -1,6 +1,7 @@
 //! The tests of the whole, through the front door, on real servers: run them with `make test`.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod api_keys;
 mod app;
 mod auth;
 mod cache;

@@ -43,12 +43,8 @@ impl TestApp {
         tx.commit().await.unwrap();
     }
 
-    async fn audited(&self, action: &str) -> i64 {
-        let mut client = self.database().await;
-        let tenant = tenantry_accounts::TenantId(self.tenant);
-        let tx = tenantry_accounts::db::as_tenant(&mut client, tenant).await.unwrap();
-        let sql = "select count(*) from tenantry.audit_events where action = $1";
-        tx.query_one(sql, &[&action]).await.unwrap().get(0)
+    async fn audited(&self, action: &str) -> usize {
+        self.audited_by(action).await.len()
     }
 }
 

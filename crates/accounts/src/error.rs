@@ -58,6 +58,15 @@ pub enum Error {
     /// No such invitation of this tenant, or it is no longer open.
     #[error("no such invitation")]
     NoInvitation,
+    /// No such API key of this tenant, or it has been revoked.
+    #[error("no such API key")]
+    NoApiKey,
+    /// Another key of the tenant has this name.
+    #[error("the name is taken")]
+    NameTaken,
+    /// The tenant has as many API keys as it may have.
+    #[error("too many API keys")]
+    TooManyKeys,
     /// The address must be verified first (`REQUIRE_VERIFIED_EMAIL`).
     #[error("the e-mail address is not verified")]
     NotVerified,

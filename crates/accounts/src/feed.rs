@@ -80,6 +80,7 @@ impl Feed {
             let subject = match row.try_get("subject")? {
                 "session" => Subject::Session(id),
                 "user" => Subject::User(id),
+                "api_key" => Subject::ApiKey(id),
                 "tenant" => Subject::Tenant,
                 _ => {
                     if !planted::bug(Bug::FeedIgnored) {

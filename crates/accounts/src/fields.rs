@@ -189,7 +189,7 @@ macro_rules! sealed {
     ($name:ident) => {
         impl $name {
             /// The text itself, for the hash function and the look-up of a hash only.
-            pub(crate) fn expose(&self) -> &str {
+            pub fn expose(&self) -> &str {
                 &self.0
             }
         }

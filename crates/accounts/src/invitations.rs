@@ -61,7 +61,7 @@ impl TryFrom<&Row> for Invitation {
 /// [`Error::Forbidden`]; [`Error::EmailTaken`] when one of them is a user already, or is invited; [`Error::NoSeat`].
 pub async fn create(app: &App, actor: Actor, emails: Vec<Email>, role: Role) -> Result<Vec<Invitation>> {
     actor.require(Role::Admin)?;
-    if role > actor.role || role == Role::SuperAdmin {
+    if role > actor.rank() || role == Role::SuperAdmin {
         return Err(Error::Forbidden);
     }
     let app = app.clone();

@@ -9,6 +9,7 @@ mod error;
 pub mod feed;
 pub mod fields;
 mod id;
+pub mod introspection;
 pub mod invitations;
 pub mod jobs;
 mod mail_tokens;
@@ -125,6 +126,15 @@ impl Actor {
     /// Refuses unless the actor is at least `role`.
     pub fn require(&self, role: users::Role) -> Result<()> {
         if self.role >= role { Ok(()) } else { Err(Error::Forbidden) }
+    }
+
+    /// The highest role that the actor may give to others, and whose holders it may change. A key gives no more than the
+    /// least: whoever holds it could otherwise make an administrator, and be free of its scopes.
+    pub fn rank(&self) -> users::Role {
+        match self.who {
+            Who::ApiKey(_) => users::Role::User,
+            Who::User(_) | Who::Operator => self.role,
+        }
     }
 
     /// The user who asks; programs and operators are none.

@@ -17,7 +17,7 @@ use std::{
 use deadpool_postgres::Transaction;
 use uuid::Uuid;
 
-use crate::{Result, SessionId, TenantId, UserId};
+use crate::{ApiKeyId, Result, SessionId, TenantId, UserId};
 
 /// What an access token stands on.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +39,7 @@ pub struct Basis {
 pub(crate) enum Subject {
     Session(Uuid),
     User(Uuid),
+    ApiKey(Uuid),
     Tenant,
 }
 
@@ -90,6 +91,14 @@ impl Revocations {
             || !(older(Subject::Session(basis.session.0), 0)
                 || older(Subject::User(basis.user.0), basis.user_version)
                 || older(Subject::Tenant, basis.tenant_version))
+    }
+
+    /// The same for an API key whose row was read when its tenant was at `tenant_version`.
+    pub fn api_key_stands(&self, tenant: TenantId, key: ApiKeyId, tenant_version: i64) -> bool {
+        let void = self.void.read().unwrap_or_else(PoisonError::into_inner);
+        let older =
+            |subject, version| void.get(&(tenant, subject)).is_some_and(|void| version < void.min_version);
+        !(older(Subject::ApiKey(key.0), 0) || older(Subject::Tenant, tenant_version))
     }
 
     /// How long ago this node last knew everything: a revocation that is older is known here. Counted on a monotonic
@@ -189,6 +198,14 @@ pub(crate) async fn outdate_user(tx: &Transaction<'_>, tenant: TenantId, user: U
         .await?;
     let min_version = tx.query_one(&statement, &[&tenant.0, &user.0]).await?.try_get("min_version")?;
     Ok(Revocation { tenant, subject: Subject::User(user.0), min_version })
+}
+
+/// Tells every node that a key has ended, when `tx` commits.
+pub(crate) async fn end_api_key(tx: &Transaction<'_>, tenant: TenantId, key: ApiKeyId) -> Result<()> {
+    let sql = "insert into tenantry.revocations (tenant_id, subject, subject_id) values ($1, 'api_key', $2)";
+    let statement = tx.prepare_cached(sql).await?;
+    tx.execute(&statement, &[&tenant.0, &key.0]).await?;
+    Ok(())
 }
 
 /// The same for a tenant.

@@ -7,7 +7,7 @@ use tenantry_accounts::fields::Problem;
 use tenantry_jobs::Kind;
 
 use super::super::{
-    body::{Field, text, wrong},
+    body::{Field, number, text, wrong},
     schema::shown,
 };
 use crate::error::FieldError;
@@ -49,7 +49,7 @@ shown!(Payload, required: true, schema: MetaSchemaRef::Inline(Box::new(MetaSchem
 
 /// A moment, as RFC 3339 has it.
 #[derive(Debug)]
-pub(crate) struct Time(pub(super) DateTime<Utc>);
+pub(crate) struct Time(pub(in crate::api) DateTime<Utc>);
 
 impl Field for Time {
     fn parse(value: Option<Value>, at: &str, errors: &mut Vec<FieldError>) -> Option<Self> {
@@ -71,16 +71,11 @@ shown!(Time, required: true, schema: MetaSchemaRef::Inline(Box::new(MetaSchema::
 #[derive(Debug)]
 pub(crate) struct Priority(pub(super) i32);
 
-const PRIORITIES: std::ops::RangeInclusive<i64> = -1000..=1000;
+const PRIORITIES: std::ops::RangeInclusive<i32> = -1000..=1000;
 
 impl Field for Priority {
     fn parse(value: Option<Value>, at: &str, errors: &mut Vec<FieldError>) -> Option<Self> {
-        let number = value.as_ref().and_then(Value::as_i64).filter(|number| PRIORITIES.contains(number));
-        let priority = number.and_then(|number| i32::try_from(number).ok());
-        if priority.is_none() {
-            errors.push(wrong(at, "out_of_range", "Must be a number from -1000 to 1000"));
-        }
-        priority.map(Self)
+        number(value, at, errors, PRIORITIES, "Must be a number from -1000 to 1000").map(Self)
     }
 }
 

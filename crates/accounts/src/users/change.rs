@@ -50,7 +50,7 @@ pub struct NewUser {
 /// [`Error::Forbidden`], [`Error::EmailTaken`], [`Error::NoSeat`], [`Error::Busy`].
 pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
     actor.require(Role::Admin)?;
-    if user.role > actor.role || user.role == Role::SuperAdmin {
+    if user.role > actor.rank() || user.role == Role::SuperAdmin {
         return Err(Error::Forbidden);
     }
     let hash = match user.password.clone() {
@@ -154,7 +154,7 @@ pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_matc
     if administrative || !actor.is(id) {
         actor.require(Role::Admin)?;
     }
-    if change.role.is_some_and(|role| role > actor.role || role == Role::SuperAdmin) {
+    if change.role.is_some_and(|role| role > actor.rank() || role == Role::SuperAdmin) {
         return Err(Error::Forbidden);
     }
     let app = app.clone();
@@ -412,7 +412,7 @@ async fn lock(tx: &Transaction<'_>, actor: Actor, id: UserId, if_match: &IfMatch
         .await?;
     let row = tx.query_opt(&statement, &[&actor.tenant.0, &id.0]).await?.ok_or(Error::NoUser)?;
     let user = User::try_from(&row)?;
-    if user.role > actor.role {
+    if user.role > actor.rank() {
         return Err(Error::Forbidden);
     }
     let if_match = if_match.as_ref().filter(|_| !planted::bug(Bug::IfMatchIgnored));

@@ -1,4 +1,4 @@
-//! API keys: how programs ask.
+//! What an API key may be used for.
 
 use poem_openapi::Enum;
 use serde::{Deserialize, Serialize};

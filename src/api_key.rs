@@ -1,0 +1,124 @@
+//! API keys as a process knows them: looked up once, remembered for as long as an access token would live, and dropped
+//! when the feed says that they have ended.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use chrono::Utc;
+use tenantry_accounts::{
+    Actor, ApiKeyId, App, Error, Network, TenantId, Who,
+    api_keys::{self, Presented, Scope, Used, Valid},
+    revocations::Revocations,
+    users::Role,
+};
+
+use crate::{
+    error::ApiError,
+    limits::{Allowance, KeyLimit},
+};
+
+/// How many a process remembers.
+const REMEMBERED: usize = 10_000;
+
+/// A key that worked when it was looked up.
+pub(crate) struct ApiKey {
+    valid: Valid,
+    /// From before its row was read: what was revoked since is in the feed for at least as long as this is remembered.
+    read_at: Instant,
+    limit: Arc<KeyLimit>,
+}
+
+impl ApiKey {
+    pub(crate) fn id(&self) -> ApiKeyId {
+        self.valid.id
+    }
+
+    pub(crate) fn tenant(&self) -> (TenantId, &str) {
+        (self.valid.tenant, &self.valid.tenant_slug)
+    }
+
+    pub(crate) fn may(&self, scope: Scope) -> bool {
+        self.valid.scopes.contains(&scope)
+    }
+
+    pub(crate) fn scopes(&self) -> &[Scope] {
+        &self.valid.scopes
+    }
+
+    /// When it ends, in Unix seconds.
+    pub(crate) fn expires_at(&self) -> i64 {
+        self.valid.expires_at.timestamp()
+    }
+
+    /// Who asks with it, in its own tenant.
+    pub(crate) fn actor(&self, from: Option<Network>) -> Actor {
+        let tenant = self.valid.tenant;
+        Actor { tenant, home: tenant, who: Who::ApiKey(self.valid.id), role: Role::Admin, from }
+    }
+
+    /// Counts a request against the key's own limit.
+    pub(crate) fn count(&self) -> (Option<Allowance>, Result<(), ApiError>) {
+        self.limit.count()
+    }
+}
+
+/// The keys that a process knows.
+pub(crate) struct ApiKeys {
+    remembered: quick_cache::sync::Cache<Vec<u8>, Arc<ApiKey>>,
+    /// As long as an access token lives, no longer: so long is what was revoked remembered.
+    ttl: Duration,
+    used: Mutex<HashMap<(TenantId, ApiKeyId), chrono::DateTime<Utc>>>,
+}
+
+impl ApiKeys {
+    pub(crate) fn new(ttl: Duration) -> Self {
+        Self { remembered: quick_cache::sync::Cache::new(REMEMBERED), ttl, used: Mutex::default() }
+    }
+
+    /// The key if it was looked up lately and still stands, as far as this process knows. Without I/O.
+    pub(crate) fn remembered(&self, revocations: &Revocations, key: &Presented) -> Option<Arc<ApiKey>> {
+        let known = self.remembered.get(key.digest())?;
+        let Valid { id, tenant, tenant_version, expires_at, .. } = &known.valid;
+        let stands = known.read_at.elapsed() < self.ttl
+            && *expires_at > Utc::now()
+            && revocations.api_key_stands(*tenant, *id, *tenant_version);
+        stands.then(|| self.note(known.clone()))
+    }
+
+    /// Asks the database about a key.
+    pub(crate) async fn look_up(&self, app: &App, key: &Presented) -> Result<Option<Arc<ApiKey>>, Error> {
+        let read_at = Instant::now();
+        let Some(valid) = api_keys::check(app, key).await? else {
+            self.remembered.remove(key.digest());
+            return Ok(None);
+        };
+        // It does not begin anew because it was looked up again.
+        let limit = self.remembered.get(key.digest()).map(|known| known.limit.clone());
+        let limit = limit.unwrap_or_else(|| Arc::new(KeyLimit::per_minute(valid.requests_per_minute)));
+        let found = Arc::new(ApiKey { valid, read_at, limit });
+        self.remembered.insert(key.digest().to_vec(), found.clone());
+        Ok(Some(self.note(found)))
+    }
+
+    fn note(&self, key: Arc<ApiKey>) -> Arc<ApiKey> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.insert((key.valid.tenant, key.valid.id), Utc::now());
+        drop(used);
+        key
+    }
+
+    /// Writes down when keys were used since the last time.
+    pub(crate) async fn write_down(&self, app: &App) {
+        let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
+        if used.is_empty() {
+            return;
+        }
+        let used: Vec<_> = used.into_iter().map(|((tenant, id), at)| Used { tenant, id, at }).collect();
+        if let Err(error) = api_keys::note_used(app, &used).await {
+            tracing::warn!("when API keys were last used was not noted: {}", crate::error::sources(&error));
+        }
+    }
+}
