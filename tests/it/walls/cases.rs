@@ -81,6 +81,11 @@ const CASES: &[Case] = &[
         .answers(422),
     case("resendInvitation", Thing::Invitation),
     case("deleteInvitation", Thing::Invitation),
+    case("createApiKey", Thing::Nothing).with(r#"{"name": "<new>", "scopes": ["users:read"]}"#).answers(201),
+    case("listApiKeys", Thing::Nothing).answers(200),
+    case("deleteApiKey", Thing::ApiKey),
+    // Another tenant's token is no more than a wrong one.
+    case("introspectToken", Thing::AccessToken).with(r#"{"token": "<it>"}"#).answers(200),
     case("createTenant", Thing::Nothing).with(SIGN_UP).answers(201).beyond("makes a tenant"),
     case("getTenant", Thing::Tenant).reaches_all(),
     case("updateTenant", Thing::Tenant).with(r#"{"name": "Mallory's"}"#).reaches_all(),

@@ -153,7 +153,12 @@ impl World {
     /// One of each kind that can be signed in. Whoever adds a kind of credential adds it here.
     async fn callers(&self) -> Vec<Caller> {
         let app = &self.app;
-        vec![self.ours.user(app).await, self.ours.admin(app).await, Caller::super_admin(app).await]
+        vec![
+            self.ours.user(app).await,
+            self.ours.admin(app).await,
+            Caller::super_admin(app).await,
+            Caller::api_key(app, &self.ours).await,
+        ]
     }
 
     async fn dump_theirs(&self) -> Dump {

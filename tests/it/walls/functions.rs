@@ -14,6 +14,8 @@ const WALLED: &[(&str, &str)] = &[
     ("users_by_id", "'<tenant>', array['<user>']::uuid[]"),
     ("user_by_email", "'<tenant>', '<email>'"),
     ("login_by_email", "'<tenant>', '<email>'"),
+    ("api_key_by_id", "'<tenant>', '<key>', '<hash>'"),
+    ("token_stands", "'<tenant>', '<user>', '<session>', 1, 1"),
     ("tenant_id_of", "'<tenant>'"),
     ("assert_tenant", "'<tenant>'"),
     ("enqueue_job", "'verify_email', '{\"user_id\": \"<user>\"}', '<tenant>'"),
@@ -35,9 +37,10 @@ const TRUSTED: &[(&str, &[&str])] = &[
     ),
     ("only migrations may call it", &["wall"]),
     (
-        "it sees past the wall, since super administrators are of another tenant, and says yes or no",
-        &["actor_stands"],
+        "they see past the wall, since super administrators are of another tenant, and say yes or no",
+        &["actor_stands", "api_key_stands"],
     ),
+    ("it notes when keys were used, of all tenants at once, and answers nothing", &["note_api_keys_used"]),
     ("it answers nothing, and mails those alone who have the address", &["request_mail"]),
     (
         "they are the workers', who serve all tenants, and act as the system; what they are told of a job names its lease",
@@ -85,7 +88,7 @@ async fn every_function_is_held_back_by_the_wall_or_trusted_for_a_reason() {
 
 #[derive(Debug, PartialEq)]
 enum Outcome {
-    /// No row, or none with a value; or it was refused as what is not the caller's is.
+    /// No row, none with a value, or no; or it was refused as what is not the caller's is.
     Nothing,
     Something,
     Failed(String),
@@ -101,7 +104,7 @@ async fn outcome(world: &World, call: &str) -> Outcome {
     let answer = world.database.simple_query(call).await;
     world.database.batch_execute("rollback").await.unwrap();
     let filled = |message: &SimpleQueryMessage| match message {
-        SimpleQueryMessage::Row(row) => row.get(0).is_some(),
+        SimpleQueryMessage::Row(row) => !matches!(row.get(0), None | Some("f")),
         _ => false,
     };
     match answer {
@@ -115,6 +118,9 @@ async fn outcome(world: &World, call: &str) -> Outcome {
 /// The calls with what is theirs.
 async fn calls(world: &World) -> Vec<(&'static str, String)> {
     let (dead, running) = (world.make(Thing::DeadJob).await, world.make(Thing::Job).await);
+    let (key, session) = (world.make(Thing::ApiKey).await, world.make(Thing::Session).await);
+    let hash = "select hash::text from tenantry.api_keys where id = $1";
+    let hash: String = world.database.query_one(hash, &[&key.parse::<Uuid>().unwrap()]).await.unwrap().get(0);
     let lease = Uuid::new_v4();
     let leased =
         "update tenantry.jobs set state = 'running', lease = $2, lease_expires_at = now() + interval '1 hour'
@@ -128,6 +134,9 @@ async fn calls(world: &World) -> Vec<(&'static str, String)> {
             .replace("<email>", &world.theirs.email("admin"))
             .replace("<dead>", &dead)
             .replace("<running>", &running)
+            .replace("<key>", &key)
+            .replace("<hash>", &hash)
+            .replace("<session>", &session)
             .replace("<lease>", &lease.to_string());
         (name, format!("select tenantry.{name}({arguments})"))
     };

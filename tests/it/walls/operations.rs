@@ -54,7 +54,9 @@ impl Operation {
 
     /// Whether somebody who is signed in may call it.
     pub(super) fn admits(&self, role: &str) -> bool {
-        self.is_public() || self.role.as_deref().is_some_and(|least| rank(role) >= rank(least))
+        self.is_public()
+            || role == "api_key" && self.scope.is_some()
+            || role != "api_key" && self.role.as_deref().is_some_and(|least| rank(role) >= rank(least))
     }
 
     /// One of these who may call it.

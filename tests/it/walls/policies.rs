@@ -112,7 +112,9 @@ impl World {
 
     /// Those who have to do with the tenant of the rows, its administrator first.
     async fn callers(&self) -> Vec<Caller> {
-        vec![self.theirs.admin(&self.app).await, Caller::super_admin(&self.app).await]
+        let app = &self.app;
+        let key = Caller::api_key(app, &self.theirs).await;
+        vec![self.theirs.admin(app).await, Caller::super_admin(app).await, key]
     }
 
     /// A request for the tenant of the rows, of the first who may make it.

@@ -13,7 +13,12 @@ use crate::{app::TestApp, node};
 async fn whoever_may_not_call_an_operation_is_told_so_before_anything_else() {
     let app = TestApp::spawn_with(&["--rate-limit-ip=off"]).await;
     let tenant = Tenant::sign_up(&app).await;
-    let callers = [tenant.user(&app).await, tenant.admin(&app).await, Caller::super_admin(&app).await];
+    let callers = [
+        tenant.user(&app).await,
+        tenant.admin(&app).await,
+        Caller::super_admin(&app).await,
+        Caller::api_key(&app, &tenant).await,
+    ];
     let dumps = Dumps::of(node::connect("tenantry").await).await;
     let before = dumps.take(Some(tenant.id)).await;
     let mut refused = 0;

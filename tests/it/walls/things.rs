@@ -24,6 +24,8 @@ pub(super) enum Thing {
     /// A job that waits.
     Job,
     DeadJob,
+    ApiKey,
+    AccessToken,
     RefreshToken,
     ResetToken,
     VerificationToken,
@@ -63,6 +65,13 @@ impl Thing {
                 }
                 id
             }
+            Self::ApiKey => {
+                let key =
+                    json!({"name": format!("{} {}", tenant.slug, Uuid::now_v7()), "scopes": ["users:read"]});
+                let made = by.post(app, "/api/v1/api-keys", &key).await;
+                made["data"]["api_key"]["id"].as_str().unwrap().to_owned()
+            }
+            Self::AccessToken => by.token.clone(),
             Self::RefreshToken => {
                 let body =
                     json!({"tenant": tenant.slug, "email": tenant.email(by.role), "password": PASSWORD});

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
-use super::{cases::Case, operations::Operation};
+use super::{
+    cases::Case,
+    operations::{Operation, operations},
+};
 use crate::app::{PASSWORD, TestApp, answer};
 
 /// A tenant with an administrator and a user. Whatever belongs to it has its slug in its text, or its id.
@@ -92,11 +95,24 @@ impl Caller {
         Self { role, tenant, email, token: app.super_admin().await }
     }
 
+    /// A program, whose key has every scope that an operation asks for.
+    pub(super) async fn api_key(app: &TestApp, tenant: &Tenant) -> Self {
+        let scopes: BTreeSet<_> = operations().into_iter().filter_map(|operation| operation.scope).collect();
+        let body = json!({"name": Uuid::now_v7(), "scopes": scopes});
+        let made = tenant.admin(app).await.post(app, "/api/v1/api-keys", &body).await;
+        let token = made["data"]["key"].as_str().unwrap().to_owned();
+        Self { role: "api_key", tenant: tenant.slug.clone(), email: String::new(), token }
+    }
+
     /// Begins a new session, since the last call has ended the one before.
     pub(super) async fn sign_in_again(&mut self, app: &TestApp) {
-        if self.email.is_empty() {
-            self.token = app.super_admin().await;
-            return;
+        match self.role {
+            "api_key" => return,
+            "super_admin" => {
+                self.token = app.super_admin().await;
+                return;
+            }
+            _ => {}
         }
         let body = json!({"tenant": self.tenant, "email": self.email, "password": PASSWORD});
         let request = app.http.post(format!("{}/api/v1/auth/login", app.url)).json(&body);
