@@ -74,6 +74,10 @@ impl<'a> ApiExtractor<'a> for Caller {
         let from = request.data::<Client>().and_then(Client::network);
         let actor = Actor { tenant: tenant(request, claims).await?, ..claims.actor(from) };
         admit(request, &actor)?;
+        if actor.tenant != actor.home {
+            let state = request.data::<State>().ok_or_else(ApiError::internal)?;
+            tenants::enter(&state.app, actor).await.map_err(ApiError::from)?;
+        }
         Ok(Self(actor))
     }
 }

@@ -129,6 +129,14 @@ pub struct Config {
     #[arg(long, env = "PLAN_SEATS", global = true, default_value = "basic=10,pro=100", value_name = "PLANS")]
     pub plan_seats: PlanSeats,
 
+    /// How long a closed tenant may be opened again before it is purged
+    #[arg(long, env = "TENANT_GRACE", global = true, default_value = "30d", value_parser = grace, value_name = "TIME")]
+    pub tenant_grace: Duration,
+
+    /// How long audit events are kept, at least; they go by the month
+    #[arg(long, env = "AUDIT_RETENTION", global = true, default_value = "400d", value_parser = retention, value_name = "TIME")]
+    pub audit_retention: Duration,
+
     /// Whether Swagger UI is served at /docs
     #[arg(long, env = "DOCS", global = true, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub docs: bool,
@@ -312,6 +320,23 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     let bounds = Duration::from_secs(1)..=Duration::from_secs(3650 * 24 * 3600);
     period(text).and_then(|time| {
         if bounds.contains(&time) { Ok(time) } else { Err("must be between 1s and 3650d".into()) }
+    })
+}
+
+fn grace(text: &str) -> Result<Duration, String> {
+    days(text, 1)
+}
+
+// The database refuses less as well: what was done lately is nobody's to sweep away.
+fn retention(text: &str) -> Result<Duration, String> {
+    days(text, 30)
+}
+
+fn days(text: &str, least: u64) -> Result<Duration, String> {
+    const DAY: u64 = 24 * 3600;
+    let bounds = Duration::from_secs(least * DAY)..=Duration::from_secs(36_500 * DAY);
+    period(text).and_then(|time| {
+        if bounds.contains(&time) { Ok(time) } else { Err(format!("must be between {least}d and 36500d")) }
     })
 }
 

@@ -67,6 +67,8 @@ pub(crate) enum Code {
     InvalidToken,
     /// 422: the current password is wrong.
     WrongPassword,
+    /// 428: the request must say with `If-Match` which version it means.
+    PreconditionRequired,
     /// 429: too many requests; `Retry-After` says when the next is taken.
     RateLimited,
     /// 500: a fault of the service, logged under the request id.
@@ -97,6 +99,7 @@ impl Code {
             Self::ValidationFailed | Self::InvalidToken | Self::WrongPassword => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
+            Self::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -141,6 +144,10 @@ impl ApiError {
     pub(crate) fn too_many(retry_after: u64) -> Self {
         let message = "Too many requests from this IP, please try again later";
         Self { retry_after: Some(retry_after), ..Self::new(Code::RateLimited, message) }
+    }
+
+    pub(crate) fn unconditional() -> Self {
+        Self::new(Code::PreconditionRequired, "Read the record, and send its ETag as If-Match")
     }
 
     pub(crate) fn unavailable(message: &'static str, retry_after: u64) -> Self {

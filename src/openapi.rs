@@ -25,7 +25,7 @@ pub fn yaml() -> String {
 type Applies = fn(&Operation) -> bool;
 
 /// The errors that operations share: status, what it means, when an operation has it.
-const ERRORS: [(&str, &str, Applies); 11] = [
+const ERRORS: [(&str, &str, Applies); 12] = [
     ("400", "The request could not be read.", |_| true),
     ("401", "No valid access token, or wrong credentials.", |operation| {
         operation.secured || operation.is("login") || operation.is("refreshSession")
@@ -42,6 +42,9 @@ const ERRORS: [(&str, &str, Applies); 11] = [
     ("415", "The body is not JSON.", |operation| operation.has_body),
     ("422", "Fields or parameters are wrong; `errors` names each.", |operation| {
         operation.has_body || operation.secured
+    }),
+    ("428", "The request must say with `If-Match` which version it means.", |operation| {
+        operation.is("closeTenant")
     }),
     ("429", "Too many requests; `Retry-After` says when the next is taken.", |_| true),
     ("503", "Something needed is away or busy; `Retry-After` says when to try again.", |_| true),

@@ -21,7 +21,7 @@ pub(crate) enum Who {
     Key(Scope),
 }
 
-use Role::{Admin, User};
+use Role::{Admin, SuperAdmin, User};
 use Who::Public;
 
 const fn of(role: Role) -> Who {
@@ -62,6 +62,10 @@ pub(crate) const OPERATIONS: &[(&str, Who)] = &[
     ("createTenant", Public),
     ("getTenant", or_key(User, Scope::TenantRead)),
     ("updateTenant", or_key(Admin, Scope::TenantWrite)),
+    ("listTenants", of(SuperAdmin)),
+    ("closeTenant", of(Admin)),
+    ("reopenTenant", of(SuperAdmin)),
+    ("listAuditEvents", or_key(Admin, Scope::AuditRead)),
     ("listJobs", or_key(Admin, Scope::JobsRead)),
     ("countJobs", or_key(Admin, Scope::JobsRead)),
     ("pushJob", or_key(Admin, Scope::JobsWrite)),

@@ -122,6 +122,8 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         reset_ttl: RESET_TTL,
         invitation_ttl: INVITATION_TTL,
         require_verified_email: config.require_verified_email,
+        tenant_grace: config.tenant_grace,
+        audit_retention: config.audit_retention,
     };
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let primary = Primary::new(cache.clone(), config.database_epoch.is_some());
@@ -131,6 +133,7 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         cache,
         passwords: Arc::new(Hasher::new(workers)?),
         revocations: Arc::new(Revocations::new(config.access_token_ttl)),
+        entries: Arc::default(),
         settings: Arc::new(settings),
     })
 }

@@ -31,6 +31,18 @@ pub(crate) struct Cursor {
     pub(crate) next_cursor: Option<String>,
 }
 
+impl Cursor {
+    /// Makes a part of at most `limit` out of what was found of one more than that: if there is more, the next part begins
+    /// after the last.
+    pub(crate) fn cut<T>(mut found: Vec<T>, limit: i64, id: impl Fn(&T) -> uuid::Uuid) -> (Vec<T>, Self) {
+        let most = usize::try_from(limit).unwrap_or(0);
+        let more = found.len() > most;
+        found.truncate(most);
+        let next_cursor = found.last().filter(|_| more).map(|last| id(last).to_string());
+        (found, Self { limit, next_cursor })
+    }
+}
+
 /// Where a page stands among all.
 #[derive(Debug, Clone, Serialize, Object)]
 pub(crate) struct Pagination {

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tenantry_accounts::{
     TenantId,
-    jobs::{self, Action, Filter, NewJob, Record, Scope, State as QueueState},
+    jobs::{self, Action, Filter, JobId, NewJob, Record, Scope, State as QueueState},
     users::Role,
 };
 use uuid::Uuid;
@@ -24,7 +24,7 @@ use super::{
     Tag,
     body::{Body, body},
     envelope::{Answer, Cursor, Envelope},
-    params::{JobCursor, KindName, Limit, Param},
+    params::{IdCursor, KindName, Limit, Param},
 };
 use crate::{caller::Caller, error::ApiError, state::State};
 
@@ -229,10 +229,10 @@ impl Jobs {
         /// How many a part holds.
         limit: Query<Param<Limit>>,
         /// Where the part begins: `next_cursor` of the one before.
-        cursor: Query<Param<JobCursor>>,
+        cursor: Query<Param<IdCursor>>,
     ) -> Result<JobPage, ApiError> {
         let mut errors = vec![];
-        let before = cursor.0.take("cursor", &mut errors).map(|cursor| cursor.0);
+        let before = cursor.0.take("cursor", &mut errors).map(|cursor| JobId(cursor.0));
         let limit = limit.0.take("limit", &mut errors).map_or(10, |limit| limit.0);
         let wanted = wanted.0.take("state", &mut errors).map(QueueState::from);
         let kind = kind.0.take("kind", &mut errors).map(|KindName(kind)| kind);
@@ -243,12 +243,10 @@ impl Jobs {
         let filter = Filter { tenant: None, state: wanted, kind: kind.as_deref(), before };
         let most = u32::try_from(limit).unwrap_or(u32::MAX);
         // One more than asked for tells whether there is a next part.
-        let mut found = jobs::list(&state.app, *caller, scope, filter, most + 1).await?;
-        let more = found.len() > most as usize;
-        found.truncate(most as usize);
-        let next_cursor = found.last().filter(|_| more).map(|last| last.id.to_string());
+        let found = jobs::list(&state.app, *caller, scope, filter, most + 1).await?;
+        let (found, cursor) = Cursor::cut(found, limit, |last| last.id.0);
         let found: Vec<_> = found.into_iter().map(|record| job(record, &caller)).collect();
-        Ok(JobPage::Page(Envelope::page(&found, &Cursor { limit, next_cursor })))
+        Ok(JobPage::Page(Envelope::page(&found, &cursor)))
     }
 
     /// Count jobs
@@ -328,7 +326,7 @@ impl Jobs {
         all_tenants: Query<Param<bool>>,
     ) -> Result<Answer<Job>, ApiError> {
         let scope = scope_of(all_tenants.0)?;
-        let record = jobs::show(&state.app, *caller, scope, jobs::JobId(id.0)).await?;
+        let record = jobs::show(&state.app, *caller, scope, JobId(id.0)).await?;
         Ok(Answer::Ok(Envelope::of(&job(record, &caller))))
     }
 
@@ -373,7 +371,7 @@ async fn act(
     action: Action,
 ) -> Result<Answer<Job>, ApiError> {
     let scope = scope_of(all_tenants)?;
-    let record = jobs::act(&state.app, **caller, scope, jobs::JobId(id), action).await?;
+    let record = jobs::act(&state.app, **caller, scope, JobId(id), action).await?;
     Ok(Answer::Ok(Envelope::of(&job(record, caller))))
 }
 

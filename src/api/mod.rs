@@ -1,5 +1,6 @@
 //! The routes, by noun.
 
+mod audit;
 mod auth;
 mod board;
 pub(crate) mod body;
@@ -33,14 +34,17 @@ enum Tag {
     Jobs,
     /// Tenants: the customers of the service.
     Tenants,
+    /// Who did what.
+    Audit,
 }
 
 /// All operations under `/api/v1`.
-pub(crate) type Api = (auth::Auth, users::Users, invitations::Invitations, tenants::Tenants, jobs::Jobs);
+pub(crate) type Api =
+    (auth::Auth, users::Users, invitations::Invitations, tenants::Tenants, audit::Audit, jobs::Jobs);
 
 pub(crate) fn service() -> OpenApiService<Api, ()> {
     OpenApiService::new(
-        (auth::Auth, users::Users, invitations::Invitations, tenants::Tenants, jobs::Jobs),
+        (auth::Auth, users::Users, invitations::Invitations, tenants::Tenants, audit::Audit, jobs::Jobs),
         "SaaS Platform API",
         env!("CARGO_PKG_VERSION"),
     )

@@ -2,15 +2,17 @@
 
 use std::borrow::Cow;
 
+use chrono::{DateTime, Datelike, Utc};
 use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef, Registry},
     types::{ParseFromParameter, ParseResult, Type},
 };
 use tenantry_accounts::{
     fields::{Email, FromText, Problem},
-    jobs::JobId,
+    tenants::Plan,
     users::{IfMatch, Order, Role, SortBy},
 };
+use uuid::Uuid;
 
 use super::{body::wrong, envelope::Condition, jobs::JobState};
 use crate::error::{ApiError, Code, FieldError};
@@ -130,17 +132,39 @@ impl Value for Limit {
     }
 }
 
-/// Where a part of a list of jobs begins: after this one.
-pub(crate) struct JobCursor(pub(crate) JobId);
+/// Where a part of a list begins: after what has this id.
+pub(crate) struct IdCursor(pub(crate) Uuid);
 
-impl Value for JobCursor {
+impl Value for IdCursor {
     fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
         let wrong = ("invalid_cursor", "Must be the next_cursor of an answer");
-        uuid::Uuid::try_parse(text).map(|id| Self(JobId(id))).map_err(|_| wrong)
+        Uuid::try_parse(text).map(Self).map_err(|_| wrong)
     }
 
     fn schema() -> MetaSchemaRef {
         text(MetaSchema::ANY)
+    }
+}
+
+impl Value for Uuid {
+    fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
+        Self::try_parse(text).map_err(|_| ("wrong_type", "Must be a UUID"))
+    }
+
+    fn schema() -> MetaSchemaRef {
+        Self::schema_ref()
+    }
+}
+
+impl Value for DateTime<Utc> {
+    fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
+        let wrong = ("invalid_time", "Must be a time as RFC 3339 has it");
+        let time = DateTime::parse_from_rfc3339(text).map_err(|_| wrong)?.to_utc();
+        if (0..=9999).contains(&time.year()) { Ok(time) } else { Err(wrong) }
+    }
+
+    fn schema() -> MetaSchemaRef {
+        Self::schema_ref()
     }
 }
 
@@ -216,6 +240,8 @@ closed!(
         "Must be one of created_at, email, name, last_login_at",
     JobState: ["pending" => JobState::Pending, "running" => JobState::Running, "done" => JobState::Done, "failed" => JobState::Failed, "dead" => JobState::Dead, "cancelled" => JobState::Cancelled]
         "Must be one of pending, running, done, failed, dead, cancelled",
+    Plan: ["basic" => Plan::Basic, "pro" => Plan::Pro, "enterprise" => Plan::Enterprise]
+        "Must be one of basic, pro, enterprise",
     Order: ["asc" => Order::Asc, "desc" => Order::Desc] "Must be asc or desc"
 );
 

@@ -3,21 +3,21 @@
 use poem::web::Data;
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
-    param::{Header, Path},
+    param::{Header, Path, Query},
 };
 use serde::Serialize;
 use tenantry_accounts::{
     TenantId,
     fields::{Email, Name, NewPassword, Slug},
-    tenants::{self, Plan, Tenant},
+    tenants::{self, Filter, Plan, Tenant},
     users::User,
 };
 
 use super::{
     Tag,
     body::{Body, body},
-    envelope::{Condition, Created, Envelope, etag},
-    params::Param,
+    envelope::{Condition, Created, Cursor, Deleted, Envelope, etag},
+    params::{IdCursor, Limit, Param, Search},
 };
 use crate::{caller::Caller, error::ApiError, layers::Client, state::State};
 
@@ -52,7 +52,8 @@ body! {
     pub(crate) struct UpdateTenant {
         /// A new name.
         name: Option<Name>,
-        /// A new plan, with its seats. For super administrators.
+        /// A new plan, with its seats. When more are used than it has, nobody loses theirs, and none is given until there is
+        /// one. For super administrators.
         plan: Option<Plan>,
         /// Suspends the tenant or brings it back. For super administrators.
         is_active: Option<bool>,
@@ -78,6 +79,13 @@ enum TenantFound {
     ),
 }
 
+#[derive(ApiResponse)]
+enum TenantPage {
+    /// A part of the list.
+    #[oai(status = 200)]
+    Page(Envelope<Vec<Tenant>, Cursor>),
+}
+
 /// Makes tenant, first administrator and verification mail; `POST /tenants` and `POST /auth/register` are one thing.
 pub(super) async fn sign_up(
     state: &State,
@@ -85,7 +93,7 @@ pub(super) async fn sign_up(
     body: SignUp,
 ) -> Result<Created<SignedUp>, ApiError> {
     let SignUp { tenant: NewTenant { name, slug }, email, password, name: admin_name } = body;
-    let sign_up = tenants::SignUp { name, slug, email, admin_name, password };
+    let sign_up = tenants::SignUp { name, slug, email, admin_name, password: Some(password) };
     let (tenant, user) = tenants::sign_up(&state.app, sign_up, Plan::Basic, client.network()).await?;
     let (version, location) = (etag(tenant.version), format!("/api/v1/tenants/{}", tenant.id));
     Ok(Created::Created(Envelope::of(&SignedUp { tenant, user }), version, location))
@@ -107,9 +115,48 @@ impl Tenants {
         sign_up(&state, &client, body.0).await
     }
 
+    /// List tenants
+    ///
+    /// The newest first. For super administrators.
+    #[oai(path = "/", method = "get", operation_id = "listTenants")]
+    #[expect(clippy::too_many_arguments, reason = "each is a parameter of the operation")]
+    async fn list(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// Tenants with this plan only.
+        plan: Query<Param<Plan>>,
+        /// Tenants that are active only, or suspended.
+        is_active: Query<Param<bool>>,
+        /// Part of the name or the slug, in any case.
+        search: Query<Param<Search>>,
+        /// Those that are closed instead of those that are open.
+        closed: Query<Param<bool>>,
+        /// How many a part holds.
+        limit: Query<Param<Limit>>,
+        /// Where the part begins: `next_cursor` of the one before.
+        cursor: Query<Param<IdCursor>>,
+    ) -> Result<TenantPage, ApiError> {
+        let mut errors = vec![];
+        let limit = limit.0.take("limit", &mut errors).map_or(10, |limit| limit.0);
+        let filter = Filter {
+            plan: plan.0.take("plan", &mut errors),
+            is_active: is_active.0.take("is_active", &mut errors),
+            search: search.0.take("search", &mut errors).map(|search| search.0),
+            closed: closed.0.take("closed", &mut errors).unwrap_or(false),
+            before: cursor.0.take("cursor", &mut errors).map(|cursor| TenantId(cursor.0)),
+        };
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(errors));
+        }
+        let found = tenants::list(&state.app, *caller, &filter, limit + 1).await?;
+        let (found, cursor) = Cursor::cut(found, limit, |last| last.id.0);
+        Ok(TenantPage::Page(Envelope::page(&found, &cursor)))
+    }
+
     /// Get a tenant
     ///
-    /// Your own, or any as a super administrator.
+    /// Your own, or any, closed ones too, as a super administrator.
     #[oai(path = "/:id", method = "get", operation_id = "getTenant")]
     async fn get(
         &self,
@@ -140,6 +187,42 @@ impl Tenants {
         let UpdateTenant { name, plan, is_active } = body.0;
         let change = tenants::Change { name, plan, is_active };
         let tenant = tenants::update(&state.app, *caller, id.0, change, if_match.0.if_match()).await?;
+        Ok(TenantFound::Found(Envelope::of(&tenant), etag(tenant.version)))
+    }
+
+    /// Close a tenant
+    ///
+    /// At once nobody signs in any more, and every token is void. Within 30 days (`TENANT_GRACE`) super administrators may
+    /// open it again; after that all that is its own is removed, but for its audit trail. For administrators of the tenant,
+    /// signed in.
+    #[oai(path = "/:id", method = "delete", operation_id = "closeTenant")]
+    async fn close(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// The tenant's id.
+        id: Path<TenantId>,
+        /// The current version; 428 without one, 412 with another one.
+        #[oai(name = "If-Match")]
+        if_match: Header<Param<Condition>>,
+    ) -> Result<Deleted, ApiError> {
+        let version = if_match.0.if_match().ok_or_else(ApiError::unconditional)?;
+        tenants::close(&state.app, *caller, id.0, Some(version)).await?;
+        Ok(Deleted::Deleted)
+    }
+
+    /// Open a closed tenant again
+    ///
+    /// As it was. Tokens that were void stay void. For super administrators.
+    #[oai(path = "/:id/reopen", method = "post", operation_id = "reopenTenant")]
+    async fn reopen(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// The tenant's id.
+        id: Path<TenantId>,
+    ) -> Result<TenantFound, ApiError> {
+        let tenant = tenants::reopen(&state.app, *caller, id.0).await?;
         Ok(TenantFound::Found(Envelope::of(&tenant), etag(tenant.version)))
     }
 }

@@ -42,7 +42,8 @@ body! {
 body! {
     /// What shall be different. What is left out stays.
     pub(crate) struct UpdateUser {
-        /// A new address has to be verified again.
+        /// A new address counts when it is proven: until then it is `pending_email`. Those who read mail at the old one are
+        /// told.
         email: Option<Email>,
         /// A new name.
         name: Option<Name>,
@@ -145,7 +146,8 @@ impl Users {
         body: Body<CreateUser>,
     ) -> Result<Created<User>, ApiError> {
         let CreateUser { email, name, password, role } = body.0;
-        let user = users::NewUser { email, name, password, role: role.unwrap_or(Role::User) };
+        let user =
+            users::NewUser { email, name, password, role: role.unwrap_or(Role::User), verified: false };
         let user = users::create(&state.app, *caller, user).await?;
         let location = format!("/api/v1/users/{}", user.id);
         Ok(Created::Created(Envelope::of(&user), etag(user.version), location))
@@ -292,7 +294,7 @@ impl Users {
         body: Body<UpdateUser>,
     ) -> Result<UserChanged, ApiError> {
         let UpdateUser { email, name, role, is_active } = body.0;
-        let change = users::Change { email, name, role, is_active };
+        let change = users::Change { email, at_once: false, name, role, is_active };
         let user = users::update(&state.app, *caller, id.0, change, if_match.0.if_match()).await?;
         Ok(UserChanged::Changed(Envelope::of(&user), etag(user.version)))
     }

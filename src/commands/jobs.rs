@@ -7,8 +7,8 @@ use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use serde_json::Value;
 use tenantry_accounts::{
-    App, TenantId,
-    jobs::{self, Change, Filter, JobId, NewJob, Record, State},
+    Actor, App, Error, TenantId,
+    jobs::{self, Action, Filter, JobId, NewJob, State},
     tenants,
 };
 use tenantry_jobs::Kind;
@@ -141,10 +141,7 @@ impl Jobs {
             Command::Count { tenant } => count(&app, tenant.as_deref()).await,
             Command::Show { id, json } => show(&app, id, json).await,
             Command::Retry { id: Some(id), .. } => {
-                change(&app, id, "will be tried again", async |tx, job| {
-                    admin::retry(tx, job.tenant_id, job.id).await
-                })
-                .await
+                change(&app, id, Action::Retry, "", "will be tried again").await
             }
             Command::Retry { dead, tenant, .. } => {
                 let Some(kind) = dead else { return Err("say which job".into()) };
@@ -155,12 +152,7 @@ impl Jobs {
                 println!("{all} dead {kind} jobs are tried again");
                 Ok(())
             }
-            Command::Cancel { id, reason } => {
-                change(&app, id, "is cancelled", async |tx, job| {
-                    admin::cancel(tx, job.tenant_id, job.id, &reason).await
-                })
-                .await
-            }
+            Command::Cancel { id, reason } => change(&app, id, Action::Cancel, &reason, "is cancelled").await,
             Command::Purge { state, older_than, tenant } => {
                 let tenant = tenant_of(&app, tenant.as_deref()).await?;
                 let bar = bar("removed");
@@ -284,39 +276,23 @@ async fn show(app: &App, id: Uuid, json: bool) -> Result {
     Ok(())
 }
 
-async fn change(
-    app: &App,
-    id: Uuid,
-    done: &str,
-    make: impl AsyncFn(
-        &deadpool_postgres::Transaction<'_>,
-        &Record,
-    ) -> std::result::Result<Change, tokio_postgres::Error>,
-) -> Result {
-    let mut client = app.db.client().await?;
-    let tx = jobs::as_operator(&mut client).await?;
-    let job = admin::show(&tx, JobId(id)).await?.ok_or_else(|| format!("there is no job {id}"))?;
-    match make(&tx, &job).await? {
-        Change::Made(was) => {
-            tx.commit().await?;
-            app.db.nudge();
+async fn change(app: &App, id: Uuid, action: Action, reason: &str, done: &str) -> Result {
+    match jobs::operate(app, JobId(id), action, reason).await {
+        Ok(was) => {
             println!("job {id} was {was} and {done}");
             Ok(())
         }
-        Change::Refused(state) => {
+        Err(Error::JobState(state)) => {
             Err(format!("job {id} is {state}: only others can be changed so; nothing was done").into())
         }
-        Change::NoJob => Err(format!("there is no job {id}").into()),
+        Err(Error::NoJob) => Err(format!("there is no job {id}").into()),
+        Err(error) => Err(sources(&error).into()),
     }
 }
 
 async fn push(app: &App, tenant: &str, job: NewJob) -> Result {
     let tenant = tenant_of(app, Some(tenant)).await?.ok_or("--tenant: say whose job it is")?;
-    let mut client = app.db.client().await?;
-    let tx = jobs::as_operator(&mut client).await?;
-    let id = jobs::enqueue(&tx, tenant, &job).await.map_err(|error| sources(&error))?;
-    tx.commit().await?;
-    app.db.nudge();
-    println!("{id}");
+    let pushed = jobs::push(app, Actor::operator(tenant), job).await.map_err(|error| sources(&error))?;
+    println!("{}", pushed.id);
     Ok(())
 }

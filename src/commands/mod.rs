@@ -4,8 +4,11 @@ mod cache;
 mod check;
 mod dev;
 mod jobs;
+mod people;
 mod seed;
+mod tenants;
 mod token;
+mod users;
 
 use std::{error::Error, io::IsTerminal, process::ExitCode};
 
@@ -62,6 +65,10 @@ enum Command {
     Seed(seed::Seed),
     /// Print an access token of a user, without a password
     Token(token::Token),
+    /// Tenants: list, show, create, change, suspend, close and reopen
+    Tenants(tenants::Tenants),
+    /// Users of a tenant: list, show, create, change, deactivate and delete; the first super administrator
+    Users(users::Users),
     /// Look into the cache in Redis, compare it with the database, drop entries
     Cache(cache::Cache),
     /// The queue: list, show, retry, cancel, purge and push jobs
@@ -147,6 +154,8 @@ impl Cli {
             }
             Command::Seed(seed) => seed.run(config).await,
             Command::Token(token) => token.run(config).await,
+            Command::Tenants(tenants) => tenants.run(config).await,
+            Command::Users(users) => users.run(config).await,
             Command::Cache(cache) => cache.run(config).await,
             Command::Jobs(jobs) => jobs.run(config).await,
             Command::Check => check::run(config).await,

@@ -53,6 +53,12 @@ const LEDGER: &str = "
     create trigger chaos_note after insert or update on tenantry.users
       for each row execute function chaos.note();
     insert into chaos.ledger select id, version, name, email, false from tenantry.users;
+    -- As if every new address were proven at once: what is judged is that it moves, and not the mail.
+    create function chaos.prove() returns trigger language plpgsql as $$ begin
+      new.email := new.pending_email; new.pending_email := null;
+      return new; end $$;
+    create trigger chaos_prove before update on tenantry.users
+      for each row when (new.pending_email is not null) execute function chaos.prove();
 ";
 
 pub(crate) struct Cluster {

@@ -4,7 +4,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tenantry::dev::{Home, postgres, redis};
 
-use crate::app::{TestApp, answer, eventually, wrong_fields};
+use crate::app::{TestApp, answer, eventually, token_in, wrong_fields};
 
 fn id(user: &Value) -> &str {
     user["id"].as_str().unwrap()
@@ -234,6 +234,8 @@ async fn an_address_leads_to_whoever_has_it_now() {
 
     // The address moves on: no pointer that any node has used may lead to its former owner.
     app.patch(&format!("/api/v1/users/{}", id(&first)), &json!({"email": "other@example.org"})).await;
+    let token = token_in(&app.mails_to("other@example.org").await[0]);
+    app.post("/api/v1/auth/verify-email", &json!({"token": token})).await;
     for node in [&app, &node] {
         assert_eq!(by(node, "first@example.org").await.0, StatusCode::NOT_FOUND);
         assert_eq!(by(node, "other@example.org").await, found);

@@ -176,23 +176,29 @@ async fn an_address_that_became_anothers_meanwhile_stays_theirs() {
 }
 
 #[tokio::test]
-async fn an_address_that_an_administrator_sets_counts_at_once_and_is_to_be_verified() {
+async fn an_address_that_an_administrator_sets_for_another_counts_when_it_is_proven_too() {
     let app = TestApp::spawn().await;
     let user = app.create_user("bob@example.org").await;
-    let old = token_in(&app.mails_to("bob@example.org").await[0]);
+    let first = token_in(&app.mails_to("bob@example.org").await[0]);
+    app.post("/api/v1/auth/verify-email", &json!({"token": first})).await;
     let path = format!("/api/v1/users/{}", user["id"].as_str().unwrap());
 
     let (_, changed) = app.patch(&path, &json!({"email": "rob@example.org"})).await;
 
     assert_eq!(
-        (&changed["data"]["email"], &changed["data"]["email_verified"]),
-        (&json!("rob@example.org"), &json!(false))
+        (&changed["data"]["email"], &changed["data"]["pending_email"], &changed["data"]["email_verified"]),
+        (&json!("bob@example.org"), &json!("rob@example.org"), &json!(true))
     );
-    let (status, _) = app.post("/api/v1/auth/verify-email", &json!({"token": old})).await;
-    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(app.signs_in("bob@example.org", PASSWORD).await);
+    assert!(
+        app.mails_to("bob@example.org").await[1].contains("another email address"),
+        "the old one is told"
+    );
     let token = token_in(&app.mails_to("rob@example.org").await[0]);
     let (status, _) = app.post("/api/v1/auth/verify-email", &json!({"token": token})).await;
     assert_eq!(status, StatusCode::OK);
+    assert!(app.signs_in("rob@example.org", PASSWORD).await);
+    assert!(!app.signs_in("bob@example.org", PASSWORD).await);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod app;
+mod audit;
 mod auth;
 mod cache;
 mod cli;
@@ -16,7 +17,9 @@ mod inspect;
 mod jobs;
 mod mails;
 mod node;
+mod operators;
 mod primary;
+mod seats;
 mod sessions;
 mod steady;
 mod tenants;

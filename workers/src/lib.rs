@@ -8,7 +8,9 @@ mod letters;
 mod mail;
 mod prune_jobs;
 mod purge_deleted;
+mod purge_tenants;
 mod reset_password_email;
+mod rotate_audit;
 mod verify_email;
 
 use std::time::{Duration, Instant};
@@ -80,6 +82,8 @@ impl Handlers {
                     Kind::InvalidateUser => invalidate_user::run(&handlers, &job).await,
                     Kind::PruneJobs => prune_jobs::run(&handlers).await,
                     Kind::PurgeDeleted => purge_deleted::run(&handlers).await,
+                    Kind::PurgeTenants => purge_tenants::run(&handlers).await,
+                    Kind::RotateAudit => rotate_audit::run(&handlers).await,
                 }
             }
             .boxed()

@@ -151,3 +151,9 @@ pub(crate) fn rolled_back(error: &tokio_postgres::Error) -> bool {
         None => false,
     }
 }
+
+/// A pattern for `like` that matches `text` anywhere, literally.
+pub(crate) fn containing(text: &str) -> String {
+    let escaped = text.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
+    format!("%{escaped}%")
+}

@@ -203,7 +203,7 @@ pub async fn issue(app: &App, tenant: TenantId, id: InvitationId, job: Uuid) -> 
             "update tenantry.invitations i set hash = $3, job_id = $4
              from tenantry.tenants t
              where i.tenant_id = $1 and i.id = $2 and i.accepted_at is null and i.ended_at is null
-               and i.expires_at > now() and t.id = i.tenant_id and t.is_active
+               and i.expires_at > now() and t.id = i.tenant_id and t.is_active and t.deleted_at is null
              returning i.email, t.name as tenant_name",
         )
         .await?;
@@ -261,8 +261,8 @@ pub async fn accept(
         let id = InvitationId(row.try_get("id")?);
         let role = Role::named(row.try_get("role")?).ok_or(Error::Internal("a stored role has no name"))?;
         let email: Email = row.try_get::<_, String>("email")?.into();
-        let user = NewUser { email, name, password: Some(password), role };
-        let user = users::insert_verified(&tx, tenant, &user, &password_hash).await?;
+        let user = NewUser { email, name, password: Some(password), role, verified: true };
+        let user = users::insert(&tx, tenant, &user, Some(&password_hash)).await?;
         let detail = json!({"invitation_id": id});
         audit::record(&tx, tenant, By::user(user.id, from), "invitation.accepted", user.id.0, detail).await?;
         users::commit(&app, tx, &user, State::Live, &[&user.email]).await?;

@@ -14,7 +14,8 @@ use tenantry_queue::{Options, admin};
 use tokio_postgres::error::SqlState;
 
 use crate::{
-    Actor, App, Error, Result, TenantId, audit,
+    Actor, App, Error, Result, TenantId,
+    audit::{self, By},
     db::{self, Transaction},
     users::Role,
 };
@@ -114,11 +115,7 @@ pub async fn push(app: &App, actor: Actor, job: NewJob) -> Result<Record> {
     .await
 }
 
-/// Enqueues a job within a transaction.
-///
-/// # Errors
-/// [`Error::WrongPayload`].
-pub async fn enqueue(tx: &Transaction<'_>, tenant: TenantId, job: &NewJob) -> Result<JobId> {
+async fn enqueue(tx: &Transaction<'_>, tenant: TenantId, job: &NewJob) -> Result<JobId> {
     let NewJob { kind, payload, run_at, priority, unique_key } = job;
     let options = Options {
         run_at: *run_at,
@@ -154,6 +151,28 @@ pub enum Action {
 /// # Errors
 /// [`Error::Forbidden`], [`Error::NoJob`], [`Error::JobState`] when it is in a state in which this cannot be done.
 pub async fn act(app: &App, actor: Actor, scope: Scope, id: JobId, action: Action) -> Result<Record> {
+    let (_, record) = change(app, actor, scope, id, action, "cancelled by an administrator".into()).await?;
+    Ok(record)
+}
+
+/// The same by an operator, whatever tenant the job is of, with a reason to cancel it; returns the state it was in.
+///
+/// # Errors
+/// As [`act`].
+pub async fn operate(app: &App, id: JobId, action: Action, reason: &str) -> Result<State> {
+    let operator = Actor::operator(TenantId::SYSTEM);
+    let (was, _) = change(app, operator, Scope::All, id, action, reason.to_owned()).await?;
+    Ok(was)
+}
+
+async fn change(
+    app: &App,
+    actor: Actor,
+    scope: Scope,
+    id: JobId,
+    action: Action,
+    reason: String,
+) -> Result<(State, Record)> {
     let app = app.clone();
     crate::to_the_end(async move {
         let mut client = app.db.client().await?;
@@ -161,22 +180,19 @@ pub async fn act(app: &App, actor: Actor, scope: Scope, id: JobId, action: Actio
         let job = admin::show(&tx, id).await?.ok_or(Error::NoJob)?;
         let (change, name) = match action {
             Action::Retry => (admin::retry(&tx, job.tenant_id, id).await?, "job.retried"),
-            Action::Cancel => (
-                admin::cancel(&tx, job.tenant_id, id, "cancelled by an administrator").await?,
-                "job.cancelled",
-            ),
+            Action::Cancel => (admin::cancel(&tx, job.tenant_id, id, &reason).await?, "job.cancelled"),
         };
-        match change {
-            Change::Made(_) => {}
+        let was = match change {
+            Change::Made(was) => was,
             Change::Refused(state) => return Err(Error::JobState(state.as_str())),
             Change::NoJob => return Err(Error::NoJob),
-        }
+        };
         let record = admin::show(&tx, id).await?.ok_or(Error::NoJob)?;
         let tenant = TenantId(job.tenant_id);
         audit::record(&tx, tenant, actor, name, id.0, json!({"kind": job.kind})).await?;
         tx.commit().await?;
         app.db.nudge();
-        Ok(record)
+        Ok((was, record))
     })
     .await
 }
@@ -202,7 +218,7 @@ pub async fn retry_dead(app: &App, actor: Actor, scope: Scope, kind: Kind) -> Re
     .await
 }
 
-/// A transaction for the shell, which acts as the system.
+/// A transaction for the shell, which looks at all tenants.
 ///
 /// # Errors
 /// When the database cannot be asked.
@@ -221,7 +237,12 @@ pub async fn redrive(
     mut progress: impl FnMut(u64),
 ) -> Result<u64> {
     batches(app, &mut progress, async |tx| {
-        admin::redrive(tx, kind, tenant.map(|tenant| tenant.0), BATCH).await
+        let some = admin::redrive(tx, kind, tenant.map(|tenant| tenant.0), BATCH).await?;
+        if some > 0 {
+            let (trail, detail) = (tenant.unwrap_or(TenantId::SYSTEM), json!({"kind": kind, "jobs": some}));
+            audit::record(tx, trail, By::OPERATOR, "job.dead_retried", trail.0, detail).await?;
+        }
+        Ok(some)
     })
     .await
 }
@@ -238,7 +259,7 @@ pub async fn purge(
     mut progress: impl FnMut(u64),
 ) -> Result<u64> {
     batches(app, &mut progress, async |tx| {
-        admin::purge(tx, states, keep, tenant.map(|tenant| tenant.0), BATCH).await
+        Ok(admin::purge(tx, states, keep, tenant.map(|tenant| tenant.0), BATCH).await?)
     })
     .await
 }
@@ -249,7 +270,7 @@ const BATCH: u32 = 1000;
 async fn batches(
     app: &App,
     progress: &mut impl FnMut(u64),
-    batch: impl AsyncFn(&Transaction<'_>) -> std::result::Result<u64, tokio_postgres::Error>,
+    batch: impl AsyncFn(&Transaction<'_>) -> Result<u64>,
 ) -> Result<u64> {
     let mut client = app.db.client().await?;
     let mut all = 0;

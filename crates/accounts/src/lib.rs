@@ -3,7 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod api_keys;
-mod audit;
+pub mod audit;
 pub mod db;
 mod error;
 pub mod feed;
@@ -43,6 +43,8 @@ pub struct App {
     pub passwords: Arc<passwords::Hasher>,
     /// What this node knows to be void.
     pub revocations: Arc<revocations::Revocations>,
+    /// In which tenants super administrators have been noted lately.
+    pub entries: Arc<tenants::Entries>,
     /// Rules that an operator may set.
     pub settings: Arc<Settings>,
 }
@@ -64,6 +66,10 @@ pub struct Settings {
     pub invitation_ttl: Duration,
     /// Whether only verified people may sign in.
     pub require_verified_email: bool,
+    /// How long a closed tenant may be opened again.
+    pub tenant_grace: Duration,
+    /// How long audit events are kept, at least.
+    pub audit_retention: Duration,
 }
 
 /// What a mail is made of that carries a token.

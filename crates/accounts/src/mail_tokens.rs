@@ -100,6 +100,7 @@ pub(crate) async fn use_up(
                join tenantry.email_tokens t on t.tenant_id = u.tenant_id and t.user_id = u.id
                  and t.email = case t.purpose when 'change_email' then u.pending_email else u.email end
              where t.tenant_id = $1 and t.hash = $2 and t.purpose = any ($3) and u.deleted_at is null
+               and exists (select from tenantry.tenants where id = u.tenant_id and deleted_at is null)
              for no key update of u",
         )
         .await?;
@@ -130,6 +131,7 @@ pub(crate) async fn works(
                select from tenantry.email_tokens t join tenantry.users u on u.tenant_id = t.tenant_id and u.id = t.user_id
                where t.tenant_id = $1 and t.hash = $2 and t.purpose = $3 and t.used_at is null and t.expires_at > now()
                  and u.deleted_at is null and u.is_active
+                 and exists (select from tenantry.tenants where id = u.tenant_id and deleted_at is null)
              )",
         )
         .await?;

@@ -31,7 +31,7 @@ pub async fn issue(app: &App, tenant: TenantId, notice: Uuid) -> Result<Option<L
             "select n.email, u.name, t.name as tenant_name from tenantry.address_notices n
                join tenantry.users u on u.tenant_id = n.tenant_id and u.id = n.user_id
                join tenantry.tenants t on t.id = n.tenant_id
-             where n.tenant_id = $1 and n.id = $2",
+             where n.tenant_id = $1 and n.id = $2 and t.deleted_at is null",
         )
         .await?;
     let Some(row) = tx.query_opt(&statement, &[&tenant.0, &notice]).await? else { return Ok(None) };

@@ -46,6 +46,7 @@ pub async fn issue(app: &App, tenant: TenantId, user: UserId, job: Uuid) -> Resu
             "select u.email, u.name, t.name as tenant_name
              from tenantry.users u join tenantry.tenants t on t.id = u.tenant_id
              where u.tenant_id = $1 and u.id = $2 and u.is_active and u.deleted_at is null and t.is_active
+               and t.deleted_at is null
              for no key update of u",
         )
         .await?;

@@ -37,7 +37,7 @@ pub async fn issue(app: &App, tenant: TenantId, user: UserId, job: Uuid) -> Resu
             "select coalesce(u.pending_email, u.email) as email, u.pending_email is not null as pending,
                u.name, t.name as tenant_name
              from tenantry.users u join tenantry.tenants t on t.id = u.tenant_id
-             where u.tenant_id = $1 and u.id = $2 and u.deleted_at is null
+             where u.tenant_id = $1 and u.id = $2 and u.deleted_at is null and t.deleted_at is null
                and (u.pending_email is not null or not u.email_verified)
              for no key update of u",
         )

@@ -21,6 +21,10 @@ pub enum Kind {
     PruneJobs,
     /// See [`PurgeDeleted`](crate::PurgeDeleted).
     PurgeDeleted,
+    /// See [`PurgeTenants`](crate::PurgeTenants).
+    PurgeTenants,
+    /// See [`RotateAudit`](crate::RotateAudit).
+    RotateAudit,
 }
 
 impl Kind {
@@ -33,6 +37,8 @@ impl Kind {
         Kind::InvalidateUser,
         Kind::PruneJobs,
         Kind::PurgeDeleted,
+        Kind::PurgeTenants,
+        Kind::RotateAudit,
     ];
 
     /// The kind as it is stored.
@@ -45,6 +51,8 @@ impl Kind {
             Kind::InvalidateUser => "invalidate_user",
             Kind::PruneJobs => "prune_jobs",
             Kind::PurgeDeleted => "purge_deleted",
+            Kind::PurgeTenants => "purge_tenants",
+            Kind::RotateAudit => "rotate_audit",
         }
     }
 
@@ -75,7 +83,7 @@ impl Kind {
                 backoff: Backoff::every(Duration::from_secs(1)),
             },
             // They come round again by themselves.
-            Kind::PruneJobs | Kind::PurgeDeleted => Policy {
+            Kind::PruneJobs | Kind::PurgeDeleted | Kind::PurgeTenants | Kind::RotateAudit => Policy {
                 max_attempts: 10,
                 timeout: Duration::from_secs(60),
                 concurrency: 1,

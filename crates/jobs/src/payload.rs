@@ -98,3 +98,21 @@ pub struct PurgeDeleted {}
 impl Job for PurgeDeleted {
     const KIND: Kind = Kind::PurgeDeleted;
 }
+
+/// Remove the closed tenants that may no longer be opened again. Comes round by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PurgeTenants {}
+
+impl Job for PurgeTenants {
+    const KIND: Kind = Kind::PurgeTenants;
+}
+
+/// Make room for the audit events of the months to come, and drop those that were kept long enough. Comes round by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RotateAudit {}
+
+impl Job for RotateAudit {
+    const KIND: Kind = Kind::RotateAudit;
+}

@@ -4,8 +4,8 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    AddressNoticeEmail, InvalidateUser, InvitationEmail, Job, Kind, PruneJobs, PurgeDeleted,
-    ResetPasswordEmail, VerifyEmail,
+    AddressNoticeEmail, InvalidateUser, InvitationEmail, Job, Kind, PruneJobs, PurgeDeleted, PurgeTenants,
+    ResetPasswordEmail, RotateAudit, VerifyEmail,
 };
 
 /// The schema of a kind's payload.
@@ -18,6 +18,8 @@ pub fn payload(kind: Kind) -> Value {
         Kind::InvalidateUser => of::<InvalidateUser>(),
         Kind::PruneJobs => of::<PruneJobs>(),
         Kind::PurgeDeleted => of::<PurgeDeleted>(),
+        Kind::PurgeTenants => of::<PurgeTenants>(),
+        Kind::RotateAudit => of::<RotateAudit>(),
     }
 }
 

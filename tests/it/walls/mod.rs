@@ -11,9 +11,9 @@ mod world;
 
 use crate::app::TestApp;
 
-/// Every table that holds a tenant's rows.
-const TABLES: &str = "select c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                      where n.nspname = 'tenantry' and c.relkind = 'r'
+/// Every table that holds a tenant's rows; partitions are reached through theirs.
+pub(crate) const TABLES: &str = "select c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                      where n.nspname = 'tenantry' and c.relkind in ('r', 'p') and not c.relispartition
                         and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id')
                       order by 1";
 
@@ -45,6 +45,34 @@ async fn every_table_with_tenants_in_it_has_a_wall() {
             .unwrap();
         assert_eq!(key.get::<_, String>(0), "tenant_id", "the key of {table} starts with the tenant");
     }
+}
+
+#[tokio::test]
+async fn no_partition_is_a_way_around_the_wall() {
+    let app = TestApp::spawn().await;
+    let client = app.database().await;
+    let partitions = client
+        .query(
+            "select c.relname, c.relrowsecurity,
+               exists (select from unnest(array['tenantry', 'tenantry_app', 'tenantry_system', 'public']) as role,
+                 unnest(array['select', 'insert', 'update', 'delete', 'truncate', 'references', 'trigger']) as privilege
+                 where has_table_privilege(role, c.oid, privilege)) as open
+             from pg_class c join pg_namespace n on n.oid = c.relnamespace
+             where n.nspname = 'tenantry' and c.relkind in ('r', 'p') and c.relispartition",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert!(partitions.len() >= 4, "the audit trail has some");
+    for partition in partitions {
+        let name: String = partition.get(0);
+        assert!(partition.get::<_, bool>(1) && !partition.get::<_, bool>(2), "{name} is open");
+    }
+    let mut client = app.database().await;
+    let tx = client.transaction().await.unwrap();
+    tx.execute("select set_config('role', 'tenantry_system', true)", &[]).await.unwrap();
+    let error = tx.query("select * from tenantry.audit_events_default", &[]).await.unwrap_err();
+    assert!(error.as_db_error().unwrap().message().contains("permission denied"), "{error:?}");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod renew;
 use std::net::IpAddr;
 
 use deadpool_postgres::Transaction;
+use serde_json::json;
 use tenantry_cache::State;
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -14,7 +15,9 @@ pub use end::{Session, change_password, list, log_out, log_out_everywhere, revok
 pub use renew::renew;
 
 use crate::{
-    App, Error, Result, SessionId, TenantId, UserId, db,
+    App, Error, Network, Result, SessionId, TenantId, UserId,
+    audit::{self, By},
+    db,
     fields::{Email, Secret},
     to_the_end,
     tokens::Token,
@@ -28,6 +31,13 @@ pub struct Origin {
     pub user_agent: String,
     /// The client's address.
     pub address: Option<IpAddr>,
+}
+
+impl Origin {
+    /// What is remembered of the address in the audit trail.
+    fn network(&self) -> Option<Network> {
+        self.address.map(Network::of)
+    }
 }
 
 /// A session that has just begun: what an access token is made of.
@@ -61,11 +71,13 @@ pub async fn login(
     let account = account(app, tenant, email).await?;
     let hash = account.as_ref().map(|account| account.password_hash.clone());
     let same = app.passwords.verify(password, hash).await?;
-    let Some(account) = account.filter(|_| same) else {
+    let account = account.ok_or(Error::WrongCredentials)?;
+    if !same {
+        audit::refused(app, account.tenant, account.user, origin.network());
         return Err(Error::WrongCredentials);
-    };
+    }
     let app = app.clone();
-    to_the_end(async move { begin(&app, account.tenant, account.user, &origin).await }).await
+    to_the_end(async move { begin(&app, account.tenant, account.user, &origin, None).await }).await
 }
 
 /// Begins a session for a user whose password nobody asked for: operators and load tests, from the shell.
@@ -74,7 +86,7 @@ pub async fn login(
 /// [`Error::NoUser`].
 pub async fn impersonate(app: &App, tenant: &str, email: &Email, origin: Origin) -> Result<SignedIn> {
     let account = account(app, tenant, email).await?.ok_or(Error::NoUser)?;
-    begin(app, account.tenant, account.user, &origin).await
+    begin(app, account.tenant, account.user, &origin, Some(By::OPERATOR)).await
 }
 
 struct Account {
@@ -96,7 +108,14 @@ async fn account(app: &App, tenant: &str, email: &Email) -> Result<Option<Accoun
     }))
 }
 
-async fn begin(app: &App, tenant: TenantId, user: UserId, origin: &Origin) -> Result<SignedIn> {
+/// `by` is who begins the session, should it not be the user.
+async fn begin(
+    app: &App,
+    tenant: TenantId,
+    user: UserId,
+    origin: &Origin,
+    by: Option<By>,
+) -> Result<SignedIn> {
     let mut client = app.db.client().await?;
     let tx = db::as_tenant(&mut client, tenant).await?;
     let touched = touch(&tx, tenant, user).await?;
@@ -106,6 +125,9 @@ async fn begin(app: &App, tenant: TenantId, user: UserId, origin: &Origin) -> Re
         return Err(Error::NotVerified);
     }
     let (session, refresh_token) = insert(app, &tx, &account.user, origin).await?;
+    let by = by.unwrap_or_else(|| By::signed_in(&account.user, origin.network()));
+    let detail = json!({"user_id": user});
+    audit::record(&tx, tenant, by, "session.begun", session.0, detail).await?;
     let signed_in = account.signed_in(session, refresh_token);
     if touched {
         users::commit(app, tx, &signed_in.user, State::Live, &[]).await?;

@@ -1,5 +1,8 @@
 //! Tenants: sign-up, look-up, change.
 
+mod close;
+mod enter;
+mod list;
 pub(crate) mod seats;
 
 use chrono::{DateTime, Utc};
@@ -9,10 +12,13 @@ use serde_json::json;
 use tenantry_cache::State;
 use tokio_postgres::Row;
 
-pub use seats::Seats;
+pub use close::{close, purge, reopen};
+pub use enter::{Entries, enter};
+pub use list::{Filter, list};
+pub use seats::{Seats, Used, used};
 
 use crate::{
-    Actor, App, Error, Network, Result, TenantId,
+    Actor, App, Error, Network, Result, TenantId, UserId, Who,
     audit::{self, By},
     db::{self, OnConstraint},
     fields::{Email, Name, NewPassword, Slug},
@@ -71,15 +77,21 @@ pub struct Tenant {
     pub created_at: DateTime<Utc>,
     /// When the tenant was last changed.
     pub updated_at: DateTime<Utc>,
+    /// When the tenant was closed; null: it is open.
+    #[oai(nullable)]
+    pub closed_at: Option<DateTime<Utc>>,
+    /// Until when a closed tenant may be opened again. After that all that is its own is removed.
+    #[oai(nullable)]
+    pub purge_after: Option<DateTime<Utc>>,
     /// Goes up with each change; the `ETag` of a look-up.
     pub version: i64,
 }
 
+/// Reads tenants, closed ones too; a condition follows.
 const SELECT: &str =
     "select t.id, t.name, t.slug, t.plan, s.max as max_users, t.storage_limit_gb, t.is_active,
-                        t.created_at, t.updated_at, t.version
-                      from tenantry.tenants t join tenantry.tenant_seats s on s.tenant_id = t.id
-                      where t.id = $1 and t.deleted_at is null";
+                        t.created_at, t.updated_at, t.deleted_at as closed_at, t.purge_after, t.version
+                      from tenantry.tenants t join tenantry.tenant_seats s on s.tenant_id = t.id";
 
 impl TryFrom<&Row> for Tenant {
     type Error = Error;
@@ -95,6 +107,8 @@ impl TryFrom<&Row> for Tenant {
             is_active: row.try_get("is_active")?,
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
+            closed_at: row.try_get("closed_at")?,
+            purge_after: row.try_get("purge_after")?,
             version: row.try_get("version")?,
         })
     }
@@ -111,8 +125,8 @@ pub struct SignUp {
     pub email: Email,
     /// The administrator's name.
     pub admin_name: Name,
-    /// The administrator's password.
-    pub password: NewPassword,
+    /// The administrator's password. Without one, they choose one by mail.
+    pub password: Option<NewPassword>,
 }
 
 /// Makes tenant, first administrator and the job of the verification mail in one transaction.
@@ -125,7 +139,30 @@ pub async fn sign_up(
     plan: Plan,
     from: Option<Network>,
 ) -> Result<(Tenant, User)> {
-    let hash = app.passwords.hash(sign_up.password.clone()).await?;
+    make(app, sign_up, plan, move |admin| By::user(admin, from)).await
+}
+
+/// The same for somebody else: by operators.
+///
+/// # Errors
+/// [`Error::Forbidden`], [`Error::SlugTaken`], [`Error::Busy`].
+pub async fn create(app: &App, actor: Actor, new: SignUp, plan: Plan) -> Result<(Tenant, User)> {
+    match actor.who {
+        Who::Operator => make(app, new, plan, move |_| actor.into()).await,
+        Who::User(_) | Who::ApiKey(_) => Err(Error::Forbidden),
+    }
+}
+
+async fn make(
+    app: &App,
+    new: SignUp,
+    plan: Plan,
+    by: impl FnOnce(UserId) -> By + Send + 'static,
+) -> Result<(Tenant, User)> {
+    let hash = match new.password.clone() {
+        Some(password) => Some(app.passwords.hash(password).await?),
+        None => None,
+    };
     let app = app.clone();
     to_the_end(async move {
         let id = TenantId::generate();
@@ -133,28 +170,23 @@ pub async fn sign_up(
         let tx = db::as_system(&mut client).await?;
         tx.execute(
             "insert into tenantry.tenants (id, name, slug, plan) values ($1, $2, $3, $4)",
-            &[&id.0, &sign_up.name.as_str(), &sign_up.slug.as_str(), &plan.as_str()],
+            &[&id.0, &new.name.as_str(), &new.slug.as_str(), &plan.as_str()],
         )
         .await
         .on_constraint("tenants_slug_key", Error::SlugTaken)?;
         seats::open(&tx, id, app.settings.seats.of(plan)).await?;
-        let admin = NewUser {
-            email: sign_up.email,
-            name: sign_up.admin_name,
-            password: Some(sign_up.password),
-            role: Role::Admin,
-        };
-        let user = users::insert(&tx, id, &admin, Some(&hash)).await?;
-        let tenant = Tenant::try_from(&tx.query_one(SELECT, &[&id.0]).await?)?;
-        audit::record(&tx, id, By::user(user.id, from), "tenant.created", id.0, json!({"plan": plan}))
-            .await?;
+        let (email, name, password) = (new.email, new.admin_name, new.password);
+        let admin = NewUser { email, name, password, role: Role::Admin, verified: false };
+        let user = users::insert(&tx, id, &admin, hash.as_deref()).await?;
+        let tenant = read(&tx, id).await?;
+        audit::record(&tx, id, by(user.id), "tenant.created", id.0, json!({"plan": plan})).await?;
         users::commit(&app, tx, &user, State::Live, &[&user.email]).await?;
         Ok((tenant, user))
     })
     .await
 }
 
-/// Looks up a tenant: one's own, or any as a super administrator.
+/// Looks up a tenant: one's own, or any, be it closed, as a super administrator.
 ///
 /// # Errors
 /// [`Error::NoTenant`], also for those that are none of the actor's business.
@@ -162,10 +194,32 @@ pub async fn get(app: &App, actor: Actor, id: TenantId) -> Result<Tenant> {
     within_reach(actor, id)?;
     let mut client = app.db.client().await?;
     let tx = db::as_tenant(&mut client, id).await?;
-    let statement = tx.prepare_cached(SELECT).await?;
-    let row = tx.query_opt(&statement, &[&id.0]).await?.ok_or(Error::NoTenant)?;
+    let tenant = read(&tx, id).await?;
     tx.commit().await?;
-    Tenant::try_from(&row)
+    if tenant.closed_at.is_none() || actor.role == Role::SuperAdmin {
+        Ok(tenant)
+    } else {
+        Err(Error::NoTenant)
+    }
+}
+
+/// Reads a tenant within a transaction, be it closed.
+async fn read(tx: &deadpool_postgres::Transaction<'_>, id: TenantId) -> Result<Tenant> {
+    let statement = tx.prepare_cached(&format!("{SELECT} where t.id = $1")).await?;
+    Tenant::try_from(&tx.query_opt(&statement, &[&id.0]).await?.ok_or(Error::NoTenant)?)
+}
+
+/// Locks a tenant that is open, for a change that starts from one of the versions. Nobody takes or gives a seat meanwhile.
+async fn lock(tx: &deadpool_postgres::Transaction<'_>, id: TenantId, if_match: &IfMatch) -> Result<Tenant> {
+    seats::lock(tx, id).await?;
+    let tenant = read(tx, id).await?;
+    if tenant.closed_at.is_some() {
+        return Err(Error::NoTenant);
+    }
+    if if_match.as_ref().is_some_and(|versions| !versions.contains(&tenant.version)) {
+        return Err(Error::VersionChanged);
+    }
+    Ok(tenant)
 }
 
 /// What shall be different. What is none stays.
@@ -173,7 +227,8 @@ pub async fn get(app: &App, actor: Actor, id: TenantId) -> Result<Tenant> {
 pub struct Change {
     /// A new name.
     pub name: Option<Name>,
-    /// A new plan, with its seats; by super administrators only.
+    /// A new plan, with its seats; by super administrators only. When more are used than it has, nobody loses theirs, and
+    /// none is given until there is one.
     pub plan: Option<Plan>,
     /// Suspends the tenant or brings it back; by super administrators only.
     pub is_active: Option<bool>,
@@ -182,8 +237,7 @@ pub struct Change {
 /// Changes a tenant.
 ///
 /// # Errors
-/// [`Error::NoTenant`], [`Error::Forbidden`], [`Error::VersionChanged`]; [`Error::NoSeat`] when more users exist than
-/// the new plan has seats.
+/// [`Error::NoTenant`], [`Error::Forbidden`], [`Error::VersionChanged`].
 pub async fn update(
     app: &App,
     actor: Actor,
@@ -199,12 +253,12 @@ pub async fn update(
         if change.plan.is_some() || change.is_active.is_some() {
             actor.require(Role::SuperAdmin)?;
         }
-        let tx = db::as_actor(&mut client, actor, id).await?;
-        seats::lock(&tx, id).await?;
-        let before = Tenant::try_from(&tx.query_opt(SELECT, &[&id.0]).await?.ok_or(Error::NoTenant)?)?;
-        if if_match.is_some_and(|versions| !versions.contains(&before.version)) {
-            return Err(Error::VersionChanged);
+        // Nobody could bring it back: those who may are of this tenant.
+        if id == TenantId::SYSTEM && change.is_active == Some(false) {
+            return Err(Error::Forbidden);
         }
+        let tx = db::as_actor(&mut client, actor, id).await?;
+        let before = lock(&tx, id, &if_match).await?;
         let name = change.name.as_ref().map_or(before.name.as_str(), Name::as_str);
         let plan = change.plan.unwrap_or(before.plan);
         let is_active = change.is_active.unwrap_or(before.is_active);
@@ -224,7 +278,7 @@ pub async fn update(
             )
             .await?;
         tx.execute(&statement, &[&id.0, &name, &plan.as_str(), &is_active]).await?;
-        let tenant = Tenant::try_from(&tx.query_one(SELECT, &[&id.0]).await?)?;
+        let tenant = read(&tx, id).await?;
         let mut revoked = vec![];
         if before.is_active && !is_active {
             revoked.push(revocations::outdate_tenant(&tx, id).await?);
@@ -239,7 +293,7 @@ pub async fn update(
     .await
 }
 
-/// The id of a tenant by id or slug.
+/// The id of a tenant that is open, by id or slug.
 ///
 /// # Errors
 /// [`Error::NoTenant`].
@@ -250,6 +304,20 @@ pub async fn find(app: &App, reference: &str) -> Result<TenantId> {
         tx.query_one("select tenantry.tenant_id_of($1)", &[&reference]).await?.try_get(0)?;
     tx.commit().await?;
     id.map(TenantId).ok_or(Error::NoTenant)
+}
+
+/// The same, be it closed.
+///
+/// # Errors
+/// [`Error::NoTenant`].
+pub async fn find_any(app: &App, reference: &str) -> Result<TenantId> {
+    let mut client = app.db.client().await?;
+    let tx = db::as_system(&mut client).await?;
+    // A slug never has the shape of an id.
+    let sql = "select id from tenantry.tenants where slug = $1 or id::text = lower($1)";
+    let row = tx.query_opt(sql, &[&reference]).await?.ok_or(Error::NoTenant)?;
+    tx.commit().await?;
+    Ok(TenantId(row.try_get(0)?))
 }
 
 /// Whether tenant `id` is any of the actor's business.

@@ -3,7 +3,7 @@
 
 use deadpool_postgres::Transaction;
 
-use crate::{Error, Result, TenantId, db::OnConstraint, invitations::end_expired, tenants::Plan};
+use crate::{App, Error, Result, TenantId, db, invitations::end_expired, tenants::Plan};
 
 /// Seats by plan; none: without limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,10 +75,30 @@ pub(crate) async fn lock(tx: &Transaction<'_>, tenant: TenantId) -> Result<()> {
     Ok(())
 }
 
-/// Gives the tenant the seats of another plan.
+/// Gives the tenant the seats of another plan, be they fewer than are used.
 pub(crate) async fn resize(tx: &Transaction<'_>, tenant: TenantId, max: Option<i32>) -> Result<()> {
-    tx.execute("update tenantry.tenant_seats set max = $2 where tenant_id = $1", &[&tenant.0, &max])
-        .await
-        .on_constraint("tenant_seats_available", Error::NoSeat)?;
+    tx.execute("update tenantry.tenant_seats set max = $2 where tenant_id = $1", &[&tenant.0, &max]).await?;
     Ok(())
+}
+
+/// How many seats are used and how many there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// By users and by invitations that are open.
+    pub used: i32,
+    /// None: without limit.
+    pub max: Option<i32>,
+}
+
+/// The seats of a tenant, be it closed.
+///
+/// # Errors
+/// [`Error::NoTenant`].
+pub async fn used(app: &App, tenant: TenantId) -> Result<Used> {
+    let mut client = app.db.client().await?;
+    let tx = db::as_tenant(&mut client, tenant).await?;
+    let sql = "select used, max from tenantry.tenant_seats where tenant_id = $1";
+    let row = tx.query_opt(sql, &[&tenant.0]).await?.ok_or(Error::NoTenant)?;
+    tx.commit().await?;
+    Ok(Used { used: row.try_get("used")?, max: row.try_get("max")? })
 }

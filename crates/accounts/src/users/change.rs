@@ -13,7 +13,7 @@ use tenantry_queue::Options;
 
 use super::{COLUMNS, Role, User, key, pointer};
 use crate::{
-    Actor, App, Error, Result, TenantId, UserId, audit,
+    Actor, App, Error, Result, TenantId, UserId, Who, audit,
     db::{self, OnConstraint, Transaction},
     fields::{Email, Name, NewPassword},
     mail_tokens::{self, Purpose},
@@ -42,15 +42,20 @@ pub struct NewUser {
     pub password: Option<NewPassword>,
     /// At most the role of the one who makes the user.
     pub role: Role,
+    /// Whether the address counts as theirs without a mail; an operator's word.
+    pub verified: bool,
 }
 
-/// Makes a user in the actor's tenant and sends the verification mail.
+/// Makes a user in the actor's tenant and sends the verification mail. Super administrators are made by operators, in the
+/// tenant `system`.
 ///
 /// # Errors
 /// [`Error::Forbidden`], [`Error::EmailTaken`], [`Error::NoSeat`], [`Error::Busy`].
 pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
     actor.require(Role::Admin)?;
-    if user.role > actor.role || user.role == Role::SuperAdmin {
+    let is_operator = actor.who == Who::Operator;
+    let promotes = user.role == Role::SuperAdmin && !(is_operator && actor.tenant == TenantId::SYSTEM);
+    if user.role > actor.role || promotes || (user.verified && !is_operator) {
         return Err(Error::Forbidden);
     }
     let hash = match user.password.clone() {
@@ -71,30 +76,21 @@ pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
     .await
 }
 
-/// Inserts row and credentials and enqueues the mail: to verify the address, or, without a password, to choose one.
+/// Inserts row and credentials and enqueues the mail: to choose a password, where there is none, or else to verify the
+/// address, unless it is.
 pub(crate) async fn insert(
     tx: &Transaction<'_>,
     tenant: TenantId,
     user: &NewUser,
     password_hash: Option<&str>,
 ) -> Result<User> {
-    let user = insert_row(tx, tenant, user, password_hash, false).await?;
-    if password_hash.is_some() {
-        tenantry_queue::enqueue(tx, tenant.0, &VerifyEmail { user_id: user.id.0 }).await?;
-    } else {
+    let user = insert_row(tx, tenant, user, password_hash).await?;
+    if password_hash.is_none() {
         tenantry_queue::enqueue(tx, tenant.0, &ResetPasswordEmail { user_id: user.id.0 }).await?;
+    } else if !user.email_verified {
+        tenantry_queue::enqueue(tx, tenant.0, &VerifyEmail { user_id: user.id.0 }).await?;
     }
     Ok(user)
-}
-
-/// The same for somebody whose address was shown to be theirs: nothing is mailed.
-pub(crate) async fn insert_verified(
-    tx: &Transaction<'_>,
-    tenant: TenantId,
-    user: &NewUser,
-    password_hash: &str,
-) -> Result<User> {
-    insert_row(tx, tenant, user, Some(password_hash), true).await
 }
 
 async fn insert_row(
@@ -102,7 +98,6 @@ async fn insert_row(
     tenant: TenantId,
     user: &NewUser,
     password_hash: Option<&str>,
-    verified: bool,
 ) -> Result<User> {
     let id = UserId::generate();
     let statement = tx
@@ -114,7 +109,14 @@ async fn insert_row(
     let row = tx
         .query_one(
             &statement,
-            &[&tenant.0, &id.0, &user.email.as_str(), &user.name.as_str(), &user.role.as_str(), &verified],
+            &[
+                &tenant.0,
+                &id.0,
+                &user.email.as_str(),
+                &user.name.as_str(),
+                &user.role.as_str(),
+                &user.verified,
+            ],
         )
         .await
         .on_constraint("users_tenant_email_key", Error::EmailTaken)?;
@@ -132,9 +134,10 @@ async fn insert_row(
 /// What shall be different. What is none stays.
 #[derive(Debug, Clone, Default)]
 pub struct Change {
-    /// A new address. One's own counts when it is proven; another's, set by an administrator, counts at once and has to be
-    /// verified. Who reads mail at the old one is told.
+    /// A new address. It counts when it is proven, whoever asks. Who reads mail at the old one is told.
     pub email: Option<Email>,
+    /// The address counts at once, and has to be verified; by operators only.
+    pub at_once: bool,
     /// A new name.
     pub name: Option<Name>,
     /// A new role; ends the tokens issued for the old one.
@@ -157,6 +160,9 @@ pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_matc
     if change.role.is_some_and(|role| role > actor.role || role == Role::SuperAdmin) {
         return Err(Error::Forbidden);
     }
+    if change.at_once && actor.who != Who::Operator {
+        return Err(Error::Forbidden);
+    }
     let app = app.clone();
     to_the_end(async move {
         let mut client = app.db.client().await?;
@@ -171,8 +177,8 @@ pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_matc
         let (email, pending_email) = match change.email {
             None => (before.email.clone(), before.pending_email.clone()),
             Some(wanted) if wanted == before.email => (wanted, None),
-            Some(wanted) if actor.is(id) => (before.email.clone(), Some(wanted)),
-            Some(wanted) => (wanted, None),
+            Some(wanted) if change.at_once => (wanted, None),
+            Some(wanted) => (before.email.clone(), Some(wanted)),
         };
         let name = change.name.as_ref().map_or(before.name.as_str(), Name::as_str);
         let changed = [
@@ -222,13 +228,14 @@ pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_matc
         if !is_active && before.is_active {
             revoked.extend(revocations::end_sessions(&tx, actor.tenant, id, Which::All).await?);
         }
-        if (&email, &pending_email) != (&before.email, &before.pending_email) {
+        if (&user.email, &user.pending_email) != (&before.email, &before.pending_email) {
             address_changes(&tx, &before, &user).await?;
         }
         let fields: Vec<_> = changed.iter().filter(|(_, changed)| *changed).map(|(field, _)| field).collect();
-        audit::record(&tx, actor.tenant, actor, "user.updated", id.0, json!({"fields": fields})).await?;
+        let detail = json!({"fields": fields, "role": change.role, "is_active": change.is_active});
+        audit::record(&tx, actor.tenant, actor, "user.updated", id.0, detail).await?;
         let moved = [&before.email, &user.email];
-        commit(&app, tx, &user, State::Live, if email != before.email { &moved } else { &[] }).await?;
+        commit(&app, tx, &user, State::Live, if user.email != before.email { &moved } else { &[] }).await?;
         app.revocations.add(&revoked);
         Ok(user)
     })

@@ -79,7 +79,7 @@ pub async fn list(
          from (select count(*) as total from tenantry.users where {matching}) count left join page on true
          order by page.{column} {direction} nulls last, page.id {direction}"
     );
-    let pattern = filter.search.as_deref().map(contains);
+    let pattern = filter.search.as_deref().map(db::containing);
     let role = filter.role.map(Role::as_str);
 
     let mut client = app.db.client().await?;
@@ -93,10 +93,4 @@ pub async fn list(
     let on_page = |row: &&tokio_postgres::Row| row.get::<_, Option<uuid::Uuid>>("id").is_some();
     let users = rows.iter().filter(on_page).map(User::try_from).collect::<Result<_>>()?;
     Ok(Page { users, total })
-}
-
-/// A pattern that matches `text` anywhere, literally.
-fn contains(text: &str) -> String {
-    let escaped = text.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
-    format!("%{escaped}%")
 }

@@ -18,7 +18,7 @@ use tenantry_cache::{
 use tokio_postgres::Row;
 
 pub use change::{Change, IfMatch, NewUser, create, delete, invalidate, purge_deleted, update};
-pub(crate) use change::{commit, insert, insert_verified};
+pub(crate) use change::{commit, insert};
 pub use list::{Filter, Order, Page, SortBy, list};
 
 use crate::{App, Error, Result, TenantId, UserId, fields::Email};
