@@ -27,6 +27,10 @@ pub(super) struct Case {
     pub(super) reaches_all: bool,
     /// Sessions of the caller end.
     pub(super) signs_out: bool,
+    /// The caller's tenant ends.
+    pub(super) ends_the_tenant: bool,
+    /// Whether it takes the version that is to be changed.
+    pub(super) takes_a_version: bool,
     /// Why no transaction of a tenant is in it, so that no policy can hold it back.
     pub(super) beyond_the_policies: Option<&'static str>,
 }
@@ -89,6 +93,13 @@ const CASES: &[Case] = &[
     case("createTenant", Thing::Nothing).with(SIGN_UP).answers(201).beyond("makes a tenant"),
     case("getTenant", Thing::Tenant).reaches_all(),
     case("updateTenant", Thing::Tenant).with(r#"{"name": "Mallory's"}"#).reaches_all(),
+    case("listTenants", Thing::Nothing)
+        .answers(200)
+        .reaches_all()
+        .beyond("lists all tenants, for super administrators"),
+    case("closeTenant", Thing::Tenant).takes_a_version().reaches_all().ends_the_tenant(),
+    case("reopenTenant", Thing::Tenant).reaches_all(),
+    case("listAuditEvents", Thing::Nothing).ask("limit=100").answers(200),
     case("listJobs", Thing::Nothing).ask("limit=100").answers(200),
     case("countJobs", Thing::Nothing).answers(200),
     // That a job names nobody is found out when it runs, in its own tenant.
@@ -112,6 +123,8 @@ const fn case(operation: &'static str, names: Thing) -> Case {
         makes_what_it_names: false,
         reaches_all: false,
         signs_out: false,
+        ends_the_tenant: false,
+        takes_a_version: false,
         beyond_the_policies: None,
     }
 }
@@ -144,6 +157,14 @@ impl Case {
 
     const fn signs_out(self) -> Self {
         Self { signs_out: true, ..self }
+    }
+
+    const fn ends_the_tenant(self) -> Self {
+        Self { ends_the_tenant: true, ..self }
+    }
+
+    const fn takes_a_version(self) -> Self {
+        Self { takes_a_version: true, ..self }
     }
 
     const fn beyond(self, why: &'static str) -> Self {

@@ -141,6 +141,12 @@ impl Caller {
         let method: Method = operation.method.parse().unwrap();
         let request = app.http.request(method, format!("{}/api/v1{path}{}", app.url, case.query(named)));
         let request = if self.token.is_empty() { request } else { request.bearer_auth(&self.token) };
+        let request = match case.takes_a_version {
+            true => {
+                request.header("If-Match", (1..9).map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(", "))
+            }
+            false => request,
+        };
         match case.body(named, &self.tenant) {
             Some(body) => request.json(&body),
             None => request,
