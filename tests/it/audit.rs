@@ -298,7 +298,7 @@ async fn wrong_passwords_are_noted_once_a_minute_and_only_for_accounts_that_ther
 
     // A minute later there is another.
     let owner = owner().await;
-    let older = "update tenantry.audit_events set id = overlay(id::text placing '0190' from 1 for 4)::uuid
+    let older = "update tenantry.audit_events set id = tenantry.uuid_floor(now() - interval '2 minutes')
                  where tenant_id = $1 and action = 'session.refused'";
     assert_eq!(owner.execute(older, &[&app.tenant]).await.unwrap(), 1);
     app.try_password("admin@example.org", WRONG_PASSWORD).await;

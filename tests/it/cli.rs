@@ -34,6 +34,8 @@ fn a_bad_setting_is_named() {
         ("CACHE_LOCAL_ENTRIES", "0"),
         ("RATE_LIMIT_IP", "many"),
         ("PLAN_SEATS", "gold=3"),
+        ("TENANT_GRACE", "1h"),
+        ("AUDIT_RETENTION", "7d"),
         ("TRUSTED_PROXIES", "proxy.local"),
         ("ALLOWED_ORIGINS", "*"),
         ("APP_URL", "example.org"),
