@@ -118,7 +118,7 @@ impl Attempts {
 
 impl Attempt<'_> {
     /// Gives the attempt back unless a password was guessed, and guessed wrong. Without this it stays counted: so it is with
-    /// the one of a client that went away before it was answered.
+    /// one that was given up before it was answered.
     pub(crate) fn end<T>(self, result: &accounts::Result<T>) {
         use accounts::Error::{WrongCredentials, WrongPassword};
         if matches!(result, Err(WrongCredentials | WrongPassword)) {
@@ -190,7 +190,7 @@ mod tests {
             attempts.count(what).ok().unwrap().end(&Err::<(), _>(accounts::Error::WrongCredentials));
         }
         // Nobody waited for the third.
-        drop(attempts.count(what).ok().unwrap());
+        let _unanswered = attempts.count(what).ok().unwrap();
         assert!(attempts.count(what).is_err());
     }
 

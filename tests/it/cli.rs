@@ -33,6 +33,8 @@ fn a_bad_setting_is_named() {
         ("CACHE_TTL", "25h"),
         ("CACHE_LOCAL_ENTRIES", "0"),
         ("RATE_LIMIT_IP", "many"),
+        ("RATE_LIMIT_LOGIN", "0/1m"),
+        ("PASSWORD_HASH", "m=19456,t=1,p=1"),
         ("PLAN_SEATS", "gold=3"),
         ("TENANT_GRACE", "1h"),
         ("AUDIT_RETENTION", "7d"),

@@ -230,7 +230,8 @@ async fn known_and_unknown_look_alike_and_cost_the_same() {
                 assert!(seen.iter().all(|seen| seen.status == StatusCode::CREATED), "{seen:?}");
                 for seen in &mut seen {
                     // They hold the address.
-                    (seen.body["data"].take(), seen.headers.remove("content-length"));
+                    seen.body["data"].take();
+                    seen.headers.remove("content-length");
                 }
             } else {
                 assert!(seen.iter().all(|seen| seen.status == StatusCode::CONFLICT), "{seen:?}");

@@ -315,7 +315,8 @@ async fn guesses_are_limited_by_who_is_named_known_or_not() {
             let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
             assert!((1_100..=1_200).contains(&wait), "a third of an hour: {wait}");
             let mut body: Value = refused.json().await.unwrap();
-            (body["timestamp"].take(), body["error"]["request_id"].take());
+            body["timestamp"].take();
+            body["error"]["request_id"].take();
             refusals.push(body);
         }
     }

@@ -248,7 +248,9 @@ mod tests {
             NewPassword::from_text(text).map_or_else(|all| all.iter().map(|p| p.code).collect(), |_| vec![])
         };
         assert_eq!(codes("abc"), ["too_short", "no_uppercase", "no_digit"]);
-        assert_eq!(codes("Abcdefg1"), Vec::<&str>::new());
+        assert_eq!(codes("Abcdefg1"), ["too_common"]);
+        assert_eq!(codes("password1"), ["no_uppercase", "too_common"]);
+        assert_eq!(codes("Abcdefz1"), Vec::<&str>::new());
         assert_eq!(codes(&"Aa1".repeat(400_000)), ["too_long"]);
     }
 
