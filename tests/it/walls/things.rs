@@ -173,7 +173,8 @@ async fn give_factor(database: &Client, tenant: &Tenant, user: Uuid) -> String {
 
 fn recovery_code() -> String {
     let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-    Uuid::new_v4().into_bytes().iter().map(|byte| char::from(letters[usize::from(byte & 31)])).collect()
+    let chance = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
+    chance[..28].iter().map(|byte| char::from(letters[usize::from(byte & 31)])).collect()
 }
 
 /// An opaque token: the tenant's id, then what only its owner has.
