@@ -96,6 +96,12 @@ async fn the_first_super_administrator_comes_from_the_shell() {
         (&trail["data"][0]["actor_kind"], &trail["data"][0]["actor_id"]),
         (&json!("operator"), &Value::Null)
     );
+    // One stays, here as in any tenant.
+    let keeper = format!("keeper-{}@example.org", Uuid::now_v7().simple());
+    shown(
+        &["users", "create", "--super-admin", "--email", &keeper, "--name", "Keeper", "--password-stdin"],
+        PASSWORD,
+    );
     assert_eq!(
         said(&["users", "delete", "--tenant", "system", &email], ""),
         format!("user {} is deleted\n", root["id"].as_str().unwrap())
@@ -119,6 +125,11 @@ async fn operators_manage_users_by_the_rules_of_the_house() {
         refused(&words.iter().map(String::as_str).collect::<Vec<_>>(), "")
     };
 
+    let refused_with = |command, input: &str| {
+        let words = all(command, &["--email", "joe@example.org", "--name", "Joe", "--password-hash-stdin"]);
+        refused(&words.iter().map(String::as_str).collect::<Vec<_>>(), input)
+    };
+
     let bob = with(
         "create",
         &["--email", "Bob@example.org", "--name", "Bob", "--role", "admin", "--password-stdin"],
@@ -132,6 +143,14 @@ async fn operators_manage_users_by_the_rules_of_the_house() {
         "no password: a mail"
     );
     assert!(without("create", &["--email", "eve@example.org", "--name", "Eve"]).contains("has this address"));
+    // Of the password that the tests use, as bcrypt has it.
+    let hash = "$2b$04$4Ci3dc/EI9eJTYG14S2efuDZj7xM3i6WqJDSUvmy7F9zSL5eR0Ih6";
+    with("create", &["--email", "ian@example.org", "--name", "Ian", "--password-hash-stdin"], hash);
+    app.token_of(&app.slug, "ian@example.org").await.expect("signs in with the password of elsewhere");
+    with("delete", &["ian@example.org"], "");
+    assert!(
+        refused_with("create", "$1$salt$hash").contains("--password-hash-stdin: must be a hash of Argon2")
+    );
     assert!(without("create", &["--email", "nowhere", "--name", "Eve"]).contains("--email: Email must be"));
 
     // A new address counts when it is proven, unless the operator knows better.
