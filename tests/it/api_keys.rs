@@ -64,6 +64,8 @@ async fn a_key_makes_users_and_no_administrators() {
     let bob = format!("/api/v1/users/{}", made["data"]["id"].as_str().unwrap());
     assert_eq!(app.patch(&bob, &json!({"name": "Robert"})).await.0, StatusCode::OK);
 
+    let ours = json!({"email": "eve@example.org", "name": "Eve", "password": "Correct-Horse-1"});
+    assert_eq!(app.post("/api/v1/users", &ours).await.0, StatusCode::FORBIDDEN, "nobody to sign in as");
     let grant = json!({"email": "eve@example.org", "name": "Eve", "role": "admin"});
     assert_eq!(app.post("/api/v1/users", &grant).await.0, StatusCode::FORBIDDEN);
     assert_eq!(app.patch(&bob, &json!({"role": "admin"})).await.0, StatusCode::FORBIDDEN);

@@ -68,6 +68,10 @@ pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
     if user.role > actor.rank() || promotes || (user.verified && !is_operator) {
         return Err(Error::Forbidden);
     }
+    if matches!(actor.who, Who::ApiKey(_)) && user.password.is_some() {
+        // Whoever holds the key could sign in as somebody of their making, and go on when it is revoked.
+        return Err(Error::Forbidden);
+    }
     let hash = match user.password.clone() {
         Some(Password::Chosen(password)) => {
             passwords::refuse_personal(&password, &[user.email.as_str(), user.name.as_str()])?;
