@@ -122,6 +122,22 @@ async fn every_entry_point_refuses_what_everybody_knows_about_its_owner() {
 }
 
 #[tokio::test]
+async fn whoever_is_made_in_a_tenant_gets_no_password_that_is_little_more_than_its_name_or_slug() {
+    let app = TestApp::spawn().await;
+    let path = format!("/api/v1/tenants/{}", app.tenant);
+    assert_eq!(app.patch(&path, &json!({"name": "Cheshire"})).await.0, StatusCode::OK);
+    let mut made = json!({"email": "alice@example.org", "name": "Alice"});
+    for personal in ["Cheshire-2026".to_owned(), format!("{}-A1", app.slug)] {
+        made["password"] = json!(personal);
+        let (status, refused) = app.post("/api/v1/users", &made).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{personal}: {refused}");
+        assert_eq!(wrong_fields(&refused), [("/password".into(), "too_personal".into())], "{personal}");
+    }
+    made["password"] = json!("Correct-Horse-9");
+    assert_eq!(app.post("/api/v1/users", &made).await.0, StatusCode::CREATED);
+}
+
+#[tokio::test]
 async fn the_pages_hold_to_the_rule_and_use_nothing_up() {
     let app = TestApp::spawn().await;
     let pages = [
