@@ -311,6 +311,11 @@ async fn the_shell_pushes_shows_cancels_retries_and_purges() {
     printed(&["cancel", &id]);
     let purge = ["purge", "--state", "cancelled", "--older-than", "0s", "--tenant", &app.slug];
     assert_eq!(printed(&purge), "1 jobs are removed");
+    assert_eq!(printed(&purge), "0 jobs are removed");
+    let trail = app.trail("action=job.purged").await;
+    assert_eq!(trail.len(), 1, "what removes nothing leaves no event: {trail:?}");
+    assert_eq!(trail[0]["actor_kind"], "operator");
+    assert_eq!(trail[0]["detail"], json!({"states": ["cancelled"], "jobs": 1}));
     assert!(refused(&["show", &id]).contains("there is no job"));
 }
 

@@ -265,7 +265,14 @@ pub async fn purge(
     mut progress: impl FnMut(u64),
 ) -> Result<u64> {
     batches(app, &mut progress, async |tx| {
-        Ok(admin::purge(tx, states, keep, tenant.map(|tenant| tenant.0), BATCH).await?)
+        let some = admin::purge(tx, states, keep, tenant.map(|tenant| tenant.0), BATCH).await?;
+        if some > 0 {
+            let states: Vec<_> = states.iter().map(|state| state.as_str()).collect();
+            let (trail, detail) =
+                (tenant.unwrap_or(TenantId::SYSTEM), json!({"states": states, "jobs": some}));
+            audit::record(tx, trail, By::OPERATOR, "job.purged", trail.0, detail).await?;
+        }
+        Ok(some)
     })
     .await
 }
