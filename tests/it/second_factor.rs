@@ -203,6 +203,10 @@ async fn a_pending_secret_is_not_guessed_and_does_not_wait_for_ever() {
         assert_eq!(code_of(&confirm(phone.wrong()).await), (422, "wrong_second_factor"));
     }
     assert_eq!(code_of(&confirm(phone.code(0)).await), (404, "second_factor_not_found"));
+    let trail = app.trail("action=user.second_factor_failed").await;
+    let failures: Vec<_> = trail.iter().map(|event| event["detail"]["failures"].clone()).collect();
+    assert_eq!(failures, [5, 4, 3, 2, 1], "{trail:?}");
+    assert!(trail.iter().all(|event| event["actor_id"] == app.admin["id"]), "{trail:?}");
 
     let (_, started) = app.start().await;
     let phone = Phone::with(&started["data"]["secret"]);

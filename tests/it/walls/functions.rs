@@ -67,6 +67,7 @@ const TRUSTED: &[(&str, &[&str])] = &[
             "prune_jobs",
             "enqueue_scheduled",
             "purge_deleted_users",
+            "purge_api_keys",
         ],
     ),
     ("every process follows the feed of all tenants", &["revocations_since", "prune_revocations"]),
