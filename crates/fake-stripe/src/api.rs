@@ -99,7 +99,7 @@ pub(crate) fn route(method: &str, path: &str) -> Option<Route> {
     })
 }
 
-/// Answers a request. Nothing has changed when it is refused.
+/// Answers a request. Handlers check all before they change anything; only a path in `expand` is found wrong afterwards.
 pub(crate) fn call(state: &mut State, route: &Route, mut params: Params) -> Result<Value> {
     let paths = params.texts("expand")?;
     let mut answer = (route.handler)(state, &route.id, &mut params)?;

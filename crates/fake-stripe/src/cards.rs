@@ -36,7 +36,11 @@ pub(crate) fn attach(state: &mut State, method: &str, customer: &str) -> String 
         "object": "payment_method",
         "allow_redisplay": "unspecified",
         "billing_details": {"address": null, "email": null, "name": null, "phone": null, "tax_id": null},
-        "card": {"brand": "visa", "exp_month": 12, "exp_year": 2040, "last4": "4242", "funding": "credit"},
+        "card": {
+            "brand": "visa", "checks": null, "country": "US", "display_brand": "visa", "exp_month": 12,
+            "exp_year": 2040, "funding": "credit", "generated_from": null, "last4": "4242", "networks": null,
+            "regulated_status": null, "three_d_secure_usage": null, "wallet": null,
+        },
         "created": created,
         "customer": customer,
         "customer_account": null,

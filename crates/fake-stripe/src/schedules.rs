@@ -70,7 +70,7 @@ pub(crate) fn create(state: &mut State, _: &str, params: &mut Params) -> Result<
 fn phase_item(item: &Value) -> Value {
     json!({
         "billing_thresholds": null, "discounts": [], "metadata": {}, "plan": item["price"]["id"],
-        "price": item["price"]["id"], "quantity": item["quantity"], "tax_rates": [], "trial": null, "trial_offer": null,
+        "price": item["price"]["id"], "quantity": item["quantity"], "tax_rates": [],
     })
 }
 
@@ -78,8 +78,7 @@ fn phase(subscription: &Value, items: Vec<Value>, start: i64, end: i64) -> Value
     json!({
         "add_invoice_items": [], "application_fee_percent": null, "billing_cycle_anchor": null,
         "billing_thresholds": null, "collection_method": null, "currency": subscription["currency"],
-        "default_payment_method": null, "default_tax_rates": [], "description": null, "discounts": [],
-        "effective_at": null, "end_date": end, "invoice_settings": null, "items": items, "metadata": {}, "on_behalf_of": null,
+        "default_payment_method": null, "default_tax_rates": [], "description": null, "discounts": [],  "end_date": end, "invoice_settings": null, "items": items, "metadata": {}, "on_behalf_of": null,
         "proration_behavior": "create_prorations", "start_date": start, "transfer_data": null, "trial_end": null,
     })
 }

@@ -42,7 +42,7 @@ fn skeleton(customer: &Value, currency: &str, at: i64) -> Value {
         "cancel_at": null,
         "cancel_at_period_end": false,
         "canceled_at": null,
-        "cancellation_details": {"comment": null, "feedback": null, "reason": null},
+        "cancellation_details": {"comment": null, "feedback": null, "feedback_option": null, "reason": null},
         "collection_method": "charge_automatically",
         "created": at,
         "currency": currency,
@@ -79,7 +79,9 @@ fn skeleton(customer: &Value, currency: &str, at: i64) -> Value {
         "test_clock": customer["test_clock"],
         "transfer_data": null,
         "trial_end": null,
-        "trial_settings": {"end_behavior": {"missing_payment_method": "create_invoice"}},
+        "trial_settings": {
+            "end_behavior": {"billing_cycle_anchor": null, "missing_payment_method": "create_invoice"},
+        },
         "trial_start": null,
     })
 }

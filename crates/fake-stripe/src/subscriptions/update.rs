@@ -46,10 +46,9 @@ pub(crate) fn common(state: &State, subscription: &mut Value, params: &mut Param
     if let Some(mut settings) = params.group("trial_settings")? {
         let mut end =
             settings.group("end_behavior")?.ok_or_else(|| Error::missing("trial_settings[end_behavior]"))?;
-        let choice = end.choice("missing_payment_method", &["create_invoice", "cancel", "pause"])?;
-        let choice =
-            choice.ok_or_else(|| Error::missing("trial_settings[end_behavior][missing_payment_method]"))?;
-        subscription["trial_settings"]["end_behavior"]["missing_payment_method"] = json!(choice);
+        if let Some(choice) = end.choice("missing_payment_method", &["create_invoice", "cancel", "pause"])? {
+            subscription["trial_settings"]["end_behavior"]["missing_payment_method"] = json!(choice);
+        }
         end.finish()?;
         settings.finish()?;
     }
