@@ -126,7 +126,7 @@ fn shipping(mut given: Params) -> Result<Value> {
 fn keep_card(state: &mut State, customer: &mut Value) {
     let id = text(customer, "id").to_owned();
     if let Some(method) = customer["invoice_settings"]["default_payment_method"].as_str() {
-        let method = cards::attach(state, &method.to_owned(), &id);
+        let method = cards::attach(state, method, &id);
         customer["invoice_settings"]["default_payment_method"] = json!(method);
     }
 }

@@ -230,7 +230,7 @@ mod tests {
             .iter_mut()
             .map(|item| item.required("price").unwrap())
             .collect();
-        assert_eq!(prices, ["a c", "b"]);
+        assert_eq!(prices, ["a  c", "b"]);
         assert_eq!(params.texts("expand").unwrap(), ["x", "y", "z"]);
         assert!(params.finish().is_ok());
     }

@@ -95,7 +95,8 @@ async fn its_objects_are_of_the_types_that_both_libraries_have() {
     by_node.unwrap_or_else(|error| panic!("{error}"));
 
     // The checks see what is wrong, and that a status is missing.
-    let plants: [(&str, &str, fn(&mut Value)); 4] = [
+    type Plant = (&'static str, &'static str, fn(&mut Value));
+    let plants: [Plant; 4] = [
         ("plan_name", "subscription", |all| all["plan_name"] = json!("x")),
         ("start_date", "subscription", |all| drop(all.as_object_mut().unwrap().remove("start_date"))),
         ("half_paid", "invoice", |all| all["status"] = json!("half_paid")),

@@ -176,7 +176,7 @@ impl Endpoint {
                 news.await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), all).await.expect("what was expected did not come")
+        tokio::time::timeout(Duration::from_secs(20), all).await.unwrap()
     }
 }
 

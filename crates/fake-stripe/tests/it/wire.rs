@@ -1,7 +1,9 @@
 //! Requests and answers: errors, lists, idempotency, faults.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
-use tenantry_fake_stripe::{Fake, Options};
+use tenantry_fake_stripe::Options;
 
 use crate::stage::{Stage, faults, id};
 
@@ -179,8 +181,12 @@ async fn a_client_that_goes_away_leaves_no_key_in_flight() {
     let url = format!("{}/v1/customers", stage.fake.url());
     let create =
         || stage.http.post(&url).bearer_auth("sk_test_1").header("idempotency-key", "k").body("name=a");
-    let gone = create().timeout(std::time::Duration::from_millis(50)).send().await;
-    assert!(gone.unwrap_err().is_timeout());
+    let first = tokio::spawn(create().send());
+    while stage.fake.requests().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
 
     // Until the first is done the answer is a conflict.
     let answer = loop {
@@ -222,11 +228,13 @@ async fn faults_come_in_the_shares_that_were_asked_for() {
 async fn more_requests_than_are_allowed_in_a_second_are_too_many() {
     let stage = stage().await;
     stage.fake.set_faults(faults(json!({"api": {"per_second": 5}}))).unwrap();
-    let mut statuses = vec![];
-    for _ in 0..8 {
-        statuses.push(stage.ask("GET", "/v1/prices", "", None).await.0);
-    }
-    assert_eq!(statuses, [200, 200, 200, 200, 200, 429, 429, 429]);
+    let begin = Instant::now();
+    let answers = (0..60).map(|_| stage.ask("GET", "/v1/prices", "", None));
+    let answers = futures_util::future::join_all(answers).await;
+    let most = 5 * (begin.elapsed().as_secs() as usize + 1);
+    let fine = answers.iter().filter(|(status, _)| *status == 200).count();
+    assert!((5..=most).contains(&fine) && fine < 60, "{fine}");
+    assert!(answers.iter().all(|(status, _)| [200, 429].contains(status)));
 }
 
 #[tokio::test]
@@ -255,12 +263,4 @@ async fn it_can_be_cleared_and_ends_when_it_is_dropped() {
     let url = format!("{}/v1/customers", fake.url());
     drop(fake);
     assert!(http.get(&url).send().await.is_err());
-    let listen = url.trim_start_matches("http://").trim_end_matches("/v1/customers").parse().unwrap();
-    // The address is free again.
-    let again = async {
-        while Fake::start(Options { listen, ..Options::default() }).await.is_err() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(10), again).await.unwrap();
 }
