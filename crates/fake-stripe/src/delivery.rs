@@ -1,9 +1,12 @@
 //! Delivers events to endpoints, as Stripe does: signed, and again until they are taken.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use reqwest::{Client, redirect::Policy};
-use tokio::{task::JoinSet, time::Instant};
+use tokio::task::JoinSet;
 
 use crate::{Shared, queue::Delivery, state::text, webhooks};
 
@@ -21,18 +24,26 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         let (due, next) = {
             let mut state = shared.lock();
             let most = state.faults.webhooks.concurrency;
-            (state.queue.take(most), state.queue.next_at())
+            let due = state.queue.take(most);
+            // With all places taken the next one waits for a place and not for its time.
+            (due, state.queue.next_at().filter(|_| state.queue.under_way < most))
         };
         for delivery in due {
             let (shared, client) = (shared.clone(), client.clone());
             under_way.spawn(async move { deliver(&shared, &client, delivery).await });
         }
-        let next = next.map(Instant::from_std).filter(|next| *next > Instant::now());
         tokio::select! {
             () = woken => {}
             _ = under_way.join_next(), if !under_way.is_empty() => {}
-            () = async { tokio::time::sleep_until(next.unwrap_or_else(Instant::now)).await }, if next.is_some() => {}
+            () = until(next) => {}
         }
+    }
+}
+
+async fn until(next: Option<Instant>) {
+    match next {
+        Some(next) => tokio::time::sleep_until(next.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -95,7 +106,7 @@ pub(crate) async fn flush(shared: &Shared) {
         for delivery in all {
             state.queue.wait(delivery, Duration::ZERO);
         }
-        std::time::Instant::now()
+        Instant::now()
     };
     shared.wake.notify_one();
     loop {

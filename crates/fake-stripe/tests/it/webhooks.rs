@@ -149,3 +149,43 @@ async fn an_update_tells_what_was_and_two_may_share_a_second() {
     let kinds = stage.kinds();
     assert!(!kinds.is_empty() && !kinds.contains(&"price.created".to_owned()), "{kinds:?}");
 }
+
+#[tokio::test]
+async fn one_at_a_time_they_come_in_order_unless_they_are_shuffled() {
+    let endpoint = Endpoint::new(|_| 200).await;
+    let stage = stage(&endpoint).await;
+    for (shuffle, from) in [(0, 0), (300, 30)] {
+        let order = json!({"seed": 1, "webhooks": {"concurrency": 1, "shuffle_ms": shuffle}});
+        stage.fake.set_faults(faults(order)).unwrap();
+        for _ in 0..30 {
+            stage.customer(None, &[]);
+        }
+        let received = endpoint.wait(from + 30).await;
+        let order: Vec<String> = received[from..].iter().map(|(_, event)| id(event)).collect();
+        assert_eq!(order.is_sorted(), shuffle == 0, "{order:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_may_be_older_than_one_that_was_asked_for_later() {
+    let stage = Stage::new(Options::default()).await;
+    let path = format!("/v1/customers/{}", stage.customer(None, &[("name", "0")]));
+    let slow = json!({"seed": 1, "api": {"latency_ms": [0, 200]}});
+    stage.fake.set_faults(faults(slow)).unwrap();
+    // What was read and when it was told are noted while the name goes up.
+    let told = std::sync::Mutex::new(vec![]);
+    let reads = (0..40).map(|_| async {
+        let name =
+            stage.ask("GET", &path, "", None).await.1["name"].as_str().unwrap().parse::<u32>().unwrap();
+        told.lock().unwrap().push(name);
+    });
+    let writes = async {
+        for name in 1..40 {
+            stage.post(&path, &[("name", &name.to_string())]);
+            tokio::time::sleep(std::time::Duration::from_millis(4)).await;
+        }
+    };
+    tokio::join!(futures_util::future::join_all(reads), writes);
+    let told = told.into_inner().unwrap();
+    assert!(told.len() == 40 && !told.is_sorted(), "{told:?}");
+}
