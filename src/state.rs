@@ -42,6 +42,8 @@ pub struct State {
     pub(crate) tokens: Arc<AccessTokens>,
     pub(crate) api_keys: Arc<ApiKeys>,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) webhook_secrets: tenantry_stripe::Secrets,
+    pub(crate) stripe: Option<tenantry_stripe::Client>,
     pub(crate) config: Arc<Config>,
 }
 
@@ -79,6 +81,8 @@ impl State {
             tokens: Arc::new(tokens(&config)?),
             api_keys: Arc::new(ApiKeys::new(config.access_token_ttl)),
             limits: Arc::new(Limits::new(config.rate_limit_ip, config.trusted_proxies.clone())),
+            webhook_secrets: tenantry_stripe::Secrets::new(config.stripe_webhook_secrets.clone()),
+            stripe: config.stripe()?,
             config: Arc::new(config),
         })
     }
@@ -131,6 +135,11 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         reset_ttl: RESET_TTL,
         invitation_ttl: INVITATION_TTL,
         require_verified_email: config.require_verified_email,
+        billing: config.stripe_secret_key.as_ref().map(|_| tenantry_accounts::billing::Settings {
+            prices: config.stripe_prices.0.clone(),
+            grace: config.stripe_grace,
+            settle: config.stripe_settle_delay,
+        }),
     };
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let primary = Primary::new(cache.clone(), config.database_epoch.is_some());

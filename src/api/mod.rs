@@ -2,6 +2,7 @@
 
 mod api_keys;
 mod auth;
+mod billing;
 mod board;
 pub(crate) mod body;
 mod docs;
@@ -16,6 +17,7 @@ mod params;
 mod schema;
 mod tenants;
 mod users;
+mod webhooks;
 
 use poem::{Endpoint, EndpointExt, IntoEndpoint, Response, Route, get};
 use poem_openapi::{OpenApiService, Tags};
@@ -34,6 +36,8 @@ enum Tag {
     /// How programs ask.
     #[oai(rename = "API keys")]
     ApiKeys,
+    /// What a tenant pays for, by Stripe.
+    Billing,
     /// Work that is done after the change that asked for it: mails, caches, Stripe.
     Jobs,
     /// Tenants: the customers of the service.
@@ -41,12 +45,29 @@ enum Tag {
 }
 
 /// All operations under `/api/v1`.
-pub(crate) type Api =
-    (auth::Auth, users::Users, invitations::Invitations, api_keys::ApiKeys, tenants::Tenants, jobs::Jobs);
+pub(crate) type Api = (
+    auth::Auth,
+    users::Users,
+    invitations::Invitations,
+    api_keys::ApiKeys,
+    tenants::Tenants,
+    billing::BillingApi,
+    webhooks::Webhooks,
+    jobs::Jobs,
+);
 
 pub(crate) fn service() -> OpenApiService<Api, ()> {
     OpenApiService::new(
-        (auth::Auth, users::Users, invitations::Invitations, api_keys::ApiKeys, tenants::Tenants, jobs::Jobs),
+        (
+            auth::Auth,
+            users::Users,
+            invitations::Invitations,
+            api_keys::ApiKeys,
+            tenants::Tenants,
+            billing::BillingApi,
+            webhooks::Webhooks,
+            jobs::Jobs,
+        ),
         "SaaS Platform API",
         env!("CARGO_PKG_VERSION"),
     )

@@ -9,6 +9,7 @@ mod mail;
 mod prune_jobs;
 mod purge_deleted;
 mod reset_password_email;
+pub mod stripe;
 mod verify_email;
 
 use std::time::{Duration, Instant};
@@ -36,6 +37,8 @@ pub struct Handlers {
     pub letters: Letters,
     /// Where links in mails lead, without a trailing slash.
     pub app_url: String,
+    /// The way out to Stripe; none: there is none.
+    pub stripe: Option<tenantry_stripe::Client>,
 }
 
 /// How a worker process works.
@@ -78,6 +81,11 @@ impl Handlers {
                     Kind::InvitationEmail => invitation_email::run(&handlers, &job).await,
                     Kind::AddressNoticeEmail => address_notice_email::run(&handlers, &job).await,
                     Kind::InvalidateUser => invalidate_user::run(&handlers, &job).await,
+                    Kind::SyncSubscription => stripe::sync_subscription(&handlers, &job).await,
+                    Kind::CreateCustomer => stripe::create_customer(&handlers, &job).await,
+                    Kind::SyncSeats => stripe::sync_seats(&handlers, &job).await,
+                    Kind::StripeReconcile => stripe::reconcile(&handlers).await,
+                    Kind::StripeBackfill => stripe::backfill(&handlers).await,
                     Kind::PruneJobs => prune_jobs::run(&handlers).await,
                     Kind::PurgeDeleted => purge_deleted::run(&handlers).await,
                 }

@@ -15,6 +15,11 @@ pub(crate) struct By {
 }
 
 impl By {
+    /// The service itself, at the word of nobody here.
+    pub(crate) fn system() -> Self {
+        Self { kind: "system", id: None, from: None }
+    }
+
     /// A user who showed who they are by a password or a mailed token.
     pub(crate) fn user(id: UserId, from: Option<Network>) -> Self {
         Self { kind: "user", id: Some(id.0), from }

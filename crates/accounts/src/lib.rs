@@ -4,6 +4,7 @@
 
 pub mod api_keys;
 mod audit;
+pub mod billing;
 pub mod db;
 mod error;
 pub mod feed;
@@ -29,7 +30,7 @@ pub mod verification;
 use std::{sync::Arc, time::Duration};
 
 pub use error::{Error, Result};
-pub use id::{ApiKeyId, InvitationId, SessionId, TenantId, UserId};
+pub use id::{ApiKeyId, InvitationId, SessionId, SubscriptionId, TenantId, UserId};
 pub use network::Network;
 use tenantry_cache::Cache;
 
@@ -65,6 +66,8 @@ pub struct Settings {
     pub invitation_ttl: Duration,
     /// Whether only verified people may sign in.
     pub require_verified_email: bool,
+    /// Billing by Stripe; none: there is none.
+    pub billing: Option<billing::Settings>,
 }
 
 /// What a mail is made of that carries a token.

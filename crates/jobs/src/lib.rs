@@ -12,6 +12,6 @@ pub mod schema;
 
 pub use kind::{Backoff, Kind, Policy, UnknownKind};
 pub use payload::{
-    AddressNoticeEmail, InvalidateUser, InvitationEmail, Job, PruneJobs, PurgeDeleted, ResetPasswordEmail,
-    Stale, VerifyEmail,
+    AddressNoticeEmail, CreateCustomer, InvalidateUser, InvitationEmail, Job, PruneJobs, PurgeDeleted,
+    ResetPasswordEmail, Stale, StripeBackfill, StripeReconcile, SyncSeats, SyncSubscription, VerifyEmail,
 };

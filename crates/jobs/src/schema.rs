@@ -4,8 +4,8 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    AddressNoticeEmail, InvalidateUser, InvitationEmail, Job, Kind, PruneJobs, PurgeDeleted,
-    ResetPasswordEmail, VerifyEmail,
+    AddressNoticeEmail, CreateCustomer, InvalidateUser, InvitationEmail, Job, Kind, PruneJobs, PurgeDeleted,
+    ResetPasswordEmail, StripeBackfill, StripeReconcile, SyncSeats, SyncSubscription, VerifyEmail,
 };
 
 /// The schema of a kind's payload.
@@ -16,6 +16,11 @@ pub fn payload(kind: Kind) -> Value {
         Kind::InvitationEmail => of::<InvitationEmail>(),
         Kind::AddressNoticeEmail => of::<AddressNoticeEmail>(),
         Kind::InvalidateUser => of::<InvalidateUser>(),
+        Kind::SyncSubscription => of::<SyncSubscription>(),
+        Kind::CreateCustomer => of::<CreateCustomer>(),
+        Kind::SyncSeats => of::<SyncSeats>(),
+        Kind::StripeReconcile => of::<StripeReconcile>(),
+        Kind::StripeBackfill => of::<StripeBackfill>(),
         Kind::PruneJobs => of::<PruneJobs>(),
         Kind::PurgeDeleted => of::<PurgeDeleted>(),
     }
