@@ -5,6 +5,7 @@ mod check;
 mod dev;
 mod jobs;
 mod seed;
+mod stripe;
 mod token;
 
 use std::{error::Error, io::IsTerminal, process::ExitCode};
@@ -66,6 +67,8 @@ enum Command {
     Cache(cache::Cache),
     /// The queue: list, show, retry, cancel, purge and push jobs
     Jobs(jobs::Jobs),
+    /// Stripe: take in all that it has, compare, link customers
+    Stripe(stripe::Stripe),
     /// Say of each dependency and setting whether it will do, and what to do if not
     Check,
 }
@@ -149,6 +152,7 @@ impl Cli {
             Command::Token(token) => token.run(config).await,
             Command::Cache(cache) => cache.run(config).await,
             Command::Jobs(jobs) => jobs.run(config).await,
+            Command::Stripe(stripe) => stripe.run(config).await,
             Command::Check => check::run(config).await,
         }
     }

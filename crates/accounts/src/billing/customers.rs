@@ -122,15 +122,16 @@ async fn link_by(app: &App, tenant: TenantId, customer: &str, actor: Option<Acto
     .await
 }
 
-/// Subscriptions that nobody is known to pay for: how many.
+/// Customers that are known to pay for nobody, each with how many subscriptions.
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub async fn parked(app: &App) -> Result<i64> {
+pub async fn parked(app: &App) -> Result<Vec<(String, i64)>> {
     let mut client = app.db.client().await?;
     let tx = db::as_system(&mut client).await?;
-    let sql = "select count(*) from tenantry.stripe_objects where parked_at is not null";
-    let parked = tx.query_one(sql, &[]).await?.try_get(0)?;
+    let sql = "select customer_id, count(*) from tenantry.stripe_objects
+               where parked_at is not null and customer_id is not null group by 1 order by 1";
+    let rows = tx.query(sql, &[]).await?;
     tx.commit().await?;
-    Ok(parked)
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
