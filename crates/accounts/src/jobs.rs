@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Kinds that administrators of a tenant may push: what these do is harmless however often it is done.
-pub const PUSHED_BY_TENANTS: &[Kind] = &[Kind::VerifyEmail, Kind::InvitationEmail];
+pub const PUSHED_BY_TENANTS: &[Kind] = &[Kind::VerifyEmail, Kind::InvitationEmail, Kind::SyncSubscription];
 
 /// The tenants whose jobs are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

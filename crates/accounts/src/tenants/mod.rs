@@ -320,6 +320,24 @@ pub async fn update(
     .await
 }
 
+/// Gives a tenant another plan, with its seats. The seats' lock is held.
+pub(crate) async fn set_plan(
+    app: &App,
+    tx: &deadpool_postgres::Transaction<'_>,
+    tenant: TenantId,
+    plan: Plan,
+    by: By,
+) -> Result<()> {
+    seats::resize(tx, tenant, app.settings.seats.of(plan)).await?;
+    let statement = tx
+        .prepare_cached(
+            "update tenantry.tenants set plan = $2, version = version + 1, updated_at = now() where id = $1",
+        )
+        .await?;
+    tx.execute(&statement, &[&tenant.0, &plan.as_str()]).await?;
+    audit::record(tx, tenant, by, "tenant.updated", tenant.0, json!({"plan": plan})).await
+}
+
 /// The id of a tenant that is open, by id or slug.
 ///
 /// # Errors
