@@ -148,10 +148,10 @@ begin
 end $$;
 
 -- The number of a fetch that is about to begin, and what is known of the object before it.
-create function begin_stripe_fetch(object text) returns table (number bigint, dirty bigint, synced bigint, newest_event timestamptz, tenant_id uuid)
+create function begin_stripe_fetch(object text) returns table (number bigint, dirty bigint, synced bigint, newest_event timestamptz, parked boolean, tenant_id uuid)
 language plpgsql as $$ begin
   perform set_config('role', 'tenantry_system', true);
-  return query select nextval('tenantry.stripe_fetches'), coalesce(o.dirty, 0), coalesce(o.synced, 0), o.newest_event, c.tenant_id
+  return query select nextval('tenantry.stripe_fetches'), coalesce(o.dirty, 0), coalesce(o.synced, 0), o.newest_event, o.parked_at is not null, c.tenant_id
     from (select) always left join tenantry.stripe_objects o on o.id = object
       left join tenantry.billing_customers c on c.customer_id = o.customer_id;
 end $$;

@@ -97,7 +97,17 @@ async fn run(arguments: &Arguments) -> Result<usize> {
         arguments.changes
     );
     fake.deliver().await;
-    // The last lost events stay lost; Stripe recovers.
+    // What no later event makes up for: the last word on a tenth of them is lost for certain.
+    let lost = WebhookFaults { lost: 1.0, ..faults.webhooks.clone() };
+    fake.set_faults(Faults { webhooks: lost, ..faults.clone() })?;
+    for id in subscriptions.iter().step_by(10) {
+        let path = format!("/v1/subscriptions/{id}");
+        let now = fake.call("GET", &path, &[]).map_err(refused)?;
+        let ends = if now["cancel_at_period_end"] == true { "false" } else { "true" };
+        // Refused by one that has ended.
+        let _ = fake.call("POST", &path, &[("cancel_at_period_end", ends)]);
+    }
+    // Stripe recovers.
     fake.set_faults(Faults { api: ApiFaults::default(), ..faults })?;
     cluster.drain().await?;
     println!("{:5.1} s  all events that were delivered have been worked off", begun.elapsed().as_secs_f64());

@@ -106,9 +106,9 @@ async fn link_by(app: &App, tenant: TenantId, customer: &str, actor: Option<Acto
         if let Some(actor) = actor {
             audit::record(&tx, tenant, actor, "billing.customer_linked", tenant.0, json!({"customer_id": linked})).await?;
         }
-        let parked =
-            "select id from tenantry.stripe_objects where customer_id = $1 and parked_at is not null order by id";
-        let statement = tx.prepare_cached(parked).await?;
+        // All of them, not those alone that are parked: one may be about to be, by a transaction that does not see this yet.
+        let theirs = "select id from tenantry.stripe_objects where customer_id = $1 order by id";
+        let statement = tx.prepare_cached(theirs).await?;
         for row in tx.query(&statement, &[&linked]).await? {
             let subscription_id: String = row.try_get(0)?;
             let options = Options { unique_key: Some(&subscription_id), ..Options::default() };

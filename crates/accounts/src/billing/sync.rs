@@ -19,7 +19,7 @@ use super::{
 use crate::{
     App, Error, Result, SubscriptionId, TenantId,
     audit::{self, By},
-    db,
+    billing, db,
     tenants::{self, Plan, seats},
     to_the_end,
 };
@@ -31,6 +31,7 @@ pub struct Begun {
     dirty: i64,
     synced: i64,
     newest_event: Option<DateTime<Utc>>,
+    parked: bool,
     tenant: Option<TenantId>,
 }
 
@@ -46,9 +47,9 @@ impl Begun {
         self.tenant
     }
 
-    /// Whether an event came since the fetch began that was applied last.
+    /// Whether an event came since the fetch began that was applied last, or somebody is known by now to pay for it.
     pub fn is_dirty(&self) -> bool {
-        self.dirty > self.synced
+        self.dirty > self.synced || (self.parked && self.tenant.is_some())
     }
 }
 
@@ -58,7 +59,7 @@ impl Begun {
 /// When the database cannot be asked.
 pub async fn begin(app: &App, subscription: &str) -> Result<Begun> {
     let client = app.db.client().await?;
-    let sql = "select number, dirty, synced, newest_event, tenant_id from tenantry.begin_stripe_fetch($1)";
+    let sql = "select number, dirty, synced, newest_event, parked, tenant_id from tenantry.begin_stripe_fetch($1)";
     let statement = client.prepare_cached(sql).await?;
     let row = client.query_one(&statement, &[&subscription]).await?;
     Ok(Begun {
@@ -66,6 +67,7 @@ pub async fn begin(app: &App, subscription: &str) -> Result<Begun> {
         dirty: row.try_get("dirty")?,
         synced: row.try_get("synced")?,
         newest_event: row.try_get("newest_event")?,
+        parked: row.try_get("parked")?,
         tenant: row.try_get::<_, Option<Uuid>>("tenant_id")?.map(TenantId),
     })
 }
@@ -128,6 +130,9 @@ pub async fn apply(app: &App, id: &str, begun: &Begun, fetched: Fetched, at: Opt
             Fetched::Gone => store_gone(&tx, tenant, &id).await?,
         };
         follow(&app, &tx, tenant, &settings).await?;
+        if changed {
+            billing::seats::changed(&tx, Some(&settings), tenant).await?;
+        }
         again(&tx, tenant, &id, &begun, &object, &settings, at).await?;
         tx.commit().await?;
         app.db.nudge();
@@ -184,20 +189,25 @@ impl Object {
 async fn store(tx: &Transaction<'_>, tenant: TenantId, new: &Subscription) -> Result<bool> {
     let statement = tx
         .prepare_cached(
-            "select id, status, raw from tenantry.subscriptions where tenant_id = $1 and stripe_id = $2",
+            "select s.id, s.status, s.customer_id, s.raw,
+               array(select i.stripe_id || ' ' || i.price_id || ' ' || coalesce(i.quantity::text, '') from tenantry.subscription_items i
+                     where i.tenant_id = s.tenant_id and i.subscription_id = s.id) as items
+             from tenantry.subscriptions s where s.tenant_id = $1 and s.stripe_id = $2",
         )
         .await?;
     let before = tx.query_opt(&statement, &[&tenant.0, &new.id]).await?;
     let mut fresh = true;
     let mut id = SubscriptionId::generate();
     if let Some(before) = &before {
-        let status = Status::named(before.try_get("status")?);
+        let raw: Value = before.try_get("raw")?;
+        // By what Stripe said: what it did not find may be found again, by the key of the right account.
+        let told = Status::named(raw["status"].as_str().unwrap_or_default());
         id = SubscriptionId(before.try_get("id")?);
-        if status.is_final() && status != new.status {
+        if told.is_final() && told != new.status {
             tracing::warn!(subscription.id = %id, "stripe told of {} what had ended; it stays so", new.status.as_str());
             return Ok(false);
         }
-        fresh = before.try_get::<_, Value>("raw")? != new.raw;
+        fresh = raw != new.raw || differs(before, new)?;
     }
     if !fresh {
         return Ok(false);
@@ -208,6 +218,18 @@ async fn store(tx: &Transaction<'_>, tenant: TenantId, new: &Subscription) -> Re
     let action = if before.is_some() { "subscription.updated" } else { "subscription.created" };
     audit::record(tx, tenant, By::SYSTEM, action, id.0, detail).await?;
     Ok(true)
+}
+
+/// Whether what matters of a row is another than what Stripe says: somebody may have changed it by hand.
+fn differs(before: &tokio_postgres::Row, new: &Subscription) -> Result<bool> {
+    let mut stored: Vec<String> = before.try_get("items")?;
+    let quantity = |n: Option<i64>| n.map(|n| n.to_string()).unwrap_or_default();
+    let mut items: Vec<_> =
+        new.items.iter().map(|item| format!("{} {} {}", item.id, item.price, quantity(item.quantity))).collect();
+    stored.sort();
+    items.sort();
+    let (status, customer): (&str, &str) = (before.try_get("status")?, before.try_get("customer_id")?);
+    Ok(status != new.status.as_str() || customer != new.customer || stored != items)
 }
 
 async fn upsert(
@@ -374,13 +396,15 @@ async fn end_of_grace(tx: &Transaction<'_>, tenant: TenantId, until: DateTime<Ut
     let Some(row) = tx.query_opt(&statement, &[&tenant.0]).await? else { return Ok(()) };
     let job = SyncSubscription { subscription_id: row.try_get(0)?, if_dirty: false };
     let run_at = Some(until + chrono::TimeDelta::seconds(1));
-    let options = Options { run_at, unique_key: Some("grace"), ..Options::default() };
+    // With the time in it: one that waits for the end of an earlier grace would be too early for this one.
+    let key = format!("grace:{}", until.timestamp());
+    let options = Options { run_at, unique_key: Some(&key), ..Options::default() };
     tenantry_queue::enqueue_with(tx, tenant.0, &job, options).await?;
     Ok(())
 }
 
-/// Has it fetched again when an event came meanwhile, and once more a little later when one had only just happened: the
-/// copy that Stripe answered from may have been behind it.
+/// Has it fetched again when an event came meanwhile, and a little later when one had only just happened: the copy that
+/// Stripe answered from may have been behind it. What is fetched last comes after the newest event by more than that.
 async fn again(
     tx: &Transaction<'_>,
     tenant: TenantId,
@@ -398,13 +422,11 @@ async fn again(
     if object.dirty > begun.dirty {
         enqueue(true, id.to_owned(), std::time::Duration::ZERO).await?;
     }
-    let just_happened = |event: DateTime<Utc>| {
-        // Events say whole seconds; an answer without a date is taken for one of the same moment.
-        let answered = at.unwrap_or_else(|| event.timestamp());
-        answered - event.timestamp() <= i64::try_from(settings.settle.as_secs()).unwrap_or(i64::MAX)
-    };
-    // Once: what is fetched then comes after the event by more than that.
-    if begun.is_dirty() && begun.newest_event.is_some_and(just_happened) && !settings.settle.is_zero() {
+    // Either way: a clock that is ahead must not make us fetch until it is no longer. A walk, which is told no time, leaves
+    // this to the job that the event has.
+    let settle = i64::try_from(settings.settle.as_secs()).unwrap_or(i64::MAX);
+    let just_happened = |event: DateTime<Utc>| at.is_some_and(|at| (at - event.timestamp()).abs() <= settle);
+    if settle > 0 && begun.newest_event.is_some_and(just_happened) {
         enqueue(false, format!("settle:{id}"), settings.settle).await?;
     }
     Ok(())

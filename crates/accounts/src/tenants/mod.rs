@@ -20,6 +20,7 @@ pub use seats::{Seats, Used, used};
 use crate::{
     Actor, App, Error, Network, Result, TenantId, UserId, Who,
     audit::{self, By},
+    billing::customers,
     db::{self, OnConstraint},
     fields::{Email, Name, NewPassword, Slug},
     passwords, revocations, second_factor, to_the_end,
@@ -187,6 +188,9 @@ async fn make(
         let user = users::insert(&tx, id, &admin, hash.as_deref()).await?;
         let tenant = read(&tx, id).await?;
         audit::record(&tx, id, by(user.id), "tenant.created", id.0, json!({"plan": plan})).await?;
+        if app.settings.billing.is_some() {
+            customers::request(&tx, id).await?;
+        }
         users::commit(&app, tx, &user, State::Live, &[&user.email]).await?;
         Ok((tenant, user))
     })
