@@ -1,10 +1,12 @@
 -- Billing: what Stripe says, and what follows from it. Stripe is the truth; these rows are what was last fetched.
 
 -- Who pays in Stripe for whom. The only way from a customer to a tenant: metadata can be written by anybody with a key. The
--- row is made before the customer is, and its key makes Stripe give the same customer however often it is asked.
+-- row is made before the customer is; by its key the customer is found again, and with the attempt it makes Stripe give the
+-- same answer however often it is asked.
 create table billing_customers (
   tenant_id   uuid primary key references tenants (id) on delete cascade,
   key         uuid not null default gen_random_uuid(),
+  attempt     int not null default 0,
   customer_id text check (length(customer_id) between 1 and 255),
   created_at  timestamptz not null default now(),
   constraint billing_customers_customer_key unique (customer_id)

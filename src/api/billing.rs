@@ -10,11 +10,12 @@ use serde::Serialize;
 use serde_json::Value;
 use tenantry_accounts::{
     Actor, SubscriptionId,
-    billing::{self, Billing, Price, Subscription, customers},
+    billing::{self, Billing, Price, Subscription},
     fields::Problem,
     tenants::Plan,
 };
 use tenantry_stripe::{Checkout, Client};
+use tenantry_workers::stripe::{self, Unfinished};
 
 use super::{
     Tag,
@@ -147,7 +148,7 @@ impl BillingApi {
         body: Body<CreateCheckout>,
     ) -> Result<PageMade, ApiError> {
         let CreateCheckout { plan, price_id, success_url, cancel_url } = body.0;
-        let stripe = stripe(&state)?;
+        let stripe = billed(&state)?;
         let (price, gives) = price(&state, plan, price_id.map(|id| id.0))?;
         known_origins(&state, &[("/success_url", &success_url), ("/cancel_url", &cancel_url)])?;
         let billing = billing::list(&state.app, *caller).await?;
@@ -185,7 +186,7 @@ impl BillingApi {
         key: Header<Option<String>>,
         body: Body<CreatePortal>,
     ) -> Result<PageMade, ApiError> {
-        let stripe = stripe(&state)?;
+        let stripe = billed(&state)?;
         let return_url = body.0.return_url;
         known_origins(&state, &[("/return_url", &return_url)])?;
         let customer = customer(&state, stripe, *caller).await?;
@@ -193,7 +194,7 @@ impl BillingApi {
     }
 }
 
-fn stripe(state: &State) -> Result<&Client, ApiError> {
+fn billed(state: &State) -> Result<&Client, ApiError> {
     state
         .stripe
         .as_ref()
@@ -242,16 +243,13 @@ fn origin(url: &str) -> Option<(String, String, u16)> {
     Some((scheme, uri.host()?.to_ascii_lowercase(), port))
 }
 
-/// The customer of the actor's tenant, made now if the job has not been there yet: with the same key as the job has.
+/// The customer of the actor's tenant, made now if the job has not been there yet: as the job makes it.
 async fn customer(state: &State, stripe: &Client, actor: Actor) -> Result<String, ApiError> {
-    let wanted = match customers::find(&state.app, actor.tenant).await? {
-        Ok(customer) => return Ok(customer),
-        Err(wanted) => wanted,
-    };
-    let name = (wanted.name.as_str(), wanted.email.as_deref());
-    let made = stripe.create_customer(name, &actor.tenant.to_string(), &wanted.key.to_string()).await;
-    let made = made.map_err(refused)?;
-    Ok(customers::link(&state.app, actor.tenant, &made).await?)
+    match stripe::customer(&state.app, stripe, actor.tenant).await {
+        Ok(customer) => Ok(customer),
+        Err(Unfinished::Stripe(error)) => Err(refused(error)),
+        Err(Unfinished::Accounts(error)) => Err(error.into()),
+    }
 }
 
 fn idempotency(actor: Actor, key: Option<String>) -> String {
@@ -271,11 +269,11 @@ fn refused(error: tenantry_stripe::Error) -> ApiError {
         E::Limited(wait) => {
             ApiError::unavailable("Stripe is busy at the moment, please try again", wait.as_secs().max(1))
         }
-        E::Unavailable(_) | E::Unreadable(_) => {
+        E::Unavailable(_) | E::Failed(_) | E::Unreadable(_) => {
             tracing::warn!("{error}");
             ApiError::unavailable("Stripe is not available at the moment, please try again", 5)
         }
-        E::Refused { .. } => {
+        E::Refused { .. } | E::KeyUsed => {
             tracing::error!("{error}");
             ApiError::new(Code::BillingRefused, "Stripe refused this; the request id tells the operator why")
         }

@@ -49,9 +49,15 @@ pub enum Error {
     /// Too many requests; again after this time.
     #[error("stripe answered 429")]
     Limited(Duration),
-    /// Stripe is away, or has a fault; whether it did what was asked is not known.
+    /// Stripe is away; whether it did what was asked is not known.
     #[error("stripe is not available: {0}")]
     Unavailable(String),
+    /// It had a fault while it did what was asked, or before. The same idempotency key gets this answer for a day.
+    #[error("stripe answered {0}")]
+    Failed(u16),
+    /// The idempotency key was used for something else.
+    #[error("stripe knows this idempotency key from something else")]
+    KeyUsed,
     /// It will not do this, now or later. The text is Stripe's, for the operator.
     #[error("stripe refused with {status}: {message}")]
     Refused {
@@ -83,6 +89,19 @@ pub struct Page<T> {
     pub data: Vec<T>,
     /// Where the next part begins; none: this is the last.
     pub next: Option<String>,
+}
+
+/// A customer to be made.
+#[derive(Debug, Clone)]
+pub struct NewCustomer<'a> {
+    /// The tenant's name.
+    pub name: &'a str,
+    /// Where invoices go.
+    pub email: Option<&'a str>,
+    /// The tenant's id: for people who look at the dashboard.
+    pub tenant: &'a str,
+    /// By what it is found again. Nobody else knows it.
+    pub mark: &'a str,
 }
 
 /// A checkout to be begun.
@@ -179,20 +198,36 @@ impl Client {
         Ok(Page { data: page.data.iter().filter_map(Event::read).collect(), next: page.next })
     }
 
-    /// Makes a customer. The same `key` again makes none, and gives the same.
+    /// Makes a customer. The same `key` again makes none, and gives the same answer.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn create_customer(
-        &self,
-        (name, email): (&str, Option<&str>),
-        tenant: &str,
-        key: &str,
-    ) -> Result<String, Error> {
-        let mut form = vec![("name", name), ("metadata[tenant_id]", tenant)];
-        form.extend(email.map(|email| ("email", email)));
+    pub async fn create_customer(&self, new: &NewCustomer<'_>, key: &str) -> Result<String, Error> {
+        let mut form =
+            vec![("name", new.name), ("metadata[tenant_id]", new.tenant), ("metadata[tenant_key]", new.mark)];
+        form.extend(new.email.map(|email| ("email", email)));
         let answer = self.post("customers", &form, key).await?;
         answer["id"].as_str().map(str::to_owned).ok_or(Error::Unreadable("customer"))
+    }
+
+    /// The customer with this address that was made with this mark; none: there is none.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn find_customer(&self, email: &str, mark: &str) -> Result<Option<String>, Error> {
+        let mut after = None::<String>;
+        loop {
+            let query = [("email", email), ("limit", PAGE)];
+            let page = self.list("customers", &query, after.as_deref()).await?;
+            let found = page.data.iter().find(|customer| customer["metadata"]["tenant_key"] == mark);
+            if let Some(found) = found {
+                return Ok(found["id"].as_str().map(str::to_owned));
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(None),
+            }
+        }
     }
 
     /// Begins a checkout; where the customer goes to pay.
@@ -290,7 +325,8 @@ impl Client {
             }
             // 409: the same key is being used at this moment.
             StatusCode::CONFLICT => Err(Error::Limited(Duration::from_secs(1))),
-            _ if status.is_server_error() => Err(Error::Unavailable(format!("it answered {status}"))),
+            _ if status.is_server_error() => Err(Error::Failed(status.as_u16())),
+            _ if error["type"] == "idempotency_error" => Err(Error::KeyUsed),
             _ => {
                 Err(Error::Refused { status: status.as_u16(), code: text("code"), message: text("message") })
             }

@@ -1,6 +1,6 @@
 //! Jobs that ask Stripe.
 
-mod create_customer;
+mod customer;
 mod reconcile;
 mod seats;
 mod subscription;
@@ -9,13 +9,25 @@ mod walk;
 use tenantry_queue::Outcome;
 use tenantry_stripe::{Client, Error};
 
-pub(crate) use create_customer::run as create_customer;
+pub(crate) use customer::create as create_customer;
+pub use customer::customer;
 pub(crate) use reconcile::{backfill, run as reconcile};
 pub(crate) use seats::run as sync_seats;
 pub(crate) use subscription::run as sync_subscription;
-pub use walk::{Seen, WalkError, events, subscriptions};
+pub use walk::{Seen, events, subscriptions};
 
 use crate::Handlers;
+
+/// Why what needs both Stripe and the database is not finished.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfinished {
+    /// Stripe did not answer as it should.
+    #[error(transparent)]
+    Stripe(#[from] Error),
+    /// The database did not.
+    #[error(transparent)]
+    Accounts(#[from] tenantry_accounts::Error),
+}
 
 impl Handlers {
     /// The way out to Stripe.
@@ -30,10 +42,19 @@ fn unanswered(error: &Error) -> Outcome {
     match error {
         // Stripe is well, and only wants us to wait: that is no failure of the job.
         Error::Limited(wait) => Outcome::Snooze(*wait),
-        Error::Unavailable(_) | Error::Unreadable(_) => Outcome::Retry(error.to_string()),
+        Error::Unavailable(_) | Error::Failed(_) | Error::KeyUsed | Error::Unreadable(_) => {
+            Outcome::Retry(error.to_string())
+        }
         // A key that was taken back or lacks a right may be mended by the operator, so these are tried again as well.
         Error::Refused { status: 401 | 403, .. } => Outcome::Retry(error.to_string()),
         Error::Refused { .. } => Outcome::Dead(error.to_string()),
+    }
+}
+
+fn unfinished(error: &Unfinished) -> Outcome {
+    match error {
+        Unfinished::Stripe(error) => unanswered(error),
+        Unfinished::Accounts(error) => failed(error),
     }
 }
 

@@ -7,10 +7,7 @@ use tenantry_accounts::billing::{events, walk};
 use tenantry_jobs::SyncSubscription;
 use tenantry_queue::Outcome;
 
-use super::{
-    failed, unanswered,
-    walk::{self as walking, WalkError},
-};
+use super::{Unfinished, unfinished, walk as walking};
 use crate::Handlers;
 
 /// How far back events are asked for beyond the last time: they may be listed a little after they happened.
@@ -29,12 +26,11 @@ const BACKFILL: &str = "backfill";
 pub(crate) async fn run(handlers: &Handlers) -> Outcome {
     match reconcile(handlers).await {
         Ok(outcome) => outcome,
-        Err(WalkError::Stripe(error)) => unanswered(&error),
-        Err(WalkError::Accounts(error)) => failed(&error),
+        Err(error) => unfinished(&error),
     }
 }
 
-async fn reconcile(handlers: &Handlers) -> Result<Outcome, WalkError> {
+async fn reconcile(handlers: &Handlers) -> Result<Outcome, Unfinished> {
     let stripe = match handlers.stripe() {
         Ok(stripe) => stripe,
         Err(_) => return Ok(Outcome::Done),
@@ -55,7 +51,7 @@ async fn reconcile(handlers: &Handlers) -> Result<Outcome, WalkError> {
 }
 
 /// Compares all subscriptions, if that is due or was begun.
-async fn compare(handlers: &Handlers, stripe: &tenantry_stripe::Client) -> Result<Outcome, WalkError> {
+async fn compare(handlers: &Handlers, stripe: &tenantry_stripe::Client) -> Result<Outcome, Unfinished> {
     let app = &handlers.app;
     let last = walk::find(app, COMPARISON).await?;
     let due =
@@ -95,7 +91,6 @@ pub(crate) async fn backfill(handlers: &Handlers) -> Outcome {
     match walking::subscriptions(&handlers.app, stripe, BACKFILL, Some(STRETCH), |_| {}).await {
         Ok(true) => Outcome::Done,
         Ok(false) => Outcome::Snooze(Duration::ZERO),
-        Err(WalkError::Stripe(error)) => unanswered(&error),
-        Err(WalkError::Accounts(error)) => failed(&error),
+        Err(error) => unfinished(&error),
     }
 }

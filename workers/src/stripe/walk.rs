@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tenantry_accounts::{
-    App, Error,
+    App,
     billing::{
         events::{self, By},
         sync::{self, Applied, Fetched},
@@ -11,6 +11,8 @@ use tenantry_accounts::{
     },
 };
 use tenantry_stripe::Client;
+
+use super::Unfinished;
 
 /// What a walk has seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,17 +23,6 @@ pub struct Seen {
     pub drifted: u64,
     /// Of these, how many nobody is known to pay for.
     pub parked: u64,
-}
-
-/// Why a walk stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum WalkError {
-    /// Stripe did not answer.
-    #[error(transparent)]
-    Stripe(#[from] tenantry_stripe::Error),
-    /// The database did not.
-    #[error(transparent)]
-    Accounts(#[from] Error),
 }
 
 /// Applies every subscription that Stripe has, going on with the walk `name` for as long as `limit` (none: to the end). Tells
@@ -45,7 +36,7 @@ pub async fn subscriptions(
     name: &str,
     limit: Option<Duration>,
     mut progress: impl FnMut(Seen),
-) -> Result<bool, WalkError> {
+) -> Result<bool, Unfinished> {
     let begun_at = Instant::now();
     loop {
         let known = walk::find(app, name).await?;
@@ -92,7 +83,7 @@ pub async fn subscriptions(
 ///
 /// # Errors
 /// When Stripe or the database does not answer; what was taken in stays.
-pub async fn events(app: &App, stripe: &Client, since: i64) -> Result<u64, WalkError> {
+pub async fn events(app: &App, stripe: &Client, since: i64) -> Result<u64, Unfinished> {
     let (mut missed, mut after) = (0, None::<String>);
     loop {
         let page = stripe.events(since, after.as_deref()).await?;

@@ -27,12 +27,21 @@ pub(crate) async fn request(tx: &Transaction<'_>, tenant: TenantId) -> Result<()
 /// A customer that Stripe has to be asked for.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// Makes Stripe give the same customer however often it is asked.
-    pub key: Uuid,
+    /// By what it is found again. Nobody else knows it.
+    pub mark: Uuid,
+    /// How many keys have got no answer but that Stripe had a fault.
+    pub attempt: i32,
     /// The tenant's name.
     pub name: String,
     /// The address of its first administrator.
     pub email: Option<String>,
+}
+
+impl Wanted {
+    /// Makes Stripe give the same answer however often it is asked.
+    pub fn key(&self) -> String {
+        format!("{}-{}", self.mark, self.attempt)
+    }
 }
 
 /// The customer of a tenant, or what Stripe has to be asked for.
@@ -50,7 +59,7 @@ pub async fn find(app: &App, tenant: TenantId) -> Result<std::result::Result<Str
     tx.execute(&statement, &[&tenant.0]).await?;
     let statement = tx
         .prepare_cached(
-            "select c.customer_id, c.key, t.name,
+            "select c.customer_id, c.key, c.attempt, t.name,
                (select u.email from tenantry.users u
                 where u.tenant_id = t.id and u.role = 'admin' and u.deleted_at is null order by u.id limit 1) as email
              from tenantry.billing_customers c join tenantry.tenants t on t.id = c.tenant_id
@@ -62,7 +71,28 @@ pub async fn find(app: &App, tenant: TenantId) -> Result<std::result::Result<Str
     if let Some(customer) = row.try_get::<_, Option<String>>("customer_id")? {
         return Ok(Ok(customer));
     }
-    Ok(Err(Wanted { key: row.try_get("key")?, name: row.try_get("name")?, email: row.try_get("email")? }))
+    Ok(Err(Wanted {
+        mark: row.try_get("key")?,
+        attempt: row.try_get("attempt")?,
+        name: row.try_get("name")?,
+        email: row.try_get("email")?,
+    }))
+}
+
+/// From now on another key is used: what `wanted` asked for was not made, and never will be by its key.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn use_another_key(app: &App, tenant: TenantId, wanted: &Wanted) -> Result<()> {
+    let mut client = app.db.client().await?;
+    let tx = db::as_tenant(&mut client, tenant).await?;
+    // Of two who come to this end at once, one is heard.
+    let sql =
+        "update tenantry.billing_customers set attempt = attempt + 1 where tenant_id = $1 and attempt = $2";
+    let statement = tx.prepare_cached(sql).await?;
+    tx.execute(&statement, &[&tenant.0, &wanted.attempt]).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 /// Notes that `customer` pays for `tenant`, and has what was parked for want of that fetched again. What the tenant had

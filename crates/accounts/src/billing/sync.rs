@@ -59,7 +59,8 @@ impl Begun {
 /// When the database cannot be asked.
 pub async fn begin(app: &App, subscription: &str) -> Result<Begun> {
     let client = app.db.client().await?;
-    let sql = "select number, dirty, synced, newest_event, parked, tenant_id from tenantry.begin_stripe_fetch($1)";
+    let sql =
+        "select number, dirty, synced, newest_event, parked, tenant_id from tenantry.begin_stripe_fetch($1)";
     let statement = client.prepare_cached(sql).await?;
     let row = client.query_one(&statement, &[&subscription]).await?;
     Ok(Begun {
@@ -224,8 +225,11 @@ async fn store(tx: &Transaction<'_>, tenant: TenantId, new: &Subscription) -> Re
 fn differs(before: &tokio_postgres::Row, new: &Subscription) -> Result<bool> {
     let mut stored: Vec<String> = before.try_get("items")?;
     let quantity = |n: Option<i64>| n.map(|n| n.to_string()).unwrap_or_default();
-    let mut items: Vec<_> =
-        new.items.iter().map(|item| format!("{} {} {}", item.id, item.price, quantity(item.quantity))).collect();
+    let mut items: Vec<_> = new
+        .items
+        .iter()
+        .map(|item| format!("{} {} {}", item.id, item.price, quantity(item.quantity)))
+        .collect();
     stored.sort();
     items.sort();
     let (status, customer): (&str, &str) = (before.try_get("status")?, before.try_get("customer_id")?);
