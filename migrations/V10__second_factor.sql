@@ -27,7 +27,7 @@ create index second_factors_key on second_factors (key_id);
 call wall('second_factors');
 grant select, insert, update, delete on second_factors to tenantry_app, tenantry_system;
 
--- 80 random bits each, so that their SHA-256 tells nothing; each works once.
+-- 140 random bits each, so that their SHA-256 tells nothing; each works once.
 create table recovery_codes (
   tenant_id uuid not null,
   user_id   uuid not null,

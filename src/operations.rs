@@ -1,5 +1,5 @@
 //! Who may do what: one table. A request is let in by it, the OpenAPI document says what it says, and tests call every
-//! operation with every role (tests/it/walls.rs). What is not in it is refused.
+//! operation with every role (tests/it/walls/). What is not in it is refused.
 //!
 //! The house asks further where it depends on the record: whose it is, what shall become of it.
 

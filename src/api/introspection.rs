@@ -7,6 +7,7 @@ use tenantry_accounts::{
     api_keys::{Presented, Scope},
     fields::Secret,
     introspection,
+    sessions::Method,
     users::Role,
 };
 use uuid::Uuid;
@@ -51,6 +52,9 @@ pub(super) struct Introspection {
     /// Whether the user's address was verified when the token was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     email_verified: Option<bool>,
+    /// How the user signed in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amr: Option<Vec<Method>>,
     /// When it was made, in Unix seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     iat: Option<i64>,
@@ -79,6 +83,7 @@ pub(super) async fn ask(state: &State, actor: Actor, token: &Secret) -> Result<I
         session_id: Some(claims.sid.0),
         role: Some(claims.role),
         email_verified: Some(claims.email_verified),
+        amr: Some(claims.amr.clone()),
         iat: Some(claims.iat),
         exp: Some(claims.exp),
         ..Introspection::default()

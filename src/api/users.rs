@@ -146,6 +146,7 @@ impl Users {
         body: Body<CreateUser>,
     ) -> Result<Created<User>, ApiError> {
         let CreateUser { email, name, password, role } = body.0;
+        let password = password.map(users::Password::Chosen);
         let user =
             users::NewUser { email, name, password, role: role.unwrap_or(Role::User), verified: false };
         let user = users::create(&state.app, *caller, user).await?;

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use tenantry_accounts::{
     App, Error,
     fields::{FromText, NewPassword},
+    passwords::StoredHash,
 };
 
 use crate::{config::Config, error::sources, state};
@@ -48,11 +49,20 @@ pub(super) fn password(from_pipe: bool) -> Result<Option<NewPassword>> {
     }
 }
 
-/// The first line of standard input.
+/// The password in the first line of standard input.
 pub(super) fn from_stdin() -> Result<NewPassword> {
+    field("--password-stdin", &line()?)
+}
+
+/// The hash in the first line of standard input, where, unlike on a command line, nobody else sees it.
+pub(super) fn hash_from_stdin() -> Result<StoredHash> {
+    line()?.trim().parse().map_err(|problem| format!("--password-hash-stdin: {problem}").into())
+}
+
+fn line() -> Result<String> {
     let mut line = String::new();
     stdin().lock().read_line(&mut line)?;
-    field("--password-stdin", line.trim_end_matches(['\n', '\r']))
+    Ok(line.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 pub(super) fn time(at: DateTime<Utc>) -> String {

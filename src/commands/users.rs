@@ -4,12 +4,12 @@ use clap::{Args, Subcommand, ValueEnum};
 use tenantry_accounts::{
     Actor, App, Error, TenantId, UserId,
     fields::{Email, FromText, Name},
-    users::{self, Change, Filter, NewUser, Order, Role, SortBy, User},
+    users::{self, Change, Filter, NewUser, Order, Password, Role, SortBy, User},
 };
 
 use super::{
     Result,
-    people::{self, Failed, field, password, said, time},
+    people::{self, Failed, field, hash_from_stdin, password, said, time},
     tenants,
 };
 use crate::config::Config;
@@ -72,6 +72,9 @@ enum Command {
         /// Do not ask for a password; it is chosen by mail
         #[arg(long, conflicts_with = "password_stdin")]
         no_password: bool,
+        /// Read a hash of the password that the user had elsewhere from standard input: of Argon2 or scrypt (PHC), or bcrypt
+        #[arg(long, conflicts_with_all = ["password_stdin", "no_password"])]
+        password_hash_stdin: bool,
         /// Take the address for theirs, without a mail
         #[arg(long)]
         verified: bool,
@@ -155,6 +158,7 @@ impl Users {
                 role,
                 password_stdin,
                 no_password,
+                password_hash_stdin,
                 verified,
             } => {
                 let actor = match &tenant {
@@ -165,7 +169,11 @@ impl Users {
                     email: field::<Email>("--email", &email)?,
                     name: field::<Name>("--name", &name)?,
                     role: if super_admin { Role::SuperAdmin } else { role.into() },
-                    password: if no_password { None } else { password(password_stdin)? },
+                    password: match (no_password, password_hash_stdin) {
+                        (true, _) => None,
+                        (_, true) => Some(Password::Hashed(hash_from_stdin()?)),
+                        _ => password(password_stdin)?.map(Password::Chosen),
+                    },
                     verified,
                 };
                 let mailed = new.password.is_none();

@@ -256,6 +256,7 @@ async fn a_service_asks_whether_a_token_is_valid() {
         (&json!(true), &json!("access_token"), &user["id"], &json!("user"), &json!(app.tenant))
     );
     assert!(found["exp"].as_i64().unwrap() > found["iat"].as_i64().unwrap());
+    assert_eq!(found["amr"], json!(["pwd"]));
     let found = app.introspect(&asking, &asking).await;
     assert_eq!((&found["sub"], &found["scopes"]), (&told["id"], &json!(["introspect"])));
 

@@ -30,7 +30,8 @@ fn tokens(cluster: &Cluster, count: usize) -> Vec<String> {
     let [header, claims]: [Value; 2] = [header, claims].map(|json| serde_json::from_slice(&json).unwrap());
     let pem = std::fs::read(cluster.keys().join("first.pem")).unwrap();
     let key = EncodingKey::from_ed_pem(&pem).unwrap();
-    let header = Header { kid: header["kid"].as_str().map(str::to_owned), ..Header::new(Algorithm::EdDSA) };
+    let text = |name: &str| header[name].as_str().map(str::to_owned);
+    let header = Header { kid: text("kid"), typ: text("typ"), ..Header::new(Algorithm::EdDSA) };
     let sign = |n: usize| {
         let mut claims = claims.clone();
         claims["exp"] = (claims["exp"].as_i64().unwrap() - n as i64 % 300).into();

@@ -23,10 +23,11 @@ pub(crate) enum Kind {
     Deactivated,
     Deleted,
     TenantSuspended,
+    ApiKeyRevoked,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Logout,
         Self::LogoutAll,
         Self::SessionDeleted,
@@ -36,6 +37,7 @@ impl Kind {
         Self::Deactivated,
         Self::Deleted,
         Self::TenantSuspended,
+        Self::ApiKeyRevoked,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -49,11 +51,12 @@ impl Kind {
             Self::Deactivated => "user deactivated",
             Self::Deleted => "user deleted",
             Self::TenantSuspended => "tenant suspended",
+            Self::ApiKeyRevoked => "API key revoked",
         }
     }
 }
 
-/// A credential that is valid yet, and the request that ends it. An API key will be one more.
+/// A credential that is valid yet, and the request that ends it.
 pub(crate) struct Victim {
     pub(crate) kind: Kind,
     /// What is presented all the time.
@@ -81,8 +84,13 @@ impl Victim {
     pub(crate) async fn new(cluster: &Cluster, node: usize, kind: Kind) -> Result<Self> {
         let suspended = kind == Kind::TenantSuspended;
         let person = if suspended { cluster.person_to_suspend()? } else { cluster.person()? };
-        let bearer = cluster.sign_in(node, &person).await?;
-        let revoke = request(cluster, node, kind, &person, &bearer).await?;
+        let (bearer, revoke) = if kind == Kind::ApiKeyRevoked {
+            api_key(cluster, node).await?
+        } else {
+            let bearer = cluster.sign_in(node, &person).await?;
+            let revoke = request(cluster, node, kind, &person, &bearer).await?;
+            (bearer, revoke)
+        };
         let restore = suspended.then(|| Request {
             method: "PATCH",
             path: revoke.path.clone(),
@@ -137,6 +145,25 @@ impl Request {
     }
 }
 
+/// A key of the administrator's tenant, and the request that ends it.
+async fn api_key(cluster: &Cluster, node: usize) -> Result<(String, Request)> {
+    let body = json!({"name": Uuid::now_v7(), "scopes": ["users:read"], "requests_per_minute": 1_000_000});
+    let made =
+        cluster.ask(node, "POST", "/api/v1/api-keys", &cluster.admin, &body.to_string()).await?.json()?;
+    let text = |pointer: &str| {
+        Ok::<_, String>(made.pointer(pointer).and_then(Value::as_str).ok_or("no key")?.to_owned())
+    };
+    let request = Request {
+        method: "DELETE",
+        path: format!("/api/v1/api-keys/{}", text("/data/api_key/id")?),
+        token: cluster.admin.clone(),
+        body: String::new(),
+        done: 204,
+        done_already: 404,
+    };
+    Ok((text("/data/key")?, request))
+}
+
 async fn request(
     cluster: &Cluster,
     node: usize,
@@ -167,6 +194,8 @@ async fn request(
         Kind::RoleChanged => ("PATCH", user, admin, json!({"role": "admin"}), 200, 200),
         Kind::Deactivated => ("PATCH", user, admin, json!({"is_active": false}), 200, 200),
         Kind::Deleted => ("DELETE", user, admin, Value::Null, 204, 404),
+        // See `api_key`.
+        Kind::ApiKeyRevoked => return Err("an API key is nobody's session".into()),
         Kind::TenantSuspended => {
             let path = format!("/api/v1/tenants/{}", person.tenant.id);
             ("PATCH", path, cluster.operator.clone(), json!({"is_active": false}), 200, 200)

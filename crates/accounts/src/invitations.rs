@@ -19,7 +19,7 @@ use crate::{
     tenants::seats,
     to_the_end,
     tokens::{self, Token},
-    users::{self, NewUser, Role, User},
+    users::{self, NewUser, Password, Role, User},
 };
 
 /// Somebody who was invited and has not accepted yet.
@@ -263,7 +263,8 @@ pub async fn accept(
         let id = InvitationId(row.try_get("id")?);
         let role = Role::named(row.try_get("role")?).ok_or(Error::Internal("a stored role has no name"))?;
         let email: Email = row.try_get::<_, String>("email")?.into();
-        let user = NewUser { email, name, password: Some(password), role, verified: true };
+        let password = Some(Password::Chosen(password));
+        let user = NewUser { email, name, password, role, verified: true };
         let user = users::insert(&tx, tenant, &user, Some(&password_hash)).await?;
         let detail = json!({"invitation_id": id});
         audit::record(&tx, tenant, By::user(user.id, from), "invitation.accepted", user.id.0, detail).await?;

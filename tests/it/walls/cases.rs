@@ -52,6 +52,16 @@ const CASES: &[Case] = &[
         .with(r#"{"current_password": "Correct-Horse-1", "new_password": "Correct-Horse-1"}"#)
         .answers(204)
         .signs_out(),
+    case("getTotp", Thing::Nothing).answers(200),
+    case("startTotp", Thing::Nothing).with(r#"{"current_password": "Correct-Horse-1"}"#).answers(200),
+    // Another's code is no more than a wrong one: whoever calls has just begun to set up a factor of their own.
+    case("confirmTotp", Thing::ProvingCode).with(r#"{"code": "<it>"}"#).answers(422),
+    case("disableTotp", Thing::RecoveryCode)
+        .with(r#"{"current_password": "Correct-Horse-1", "code": "<it>"}"#)
+        .signs_out(),
+    case("renewRecoveryCodes", Thing::RecoveryCode)
+        .with(r#"{"current_password": "Correct-Horse-1", "code": "<it>"}"#),
+    case("resetUserTotp", Thing::UserWithFactor),
     case("resendVerification", Thing::Address)
         .with(r#"{"tenant": "<tenant>", "email": "<it>"}"#)
         .answers(202)

@@ -37,17 +37,13 @@ pub(super) struct World {
 async fn row_level_security_alone_holds_whatever_the_filters_say() {
     let mut world = World::begin().await;
     let mut them = world.callers().await;
-    let mut made = vec![];
-    for (operation, case) in cases() {
-        let named = world.named(&case, &them[0]).await;
-        made.push((operation, case, named));
-    }
-    let (mut walled, cold) = (vec![], world.cold().await);
-    world.mistake_the_tenant().await;
-    for (operation, case, named) in &made {
+    let (cases, mut walled, cold) = (cases(), vec![], world.cold().await);
+    for (operation, case) in &cases {
         if case.beyond_the_policies.is_some() {
             continue;
         }
+        let named = &world.named(case, &them[0]).await;
+        world.mistake_the_tenant().await;
         let before = world.dumps.take(None).await;
         let answer = send(world.request(&cold, operation, case, named, &them), named).await;
         assert_eq!(changed(&before, &world.dumps.take(None).await), [""; 0], "{}", operation.id);
@@ -56,10 +52,10 @@ async fn row_level_security_alone_holds_whatever_the_filters_say() {
         let refused: &[u16] = if operation.admits("admin") { &[404] } else { &[404, 500] };
         let status = answer.status.as_u16();
         assert!(!operation.has_an_id() || refused.contains(&status), "{}: {}", operation.id, answer.body);
+        world.mistake_nothing().await;
         walled.push((operation, case, answer));
     }
     // Each of them reaches the rows in a transaction of their own.
-    world.mistake_nothing().await;
     let mut cold = world.cold().await;
     for (operation, case, answer) in walled {
         let named = world.named(case, &them[0]).await;

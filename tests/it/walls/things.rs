@@ -1,8 +1,10 @@
 //! What requests name: rows of a tenant, and what leads to them.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use chrono::Utc;
 use serde_json::json;
 use tokio_postgres::Client;
+use totp_rs::{Builder, Secret};
 use uuid::Uuid;
 
 use super::world::{Caller, Tenant};
@@ -14,6 +16,8 @@ pub(super) enum Thing {
     Nothing,
     Tenant,
     User,
+    /// A user who has a second factor.
+    UserWithFactor,
     /// A user's address.
     Address,
     /// The address of a user who has a password.
@@ -30,16 +34,38 @@ pub(super) enum Thing {
     ResetToken,
     VerificationToken,
     InvitationToken,
+    /// What proves the second factor that the caller is setting up.
+    ProvingCode,
+    /// What stands for the second factor that the caller has.
+    RecoveryCode,
 }
 
 impl Thing {
     /// One of the tenant, made by its administrator. What is made has the tenant's slug wherever there is a text.
     pub(super) async fn make(self, app: &TestApp, database: &Client, tenant: &Tenant, by: &Caller) -> String {
         let email = tenant.email(&format!("vera-{}", Uuid::now_v7().simple()));
+        if self != Self::RecoveryCode {
+            // The factor of another case would be asked for at the next sign-in.
+            let sql = "delete from tenantry.second_factors
+                       where tenant_id = $1 and user_id = $2 and confirmed_at is not null";
+            database.execute(sql, &[&tenant.id, &tenant.admin]).await.unwrap();
+        }
         match self {
             Self::Nothing => String::new(),
             Self::Tenant => tenant.id.to_string(),
             Self::User => tenant.create_user(app, by, &email, false).await.to_string(),
+            Self::UserWithFactor => {
+                let user = tenant.create_user(app, by, &email, false).await;
+                give_factor(database, tenant, user).await;
+                user.to_string()
+            }
+            Self::ProvingCode => {
+                let started = by.post(app, "/api/v1/auth/totp", &json!({"current_password": PASSWORD})).await;
+                let secret = Secret::try_from_base32(started["data"]["secret"].as_str().unwrap()).unwrap();
+                let phone = Builder::new().with_secret(secret).build().unwrap();
+                phone.generate(Utc::now().timestamp().unsigned_abs()).to_string()
+            }
+            Self::RecoveryCode => give_factor(database, tenant, tenant.admin).await,
             Self::Address | Self::Account => {
                 let user = tenant.create_user(app, by, &email, self == Self::Account).await;
                 // As hot as it may be: in the process, in Redis, and by its address.
@@ -103,6 +129,8 @@ impl Thing {
         match self {
             Self::Nothing => String::new(),
             Self::Address | Self::Account => format!("nobody-{}@example.org", Uuid::now_v7().simple()),
+            Self::ProvingCode => format!("{:06}", Uuid::new_v4().as_u128() % 1_000_000),
+            Self::RecoveryCode => recovery_code(),
             _ if self.is_token() => token(ours.id, None).0,
             _ => Uuid::now_v7().to_string(),
         }
@@ -129,6 +157,24 @@ impl Thing {
 async fn invite(app: &TestApp, by: &Caller, email: &str) -> String {
     let invited = by.post(app, "/api/v1/invitations", &json!({"emails": [email]})).await;
     invited["data"]["invitations"][0]["id"].as_str().unwrap().to_owned()
+}
+
+/// Gives a user a second factor, unless there is one, and a recovery code more. Its secret opens nothing.
+async fn give_factor(database: &Client, tenant: &Tenant, user: Uuid) -> String {
+    let factor = "insert into tenantry.second_factors (tenant_id, user_id, key_id, secret, confirmed_at)
+                  values ($1, $2, 'none', decode(repeat('00', 48), 'hex'), now())
+                  on conflict (tenant_id, user_id) do update set confirmed_at = now()";
+    database.execute(factor, &[&tenant.id, &user]).await.unwrap();
+    let code = recovery_code();
+    let sql = "insert into tenantry.recovery_codes (tenant_id, user_id, hash) values ($1, $2, sha256($3))";
+    database.execute(sql, &[&tenant.id, &user, &code.as_bytes()]).await.unwrap();
+    code
+}
+
+fn recovery_code() -> String {
+    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let chance = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
+    chance[..28].iter().map(|byte| char::from(letters[usize::from(byte & 31)])).collect()
 }
 
 /// An opaque token: the tenant's id, then what only its owner has.

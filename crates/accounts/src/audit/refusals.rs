@@ -1,9 +1,13 @@
 //! Sign-ins that were refused to an account that there is.
 
-use uuid::Uuid;
+use chrono::{TimeDelta, Utc};
+use uuid::{Builder, Uuid};
 
 use super::ActorKind;
 use crate::{App, Network, Result, TenantId, UserId, db};
+
+/// How often a refusal is noted.
+const NOTED: TimeDelta = TimeDelta::minutes(1);
 
 /// Notes that somebody tried a wrong password on an account; at most once a minute, however many try. Where there is no such
 /// account the same is asked of the database, and nothing noted.
@@ -34,12 +38,15 @@ async fn record(app: &App, tenant: TenantId, user: UserId, from: Option<Network>
                  where exists (select from tenantry.users where tenant_id = $1 and id = $5) and not exists (
                    select from tenantry.audit_events
                    where tenant_id = $1 and subject_id = $5 and action = 'session.refused'
-                     and id >= tenantry.uuid_floor(clock_timestamp() - interval '1 minute')
+                     and id >= $6
                  )",
             )
             .await?;
         let (kind, from) = (ActorKind::Anonymous.as_str(), from.map(|network| network.to_string()));
-        tx.execute(&statement, &[&tenant.0, &kind, &None::<Uuid>, &from, &user.0]).await?;
+        // Reckoned here: a function of the database would be called for those alone who exist.
+        let since = u64::try_from((Utc::now() - NOTED).timestamp_millis()).unwrap_or(0);
+        let since = Builder::from_unix_timestamp_millis(since, &[0; 10]).into_uuid();
+        tx.execute(&statement, &[&tenant.0, &kind, &None::<Uuid>, &from, &user.0, &since]).await?;
     }
     tx.commit().await?;
     Ok(())

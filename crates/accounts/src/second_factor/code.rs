@@ -61,12 +61,12 @@ impl TotpCode {
     }
 }
 
-/// Sixteen letters and digits: 80 bits.
+/// Twenty-eight letters and digits: 140 bits, so that nobody guesses one, and a plain hash tells nothing of it.
 #[derive(Clone)]
 pub struct RecoveryCode(String);
 
 impl RecoveryCode {
-    pub(super) const LENGTH: usize = 16;
+    pub(super) const LENGTH: usize = 28;
 
     /// Made of random bytes, of each of which five bits count.
     pub(super) fn of(bytes: [u8; Self::LENGTH]) -> Self {
@@ -97,9 +97,13 @@ mod tests {
                 "{digits}"
             );
         }
-        let code = RecoveryCode::of([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 26, 27, 28, 29, 30, 255]);
-        assert_eq!(code.shown(), "ABCD-EFGH-IJ23-4567");
-        for text in ["ABCD-EFGH-IJ23-4567", "abcdefghij234567", "abcd efgh ij23 4567"] {
+        let code = RecoveryCode::of([
+            0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 26, 27, 28, 29, 30,
+            255,
+        ]);
+        let shown = "ABCD-EFGH-IJKL-MNOP-QRST-UV23-4567";
+        assert_eq!(code.shown(), shown);
+        for text in [shown, &shown.replace('-', "").to_lowercase(), &shown.replace('-', " ")] {
             assert!(matches!(Code::from_text(text), Ok(Code::Recovery(read)) if read.hash() == code.hash()));
         }
     }
@@ -111,8 +115,8 @@ mod tests {
             "12345",
             "1234567",
             "１２３４５６",
-            "ABCD-EFGH-IJ23-456",
-            "ABCD-EFGH-IJ23-4568",
+            "ABCD-EFGH-IJKL-MNOP-QRST-UV23-456",
+            "ABCD-EFGH-IJKL-MNOP-QRST-UV23-4568",
             &"1".repeat(1000),
         ] {
             assert_eq!(Code::from_text(text).unwrap_err()[0].code, "invalid_code", "{text}");

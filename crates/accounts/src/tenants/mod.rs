@@ -24,7 +24,7 @@ use crate::{
     db::{self, OnConstraint},
     fields::{Email, Name, NewPassword, Slug},
     passwords, revocations, second_factor, to_the_end,
-    users::{self, IfMatch, NewUser, Role, User},
+    users::{self, IfMatch, NewUser, Password, Role, User},
 };
 
 /// What a tenant pays for.
@@ -184,6 +184,7 @@ async fn make(
         .on_constraint("tenants_slug_key", Error::SlugTaken)?;
         seats::open(&tx, id, app.settings.seats.of(plan)).await?;
         let (email, name, password) = (new.email, new.admin_name, new.password);
+        let password = password.map(Password::Chosen);
         let admin = NewUser { email, name, password, role: Role::Admin, verified: false };
         let user = users::insert(&tx, id, &admin, hash.as_deref()).await?;
         let tenant = read(&tx, id).await?;

@@ -17,7 +17,8 @@ use crate::{
     db::{self, OnConstraint, Transaction},
     fields::{Email, Name, NewPassword},
     mail_tokens::{self, Purpose},
-    notices, passwords,
+    notices,
+    passwords::{self, StoredHash},
     primary::NotPrimary,
     revocations::{self, Which},
     tenants::seats,
@@ -39,11 +40,20 @@ pub struct NewUser {
     /// The user's full name.
     pub name: Name,
     /// Without one the user cannot sign in.
-    pub password: Option<NewPassword>,
+    pub password: Option<Password>,
     /// At most the role of the one who makes the user.
     pub role: Role,
     /// Whether the address counts as theirs without a mail; an operator's word.
     pub verified: bool,
+}
+
+/// The password of a user to be made.
+#[derive(Debug, Clone)]
+pub enum Password {
+    /// One that is chosen now.
+    Chosen(NewPassword),
+    /// The hash of one that was chosen elsewhere; an operator's word.
+    Hashed(StoredHash),
 }
 
 /// Makes a user in the actor's tenant and sends the verification mail. Super administrators are made by operators, in the
@@ -59,10 +69,12 @@ pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
         return Err(Error::Forbidden);
     }
     let hash = match user.password.clone() {
-        Some(password) => {
+        Some(Password::Chosen(password)) => {
             passwords::refuse_personal(&password, &[user.email.as_str(), user.name.as_str()])?;
             Some(app.passwords.hash(password).await?)
         }
+        Some(Password::Hashed(_)) if !is_operator => return Err(Error::Forbidden),
+        Some(Password::Hashed(hash)) => Some(hash.as_str().to_owned()),
         None => None,
     };
     let app = app.clone();

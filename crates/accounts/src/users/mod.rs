@@ -17,7 +17,7 @@ use tenantry_cache::{
 };
 use tokio_postgres::Row;
 
-pub use change::{Change, IfMatch, NewUser, create, delete, invalidate, purge_deleted, update};
+pub use change::{Change, IfMatch, NewUser, Password, create, delete, invalidate, purge_deleted, update};
 pub(crate) use change::{commit, insert, lock};
 pub use list::{Filter, Order, Page, SortBy, list};
 
