@@ -227,7 +227,7 @@ impl Stage {
     }
 }
 
-fn price(fake: &Fake, amount: &str) -> String {
+pub(crate) fn price(fake: &Fake, amount: &str) -> String {
     let parameters = [
         ("currency", "eur"),
         ("unit_amount", amount),
@@ -246,7 +246,7 @@ fn found(subscription: &Value) -> Fetched {
 }
 
 /// `Stripe-Signature` of `body`, so many seconds ago.
-fn signature(secret: &str, body: &str, ago: i64) -> String {
+pub(crate) fn signature(secret: &str, body: &str, ago: i64) -> String {
     let at = chrono::Utc::now().timestamp() - ago;
     let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(format!("{at}.{body}").as_bytes());

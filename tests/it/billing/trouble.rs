@@ -12,17 +12,18 @@ async fn what_stripe_does_not_answer_is_asked_again() {
     let stage = Stage::new().await;
     let job = "select state, last_error from tenantry.jobs
                where kind = 'sync_subscription' and state <> 'done' and unique_key not like 'settle:%' and tenant_id = $1";
-    for (faults, counts, plan) in [
-        (ApiFaults { rate_limited: 1.0, ..ApiFaults::default() }, false, 1),
-        (ApiFaults { failed: 1.0, ..ApiFaults::default() }, true, 2),
-        (ApiFaults { cut: 1.0, ..ApiFaults::default() }, true, 1),
+    for (faults, becomes, plan) in [
+        (ApiFaults { rate_limited: 1.0, ..ApiFaults::default() }, "pending", 1),
+        (ApiFaults { failed: 1.0, ..ApiFaults::default() }, "failed", 2),
+        (ApiFaults { cut: 1.0, ..ApiFaults::default() }, "failed", 1),
     ] {
         stage.faults(faults, WebhookFaults::default());
         let subscription = stage.subscribe(&stage.customer, plan);
         stage.delivered().await;
         let row = stage.database.query_one(job, &[&stage.app.tenant]).await.unwrap();
         let (state, error): (&str, Option<&str>) = (row.get("state"), row.get("last_error"));
-        assert_eq!((state, error.is_some()), ("pending", counts), "{error:?}");
+        // That Stripe is busy is no failure of the job.
+        assert_eq!((state, error.is_some()), (becomes, becomes == "failed"), "{error:?}");
         assert!(!error.unwrap_or_default().contains(&stage.fake.url()), "no address in it: {error:?}");
 
         stage.faults(ApiFaults::default(), WebhookFaults::default());

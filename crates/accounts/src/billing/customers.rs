@@ -49,6 +49,10 @@ impl Wanted {
 /// # Errors
 /// [`Error::NoTenant`].
 pub async fn find(app: &App, tenant: TenantId) -> Result<std::result::Result<String, Wanted>> {
+    if tenant == TenantId::SYSTEM {
+        // The service pays nothing to itself.
+        return Err(Error::NoTenant);
+    }
     let mut client = app.db.client().await?;
     let tx = db::as_tenant(&mut client, tenant).await?;
     let statement = tx
