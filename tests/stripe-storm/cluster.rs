@@ -24,6 +24,7 @@ pub(crate) struct Cluster {
     home: Home,
     postgres: Server,
     database: Client,
+    webhook: String,
     _folder: TempDir,
 }
 
@@ -66,13 +67,14 @@ impl Cluster {
             home,
             postgres: server,
             database,
+            webhook: format!("http://{address}/api/v1/webhooks/stripe"),
             _folder: folder,
         };
         cluster.api.start().await?;
         for worker in &cluster.workers {
             worker.start().await?;
         }
-        fake.send_webhooks_to(&format!("http://{address}/api/v1/webhooks/stripe"));
+        fake.send_webhooks_to(&cluster.webhook);
         Ok(cluster)
     }
 
@@ -109,7 +111,7 @@ impl Cluster {
     /// Jobs of Stripe's that have not come to a good end.
     pub(crate) async fn open_jobs(&self) -> Result<i64> {
         let sql = "select count(*) from tenantry.jobs
-                   where kind in ('sync_subscription', 'stripe_reconcile') and state not in ('done', 'cancelled')";
+                   where kind in ('sync_subscription', 'stripe_reconcile', 'stripe_backfill') and state not in ('done', 'cancelled')";
         Ok(self.database.query_one(sql, &[]).await?.try_get(0)?)
     }
 
@@ -118,6 +120,18 @@ impl Cluster {
             "select tenantry.enqueue_job('stripe_reconcile', '{}', '00000000-0000-0000-0000-000000000000')";
         self.database.execute(sql, &[]).await?;
         Ok(())
+    }
+
+    pub(crate) async fn backfill(&self) -> Result<()> {
+        let sql =
+            "select tenantry.enqueue_job('stripe_backfill', '{}', '00000000-0000-0000-0000-000000000000')";
+        self.database.execute(sql, &[]).await?;
+        Ok(())
+    }
+
+    /// Where Stripe sends events.
+    pub(crate) fn webhook(&self) -> &str {
+        &self.webhook
     }
 
     /// Events that were taken in, and how many of them by webhook.

@@ -4,6 +4,7 @@
 
 mod check;
 mod cluster;
+mod measure;
 #[path = "../harness/process.rs"]
 #[expect(dead_code, reason = "other harnesses use the rest")]
 mod process;
@@ -29,6 +30,9 @@ struct Arguments {
     /// How many changes of them; each makes one event at least
     #[arg(long, default_value_t = 10_000)]
     changes: usize,
+    /// Measures webhooks at 200 a second and a backfill as well
+    #[arg(long)]
+    measure: bool,
     /// Of the faults and changes; by chance when left out
     #[arg(long)]
     seed: Option<u64>,
@@ -145,6 +149,10 @@ async fn run(arguments: &Arguments) -> Result<usize> {
         "       {fetched} fetches of a subscription for {webhooks} events that came: {:.2} an event",
         fetched as f64 / webhooks.max(1) as f64
     );
+    if arguments.measure {
+        measure::webhooks(&cluster, &fake).await?;
+        measure::backfill(&cluster, truth.len()).await?;
+    }
     cluster.stop().await?;
     Ok(check.close())
 }

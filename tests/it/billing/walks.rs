@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tenantry_accounts::billing::{customers, walk};
+use tenantry_accounts::{
+    Actor, TenantId,
+    billing::{customers, walk},
+};
 use tenantry_fake_stripe::{ApiFaults, WebhookFaults};
 use tenantry_workers::stripe::{Seen, subscriptions};
 
@@ -66,10 +69,32 @@ async fn what_nobody_pays_for_is_parked_until_somebody_does() {
 }
 
 #[tokio::test]
+async fn a_customer_that_pays_for_another_tenant_now_pays_for_this_one_no_longer() {
+    let stage = Stage::alone().await;
+    stage.subscribe(&stage.customer, 1);
+    stage.delivered().await;
+    let (other, stranger) = (stage.neighbour().await, stage.stranger());
+    let link = async |tenant, customer| {
+        let actor = Actor::operator(TenantId(tenant));
+        customers::relink(stage.house(), actor, customer).await.unwrap();
+        stage.run_all_jobs().await;
+    };
+
+    link(stage.app.tenant, &stranger).await;
+    assert_eq!(stage.plan().await, "basic");
+    assert_eq!(stage.billing().await["subscriptions"].as_array().unwrap().len(), 0);
+    link(other.tenant, &stage.customer).await;
+
+    assert_eq!(stage.plan().await, "basic");
+    let (_, theirs) = other.get(&format!("/api/v1/tenants/{}", other.tenant)).await;
+    assert_eq!(theirs["data"]["plan"], "pro");
+}
+
+#[tokio::test]
 async fn a_customer_pays_for_one_tenant() {
     let stage = Stage::alone().await;
     let other = stage.neighbour().await;
-    let actor = tenantry_accounts::Actor::operator(tenantry_accounts::TenantId(other.tenant));
+    let actor = Actor::operator(TenantId(other.tenant));
 
     let error = customers::relink(stage.house(), actor, &stage.customer).await.unwrap_err();
 

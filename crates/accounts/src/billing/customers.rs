@@ -6,9 +6,11 @@ use tenantry_jobs::{CreateCustomer, SyncSubscription};
 use tenantry_queue::Options;
 use uuid::Uuid;
 
+use super::sync;
 use crate::{
     Actor, App, Error, Result, TenantId, audit,
     db::{self, OnConstraint},
+    tenants::seats,
     to_the_end,
 };
 
@@ -122,6 +124,7 @@ async fn link_by(app: &App, tenant: TenantId, customer: &str, actor: Option<Acto
     to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_system(&mut client).await?;
+        seats::lock(&tx, tenant).await?;
         let statement = tx
             .prepare_cached(
                 "insert into tenantry.billing_customers as c (tenant_id, customer_id)
@@ -138,6 +141,10 @@ async fn link_by(app: &App, tenant: TenantId, customer: &str, actor: Option<Acto
             .ok_or(Error::NoTenant)?;
         let linked: String = row.try_get(0)?;
         if let Some(actor) = actor {
+            if let Some(settings) = &app.settings.billing {
+                // What the customer paid who did so far is not this tenant's any more.
+                sync::follow(&app, &tx, tenant, settings).await?;
+            }
             audit::record(&tx, tenant, actor, "billing.customer_linked", tenant.0, json!({"customer_id": linked})).await?;
         }
         // All of them, not those alone that are parked: one may be about to be, by a transaction that does not see this yet.

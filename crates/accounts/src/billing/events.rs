@@ -1,5 +1,7 @@
 //! Taking events in.
 
+use std::collections::HashSet;
+
 use chrono::DateTime;
 use tenantry_stripe::Event;
 
@@ -36,6 +38,21 @@ pub async fn receive(app: &App, event: &Event, by: By) -> Result<bool> {
         .await?;
     app.db.nudge();
     Ok(row.try_get(0)?)
+}
+
+/// Those of `events` that have not been taken in.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn unknown(app: &App, events: Vec<Event>) -> Result<Vec<Event>> {
+    let mut client = app.db.client().await?;
+    let tx = crate::db::as_system(&mut client).await?;
+    let ids: Vec<_> = events.iter().map(|event| event.id.as_str()).collect();
+    let statement = tx.prepare_cached("select id from tenantry.stripe_events where id = any ($1)").await?;
+    let rows = tx.query(&statement, &[&ids]).await?;
+    tx.commit().await?;
+    let known = rows.iter().map(|row| row.try_get(0)).collect::<std::result::Result<HashSet<String>, _>>()?;
+    Ok(events.into_iter().filter(|event| !known.contains(&event.id)).collect())
 }
 
 /// Forgets events that Stripe no longer sends: it gives up after three days, and lists them for thirty.

@@ -90,7 +90,9 @@ pub struct Billing {
 const SELECT: &str =
     "select s.tenant_id, s.id, s.stripe_id, s.customer_id, s.status, s.created_at, s.trial_end, s.cancel_at,
     s.cancel_at_period_end, s.canceled_at, s.ended_at, s.payment_paused, s.resumes_at, s.updated_at, s.version
-  from tenantry.subscriptions s where s.tenant_id = $1";
+  from tenantry.subscriptions s
+    join tenantry.billing_customers c on c.tenant_id = s.tenant_id and c.customer_id = s.customer_id
+  where s.tenant_id = $1";
 
 /// What the actor's tenant pays for and may have.
 ///

@@ -54,6 +54,7 @@ pub async fn out_of_step(app: &App, tenant: TenantId) -> Result<Vec<OutOfStep>> 
             "select i.stripe_id, greatest(t.used, 1)::bigint as used
              from tenantry.subscription_items i
                join tenantry.subscriptions s on s.tenant_id = i.tenant_id and s.id = i.subscription_id
+               join tenantry.billing_customers c on c.tenant_id = s.tenant_id and c.customer_id = s.customer_id
                join tenantry.tenant_seats t on t.tenant_id = i.tenant_id
              where i.tenant_id = $1 and i.price_id = any ($2) and s.status in ('trialing', 'active', 'past_due')
                and i.quantity is distinct from greatest(t.used, 1)",

@@ -328,7 +328,12 @@ async fn store_gone(tx: &Transaction<'_>, tenant: TenantId, stripe_id: &str) -> 
 
 /// Lets plan and seats follow what the tenant's subscriptions give now. Only when that has changed: what an operator has
 /// set by hand stays until it does.
-async fn follow(app: &App, tx: &Transaction<'_>, tenant: TenantId, settings: &Settings) -> Result<()> {
+pub(super) async fn follow(
+    app: &App,
+    tx: &Transaction<'_>,
+    tenant: TenantId,
+    settings: &Settings,
+) -> Result<()> {
     let now: DateTime<Utc> = tx.query_one("select now()", &[]).await?.try_get(0)?;
     let new = entitlement::of(&held(tx, tenant).await?, settings, now);
     let statement = tx
@@ -367,14 +372,16 @@ async fn follow(app: &App, tx: &Transaction<'_>, tenant: TenantId, settings: &Se
     Ok(())
 }
 
+/// What the tenant's customer pays for. What one paid who no longer pays for it counts for nothing.
 async fn held(tx: &Transaction<'_>, tenant: TenantId) -> Result<Vec<Held>> {
     let statement = tx
         .prepare_cached(
             "select s.status, s.past_due_since,
                array_remove(array_agg(i.price_id order by i.stripe_id), null) as prices,
                array_agg(i.period_end order by i.stripe_id) filter (where i.price_id is not null) as ends
-             from tenantry.subscriptions s left join tenantry.subscription_items i
-               on i.tenant_id = s.tenant_id and i.subscription_id = s.id
+             from tenantry.subscriptions s
+               join tenantry.billing_customers c on c.tenant_id = s.tenant_id and c.customer_id = s.customer_id
+               left join tenantry.subscription_items i on i.tenant_id = s.tenant_id and i.subscription_id = s.id
              where s.tenant_id = $1 group by s.tenant_id, s.id",
         )
         .await?;
@@ -394,7 +401,9 @@ async fn held(tx: &Transaction<'_>, tenant: TenantId) -> Result<Vec<Held>> {
 async fn end_of_grace(tx: &Transaction<'_>, tenant: TenantId, until: DateTime<Utc>) -> Result<()> {
     let statement = tx
         .prepare_cached(
-            "select stripe_id from tenantry.subscriptions where tenant_id = $1 and status = 'past_due' order by id limit 1",
+            "select s.stripe_id from tenantry.subscriptions s
+               join tenantry.billing_customers c on c.tenant_id = s.tenant_id and c.customer_id = s.customer_id
+             where s.tenant_id = $1 and s.status = 'past_due' order by s.id limit 1",
         )
         .await?;
     let Some(row) = tx.query_opt(&statement, &[&tenant.0]).await? else { return Ok(()) };
