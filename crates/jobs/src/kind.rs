@@ -119,7 +119,7 @@ impl Kind {
                     cap: Duration::from_secs(1800),
                 },
             },
-            // Walks through all of Stripe's: they stop after half a minute and go on where they were.
+            // Walks through all of Stripe's: they stop after three quarters of a minute and go on where they were.
             Kind::StripeReconcile | Kind::StripeBackfill => Policy {
                 max_attempts: 10,
                 timeout: Duration::from_secs(120),
