@@ -180,14 +180,6 @@ impl Client {
         Ok(Page { data: page.data.into_iter().map(read).collect::<Result<_, _>>()?, next: page.next })
     }
 
-    /// All customers, a hundred at a time.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn customers(&self, after: Option<&str>) -> Result<Page<Value>, Error> {
-        self.list("customers", &[("limit", PAGE)], after).await
-    }
-
     /// Events since `since` (Unix seconds), the newest first, a hundred at a time. Those that cannot be read are left out.
     ///
     /// # Errors

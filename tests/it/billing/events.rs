@@ -189,14 +189,25 @@ async fn a_renewal_that_is_not_paid_ends_the_plan_after_the_grace() {
         stage.plan().await == "basic"
     })
     .await;
+}
 
-    // It is paid after all, and not paid a second time: the second grace ends as well.
-    stage.control(&format!("subscriptions/{subscription}/status"), &json!({"status": "active"})).await;
-    stage.delivered().await;
+#[tokio::test]
+async fn a_second_grace_ends_although_the_first_had_not() {
+    let stage = Stage::with(&["--stripe-grace=2s"]).await;
+    let subscription = stage.subscribe(&stage.customer, 1);
+    let becomes = async |status: &str| {
+        stage.control(&format!("subscriptions/{subscription}/status"), &json!({"status": status})).await;
+        stage.delivered().await;
+    };
+    becomes("past_due").await;
+    let until = stage.billing().await["entitlement"]["grace_until"].as_str().unwrap().to_owned();
+    let until: chrono::DateTime<chrono::Utc> = until.parse().unwrap();
+    // What waits for the end of the first is to come before the end of the second.
+    eventually(SOON, async || chrono::Utc::now() > until - chrono::TimeDelta::milliseconds(500)).await;
+    becomes("active").await;
+    becomes("past_due").await;
     assert_eq!(stage.plan().await, "pro");
-    stage.control(&format!("subscriptions/{subscription}/status"), &json!({"status": "past_due"})).await;
-    stage.delivered().await;
-    assert_eq!(stage.plan().await, "pro");
+
     eventually(SOON, async || {
         stage.app.run_jobs().await;
         stage.plan().await == "basic"
