@@ -1,7 +1,7 @@
 # The two commands are `make dev` and `make test`; both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint audit openapi load load-large load-auth bench-enumeration chaos planted model revocations chaos-jobs bench-jobs clean
+.PHONY: help dev test lint audit openapi load load-large load-auth bench-enumeration chaos planted model revocations storm chaos-jobs bench-jobs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-17s%s\n", $$1, $$2 }'
@@ -53,6 +53,10 @@ model: ## explores the model of the cache protocol within larger bounds (release
 revocations: ## how long three processes let a revoked token in (release build; writes loadtests/revocations.txt)
 	cargo build --release --workspace --bin tenantry --example revocations
 	target/release/examples/revocations --report loadtests/revocations.txt $(ARGS)
+
+storm: ## 10,000 events of 500 subscriptions, shuffled, doubled and lost, on workers that are killed (ARGS="--seed 1 --measure")
+	cargo build --workspace --bin tenantry --example stripe-storm
+	$${CARGO_TARGET_DIR:-target}/debug/examples/stripe-storm $(ARGS)
 
 chaos-jobs: ## 70,000 jobs on workers that are killed and frozen, and judges what came of each (ARGS="--seed 1")
 	cargo run --example jobs-chaos -- $(ARGS)

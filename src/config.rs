@@ -1,6 +1,7 @@
 //! Every setting once: flag, variable, default and help are this struct.
 
 use std::{
+    collections::HashMap,
     fmt,
     net::SocketAddr,
     num::NonZeroU32,
@@ -11,7 +12,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
-use tenantry_accounts::{feed::LONGEST_TTL, passwords::Cost};
+use tenantry_accounts::{billing::Price, feed::LONGEST_TTL, passwords::Cost, tenants::Plan};
 
 use crate::limits::Rate;
 
@@ -136,6 +137,47 @@ pub struct Config {
     #[arg(long, env = "MAIL_TEMPLATES_DIR", global = true, value_name = "DIR")]
     pub mail_templates_dir: Option<PathBuf>,
 
+    /// Secret key of the Stripe account; none: no billing
+    #[arg(long, env = "STRIPE_SECRET_KEY", global = true, hide_env_values = true, value_name = "KEY")]
+    pub stripe_secret_key: Option<String>,
+
+    /// Signing secrets of the webhook endpoint, separated by commas; two while one takes the other's place
+    #[arg(
+        long,
+        env = "STRIPE_WEBHOOK_SECRETS",
+        global = true,
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_name = "SECRETS"
+    )]
+    pub stripe_webhook_secrets: Vec<String>,
+
+    /// Where Stripe is
+    #[arg(
+        long,
+        env = "STRIPE_API_BASE",
+        global = true,
+        default_value = "https://api.stripe.com",
+        value_name = "URL"
+    )]
+    pub stripe_api_base: WebUrl,
+
+    /// What prices give: PRICE=PLAN separated by commas; PRICE=PLAN/seat where each used seat is paid for
+    #[arg(long, env = "STRIPE_PRICES", global = true, default_value = "", value_name = "PRICES")]
+    pub stripe_prices: StripePrices,
+
+    /// Requests a second to Stripe of one process, at most; Stripe's own limit is 100, or 25 for test accounts
+    #[arg(long, env = "STRIPE_RATE_LIMIT", global = true, default_value = "20", value_name = "N")]
+    pub stripe_rate_limit: NonZeroU32,
+
+    /// How long a tenant keeps its plan while a renewal is not paid
+    #[arg(long, env = "STRIPE_GRACE", global = true, default_value = "7d", value_parser = period, value_name = "TIME")]
+    pub stripe_grace: Duration,
+
+    /// After what time a subscription is fetched once more that had only just changed
+    #[arg(long, env = "STRIPE_SETTLE_DELAY", global = true, default_value = "5s", value_parser = period, value_name = "TIME")]
+    pub stripe_settle_delay: Duration,
+
     /// How long Redis keeps a user; a day at most
     #[arg(long, env = "CACHE_TTL", global = true, default_value = "900s", value_parser = cache_ttl, value_name = "TIME")]
     pub cache_ttl: Duration,
@@ -235,6 +277,17 @@ impl Config {
         self.encryption_keys_dir.as_deref().unwrap_or(&self.jwt_keys_dir)
     }
 
+    /// The way out to Stripe; none: there is no billing.
+    ///
+    /// # Errors
+    /// When no connection can be made at all.
+    pub fn stripe(&self) -> Result<Option<tenantry_stripe::Client>, ConfigError> {
+        let Some(key) = &self.stripe_secret_key else { return Ok(None) };
+        let (base, key, rate) = (self.stripe_api_base.0.clone(), key.clone(), self.stripe_rate_limit);
+        let client = tenantry_stripe::Client::new(tenantry_stripe::Settings { base, key, rate });
+        client.map(Some).map_err(|error| ConfigError(format!("STRIPE_API_BASE: {error}")))
+    }
+
     /// How clients reach this service.
     ///
     /// # Errors
@@ -330,6 +383,27 @@ impl FromStr for PlanSeats {
             }
         }
         Ok(Self(seats))
+    }
+}
+
+/// What prices give, as `price_1=pro,price_2=enterprise/seat`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StripePrices(pub HashMap<String, Price>);
+
+impl FromStr for StripePrices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = "must look like price_1=pro,price_2=enterprise/seat; plans are basic, pro and enterprise";
+        let price = |part: &str| {
+            let (id, plan) = part.trim().split_once('=')?;
+            let (plan, by_seat) = plan.strip_suffix("/seat").map_or((plan, false), |plan| (plan, true));
+            Some((id.trim().to_owned(), Price { plan: Plan::named(plan.trim())?, by_seat }))
+        };
+        let parts = text.split(',').filter(|part| !part.trim().is_empty());
+        let prices =
+            parts.map(|part| price(part).ok_or_else(|| wrong.to_owned())).collect::<Result<_, _>>()?;
+        Ok(Self(prices))
     }
 }
 

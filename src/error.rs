@@ -19,6 +19,8 @@ use tenantry_accounts as accounts;
 pub(crate) enum Code {
     /// 400: the request is not JSON, or a header has the wrong form.
     Malformed,
+    /// 400: the signature of a webhook is missing, wrong or too old.
+    InvalidSignature,
     /// 401: no valid access token came with the request.
     Unauthenticated,
     /// 401: e-mail, password or tenant are wrong; which one is not told.
@@ -45,6 +47,10 @@ pub(crate) enum Code {
     JobNotFound,
     /// 404: there is no such session of the caller.
     SessionNotFound,
+    /// 404: there is no such subscription of the caller's tenant.
+    SubscriptionNotFound,
+    /// 404: this service does not bill.
+    NoBilling,
     /// 404: there is no such API key in the caller's tenant, or it has been revoked.
     ApiKeyNotFound,
     /// 404: there is no such invitation in the caller's tenant, or it is no longer open.
@@ -61,6 +67,12 @@ pub(crate) enum Code {
     NameTaken,
     /// 409: the tenant has as many API keys as it may have.
     TooManyApiKeys,
+    /// 409: the tenant has a subscription already.
+    AlreadySubscribed,
+    /// 409: Stripe refused; the operator finds why in the log.
+    BillingRefused,
+    /// 409: the customer of Stripe's pays for another tenant.
+    CustomerTaken,
     /// 409: every seat of the plan is used.
     NoSeatLeft,
     /// 409: the tenant would be left without an administrator.
@@ -102,7 +114,7 @@ pub(crate) enum Code {
 impl Code {
     fn status(self) -> StatusCode {
         match self {
-            Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::Malformed | Self::InvalidSignature => StatusCode::BAD_REQUEST,
             Self::Unauthenticated
             | Self::InvalidCredentials
             | Self::SecondFactorRequired
@@ -118,12 +130,17 @@ impl Code {
             | Self::InvitationNotFound
             | Self::ApiKeyNotFound
             | Self::SecondFactorNotFound
+            | Self::SubscriptionNotFound
+            | Self::NoBilling
             | Self::JobNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::EmailTaken
             | Self::SlugTaken
             | Self::NameTaken
             | Self::TooManyApiKeys
+            | Self::AlreadySubscribed
+            | Self::BillingRefused
+            | Self::CustomerTaken
             | Self::NoSeatLeft
             | Self::LastAdmin
             | Self::SecondFactorEnabled
@@ -270,6 +287,8 @@ impl From<accounts::Error> for ApiError {
             }
             E::SessionEnded => Self::new(Code::SessionEnded, "The session has ended; sign in again"),
             E::NoInvitation => Self::new(Code::InvitationNotFound, "Invitation not found"),
+            E::NoSubscription => Self::new(Code::SubscriptionNotFound, "Subscription not found"),
+            E::CustomerTaken => Self::new(Code::CustomerTaken, "This customer pays for another tenant"),
             E::NoApiKey => Self::new(Code::ApiKeyNotFound, "API key not found"),
             E::NameTaken => Self::new(Code::NameTaken, "API key with this name already exists"),
             E::TooManyKeys => Self::new(Code::TooManyApiKeys, "Revoke API keys that are not used any more"),

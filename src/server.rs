@@ -242,7 +242,8 @@ pub fn handlers(app: &App, config: &Config) -> Result<tenantry_workers::Handlers
     let mailer = mailer.map_err(refused)?;
     let letters = tenantry_workers::Letters::new(config.mail_templates_dir.as_deref(), &config.product_name)
         .map_err(|error| ServeError::Refused(error.to_string()))?;
-    Ok(tenantry_workers::Handlers { app: app.clone(), mailer, letters, app_url })
+    let stripe = config.stripe().map_err(|error| ServeError::Refused(error.to_string()))?;
+    Ok(tenantry_workers::Handlers { app: app.clone(), mailer, letters, app_url, stripe })
 }
 
 /// The process's metrics; installed once.

@@ -51,6 +51,8 @@ pub struct State {
     pub(crate) api_keys: Arc<ApiKeys>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) attempts: Arc<Attempts>,
+    pub(crate) webhook_secrets: tenantry_stripe::Secrets,
+    pub(crate) stripe: Option<tenantry_stripe::Client>,
     pub(crate) config: Arc<Config>,
 }
 
@@ -94,6 +96,8 @@ impl State {
             api_keys: Arc::new(ApiKeys::new(config.access_token_ttl)),
             limits: Arc::new(Limits::new(config.rate_limit_ip, config.trusted_proxies.clone())),
             attempts: Arc::new(Attempts::new(config.rate_limit_login)),
+            webhook_secrets: tenantry_stripe::Secrets::new(config.stripe_webhook_secrets.clone()),
+            stripe: config.stripe()?,
             config: Arc::new(config),
         })
     }
@@ -196,6 +200,11 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         product: config.product_name.clone(),
         tenant_grace: config.tenant_grace,
         audit_retention: config.audit_retention,
+        billing: config.stripe_secret_key.as_ref().map(|_| tenantry_accounts::billing::Settings {
+            prices: config.stripe_prices.0.clone(),
+            grace: config.stripe_grace,
+            settle: config.stripe_settle_delay,
+        }),
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let primary = Primary::new(cache.clone(), config.database_epoch.is_some());

@@ -3,6 +3,7 @@
 mod api_keys;
 mod audit;
 mod auth;
+mod billing;
 mod board;
 pub(crate) mod body;
 mod docs;
@@ -18,6 +19,7 @@ mod schema;
 mod tenants;
 mod totp;
 mod users;
+mod webhooks;
 
 use poem::{Endpoint, EndpointExt, IntoEndpoint, Response, Route, get};
 use poem_openapi::{OpenApiService, Tags};
@@ -36,6 +38,8 @@ enum Tag {
     /// How programs ask.
     #[oai(rename = "API keys")]
     ApiKeys,
+    /// What a tenant pays for, by Stripe.
+    Billing,
     /// Work that is done after the change that asked for it: mails, caches, Stripe.
     Jobs,
     /// Tenants: the customers of the service.
@@ -53,6 +57,8 @@ pub(crate) type Api = (
     api_keys::ApiKeys,
     tenants::Tenants,
     audit::Audit,
+    billing::BillingApi,
+    webhooks::Webhooks,
     jobs::Jobs,
 );
 
@@ -66,6 +72,8 @@ pub(crate) fn service() -> OpenApiService<Api, ()> {
             api_keys::ApiKeys,
             tenants::Tenants,
             audit::Audit,
+            billing::BillingApi,
+            webhooks::Webhooks,
             jobs::Jobs,
         ),
         "SaaS Platform API",

@@ -6,6 +6,7 @@ mod dev;
 mod jobs;
 mod people;
 mod seed;
+mod stripe;
 mod tenants;
 mod token;
 mod users;
@@ -73,6 +74,8 @@ enum Command {
     Cache(cache::Cache),
     /// The queue: list, show, retry, cancel, purge and push jobs
     Jobs(jobs::Jobs),
+    /// Stripe: take in all that it has, compare, link customers
+    Stripe(stripe::Stripe),
     /// Say of each dependency and setting whether it will do, and what to do if not
     Check,
 }
@@ -158,6 +161,7 @@ impl Cli {
             Command::Users(users) => users.run(config).await,
             Command::Cache(cache) => cache.run(config).await,
             Command::Jobs(jobs) => jobs.run(config).await,
+            Command::Stripe(stripe) => stripe.run(config).await,
             Command::Check => check::run(config).await,
         }
     }

@@ -181,9 +181,14 @@ impl TestApp {
         (level, body["data"].clone())
     }
 
+    /// The settings that this node was started with.
+    pub(crate) fn config(&self) -> Config {
+        config(&self.arguments, &self.folder)
+    }
+
     /// Runs the tenant's due jobs, here and now.
     pub(crate) async fn run_jobs(&self) -> usize {
-        let handlers = server::handlers(&self.state.app, &config(&self.arguments, &self.folder)).unwrap();
+        let handlers = server::handlers(&self.state.app, &self.config()).unwrap();
         tenantry_queue::run_due(self.state.app.db.pool(), Some(self.tenant), handlers.handler())
             .await
             .unwrap()

@@ -5,6 +5,7 @@ mod api_keys;
 mod app;
 mod audit;
 mod auth;
+mod billing;
 mod cache;
 mod cli;
 #[path = "../../crates/cache/tests/it/cluster_server.rs"]

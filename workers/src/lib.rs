@@ -12,6 +12,7 @@ mod purge_tenants;
 mod reset_password_email;
 mod rotate_audit;
 mod second_factor_notice_email;
+pub mod stripe;
 mod verify_email;
 
 use std::time::{Duration, Instant};
@@ -39,6 +40,8 @@ pub struct Handlers {
     pub letters: Letters,
     /// Where links in mails lead, without a trailing slash.
     pub app_url: String,
+    /// The way out to Stripe; none: there is none.
+    pub stripe: Option<tenantry_stripe::Client>,
 }
 
 /// How a worker process works.
@@ -82,6 +85,11 @@ impl Handlers {
                     Kind::AddressNoticeEmail => address_notice_email::run(&handlers, &job).await,
                     Kind::SecondFactorNoticeEmail => second_factor_notice_email::run(&handlers, &job).await,
                     Kind::InvalidateUser => invalidate_user::run(&handlers, &job).await,
+                    Kind::SyncSubscription => stripe::sync_subscription(&handlers, &job).await,
+                    Kind::CreateCustomer => stripe::create_customer(&handlers, &job).await,
+                    Kind::SyncSeats => stripe::sync_seats(&handlers, &job).await,
+                    Kind::StripeReconcile => stripe::reconcile(&handlers).await,
+                    Kind::StripeBackfill => stripe::backfill(&handlers).await,
                     Kind::PruneJobs => prune_jobs::run(&handlers).await,
                     Kind::PurgeDeleted => purge_deleted::run(&handlers).await,
                     Kind::PurgeTenants => purge_tenants::run(&handlers).await,

@@ -91,6 +91,12 @@ pub enum Error {
     /// The tenant has as many API keys as it may have.
     #[error("too many API keys")]
     TooManyKeys,
+    /// No such subscription of this tenant.
+    #[error("no such subscription")]
+    NoSubscription,
+    /// The customer pays for another tenant.
+    #[error("the customer pays for another tenant")]
+    CustomerTaken,
     /// The address must be verified first (`REQUIRE_VERIFIED_EMAIL`).
     #[error("the e-mail address is not verified")]
     NotVerified,

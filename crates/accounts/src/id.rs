@@ -67,6 +67,11 @@ id!(
     ApiKeyId
 );
 
+id!(
+    /// Names a subscription, within a tenant.
+    SubscriptionId
+);
+
 impl TenantId {
     /// The tenant of super administrators and of work that belongs to no customer.
     pub const SYSTEM: Self = Self(Uuid::nil());

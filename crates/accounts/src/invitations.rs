@@ -70,7 +70,7 @@ pub async fn create(app: &App, actor: Actor, emails: Vec<Email>, role: Role) -> 
         let mut client = app.db.client().await?;
         let tx = db::as_actor(&mut client, actor, actor.tenant).await?;
         let n = i32::try_from(emails.len()).map_err(|_| Error::NoSeat)?;
-        seats::take(&tx, actor.tenant, n).await?;
+        seats::take(&app, &tx, actor.tenant, n).await?;
         // One that was not accepted in time is in nobody's way.
         end_expired(&tx, actor.tenant).await?;
         let mut invitations = vec![];
@@ -152,7 +152,7 @@ pub async fn withdraw(app: &App, actor: Actor, id: InvitationId) -> Result<()> {
         if tx.execute(&statement, &[&actor.tenant.0, &id.0]).await? == 0 {
             return Err(Error::NoInvitation);
         }
-        seats::give_back(&tx, actor.tenant, 1).await?;
+        seats::give_back(&app, &tx, actor.tenant, 1).await?;
         audit::record(&tx, actor.tenant, actor, "invitation.withdrawn", id.0, json!({})).await?;
         tx.commit().await?;
         Ok(())

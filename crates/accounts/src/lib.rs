@@ -4,6 +4,7 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod billing;
 pub mod db;
 pub mod encryption;
 mod error;
@@ -31,7 +32,7 @@ pub mod verification;
 use std::{sync::Arc, time::Duration};
 
 pub use error::{Error, Result};
-pub use id::{ApiKeyId, InvitationId, SessionId, TenantId, UserId};
+pub use id::{ApiKeyId, InvitationId, SessionId, SubscriptionId, TenantId, UserId};
 pub use network::Network;
 use tenantry_cache::Cache;
 
@@ -77,6 +78,8 @@ pub struct Settings {
     pub tenant_grace: Duration,
     /// How long audit events are kept, at least.
     pub audit_retention: Duration,
+    /// Billing by Stripe; none: there is none.
+    pub billing: Option<billing::Settings>,
 }
 
 /// What a mail is made of that carries a token.

@@ -19,6 +19,16 @@ pub enum Kind {
     SecondFactorNoticeEmail,
     /// See [`InvalidateUser`](crate::InvalidateUser).
     InvalidateUser,
+    /// See [`SyncSubscription`](crate::SyncSubscription).
+    SyncSubscription,
+    /// See [`CreateCustomer`](crate::CreateCustomer).
+    CreateCustomer,
+    /// See [`SyncSeats`](crate::SyncSeats).
+    SyncSeats,
+    /// See [`StripeReconcile`](crate::StripeReconcile).
+    StripeReconcile,
+    /// See [`StripeBackfill`](crate::StripeBackfill).
+    StripeBackfill,
     /// See [`PruneJobs`](crate::PruneJobs).
     PruneJobs,
     /// See [`PurgeDeleted`](crate::PurgeDeleted).
@@ -38,6 +48,11 @@ impl Kind {
         Kind::AddressNoticeEmail,
         Kind::SecondFactorNoticeEmail,
         Kind::InvalidateUser,
+        Kind::SyncSubscription,
+        Kind::CreateCustomer,
+        Kind::SyncSeats,
+        Kind::StripeReconcile,
+        Kind::StripeBackfill,
         Kind::PruneJobs,
         Kind::PurgeDeleted,
         Kind::PurgeTenants,
@@ -53,6 +68,11 @@ impl Kind {
             Kind::AddressNoticeEmail => "address_notice_email",
             Kind::SecondFactorNoticeEmail => "second_factor_notice_email",
             Kind::InvalidateUser => "invalidate_user",
+            Kind::SyncSubscription => "sync_subscription",
+            Kind::CreateCustomer => "create_customer",
+            Kind::SyncSeats => "sync_seats",
+            Kind::StripeReconcile => "stripe_reconcile",
+            Kind::StripeBackfill => "stripe_backfill",
             Kind::PruneJobs => "prune_jobs",
             Kind::PurgeDeleted => "purge_deleted",
             Kind::PurgeTenants => "purge_tenants",
@@ -86,6 +106,30 @@ impl Kind {
                 concurrency: 64,
                 reserved: 4,
                 backoff: Backoff::every(Duration::from_secs(1)),
+            },
+            // A hundred attempts last for more than a day: Stripe may be away that long, and events come only once.
+            Kind::SyncSubscription | Kind::CreateCustomer | Kind::SyncSeats => Policy {
+                max_attempts: 100,
+                timeout: Duration::from_secs(60),
+                concurrency: 16,
+                reserved: 2,
+                backoff: Backoff {
+                    least: Duration::ZERO,
+                    base: Duration::from_secs(2),
+                    cap: Duration::from_secs(1800),
+                },
+            },
+            // Walks through all of Stripe's: they stop after three quarters of a minute and go on where they were.
+            Kind::StripeReconcile | Kind::StripeBackfill => Policy {
+                max_attempts: 10,
+                timeout: Duration::from_secs(120),
+                concurrency: 1,
+                reserved: 0,
+                backoff: Backoff {
+                    least: Duration::from_secs(1),
+                    base: Duration::from_secs(10),
+                    cap: Duration::from_secs(600),
+                },
             },
             // They come round again by themselves.
             Kind::PruneJobs | Kind::PurgeDeleted | Kind::PurgeTenants | Kind::RotateAudit => Policy {

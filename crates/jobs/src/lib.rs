@@ -12,6 +12,7 @@ pub mod schema;
 
 pub use kind::{Backoff, Kind, Policy, UnknownKind};
 pub use payload::{
-    AddressNoticeEmail, InvalidateUser, InvitationEmail, Job, PruneJobs, PurgeDeleted, PurgeTenants,
-    ResetPasswordEmail, RotateAudit, SecondFactorEvent, SecondFactorNoticeEmail, Stale, VerifyEmail,
+    AddressNoticeEmail, CreateCustomer, InvalidateUser, InvitationEmail, Job, PruneJobs, PurgeDeleted,
+    PurgeTenants, ResetPasswordEmail, RotateAudit, SecondFactorEvent, SecondFactorNoticeEmail, Stale,
+    StripeBackfill, StripeReconcile, SyncSeats, SyncSubscription, VerifyEmail,
 };

@@ -138,6 +138,57 @@ pub struct Stale {
     pub version: i64,
 }
 
+/// Fetch a subscription from Stripe and apply what it is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct SyncSubscription {
+    /// The subscription, as Stripe names it.
+    pub subscription_id: String,
+    /// Only if an event came since it was last fetched.
+    #[serde(default)]
+    pub if_dirty: bool,
+}
+
+impl Job for SyncSubscription {
+    const KIND: Kind = Kind::SyncSubscription;
+}
+
+/// Make a customer in Stripe for the job's tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct CreateCustomer {}
+
+impl Job for CreateCustomer {
+    const KIND: Kind = Kind::CreateCustomer;
+}
+
+/// Let the quantity in Stripe follow the seats that the job's tenant uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct SyncSeats {}
+
+impl Job for SyncSeats {
+    const KIND: Kind = Kind::SyncSeats;
+}
+
+/// Take in events that Stripe could not deliver, and once a day compare every subscription. Comes round by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct StripeReconcile {}
+
+impl Job for StripeReconcile {
+    const KIND: Kind = Kind::StripeReconcile;
+}
+
+/// Take in all customers and subscriptions that Stripe has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct StripeBackfill {}
+
+impl Job for StripeBackfill {
+    const KIND: Kind = Kind::StripeBackfill;
+}
+
 /// Remove jobs that were done or cancelled a day ago. Comes round by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

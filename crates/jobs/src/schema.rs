@@ -4,8 +4,9 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    AddressNoticeEmail, InvalidateUser, InvitationEmail, Job, Kind, PruneJobs, PurgeDeleted, PurgeTenants,
-    ResetPasswordEmail, RotateAudit, SecondFactorNoticeEmail, VerifyEmail,
+    AddressNoticeEmail, CreateCustomer, InvalidateUser, InvitationEmail, Job, Kind, PruneJobs, PurgeDeleted,
+    PurgeTenants, ResetPasswordEmail, RotateAudit, SecondFactorNoticeEmail, StripeBackfill, StripeReconcile,
+    SyncSeats, SyncSubscription, VerifyEmail,
 };
 
 /// The schema of a kind's payload.
@@ -17,6 +18,11 @@ pub fn payload(kind: Kind) -> Value {
         Kind::AddressNoticeEmail => of::<AddressNoticeEmail>(),
         Kind::SecondFactorNoticeEmail => of::<SecondFactorNoticeEmail>(),
         Kind::InvalidateUser => of::<InvalidateUser>(),
+        Kind::SyncSubscription => of::<SyncSubscription>(),
+        Kind::CreateCustomer => of::<CreateCustomer>(),
+        Kind::SyncSeats => of::<SyncSeats>(),
+        Kind::StripeReconcile => of::<StripeReconcile>(),
+        Kind::StripeBackfill => of::<StripeBackfill>(),
         Kind::PruneJobs => of::<PruneJobs>(),
         Kind::PurgeDeleted => of::<PurgeDeleted>(),
         Kind::PurgeTenants => of::<PurgeTenants>(),

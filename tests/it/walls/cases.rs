@@ -21,6 +21,7 @@ pub(super) struct Case {
     /// The status where it names what is another tenant's, or nobody's. That it succeeds for one's own is tested, too.
     answers: u16,
     to_users: u16,
+    to_the_system: u16,
     /// Succeeds for what is new to the tenant only.
     pub(super) makes_what_it_names: bool,
     /// Super administrators reach every tenant by it.
@@ -31,6 +32,8 @@ pub(super) struct Case {
     pub(super) ends_the_tenant: bool,
     /// Whether it takes the version that is to be changed.
     pub(super) takes_a_version: bool,
+    /// Whether it is signed as Stripe does.
+    pub(super) signed: bool,
     /// Why no transaction of a tenant is in it, so that no policy can hold it back.
     pub(super) beyond_the_policies: Option<&'static str>,
 }
@@ -110,6 +113,21 @@ const CASES: &[Case] = &[
     case("closeTenant", Thing::Tenant).takes_a_version().reaches_all().ends_the_tenant(),
     case("reopenTenant", Thing::Tenant).reaches_all(),
     case("listAuditEvents", Thing::Nothing).ask("limit=100").answers(200),
+    case("listSubscriptions", Thing::Nothing).answers(200),
+    case("getSubscription", Thing::Subscription),
+    case("createCheckoutSession", Thing::Nothing)
+        .with(r#"{"plan": "pro", "success_url": "http://tenantry.test/done", "cancel_url": "http://tenantry.test/"}"#)
+        .answers(201)
+        .answers_the_system(404),
+    case("createPortalSession", Thing::Nothing)
+        .with(r#"{"return_url": "http://tenantry.test/"}"#)
+        .answers(201)
+        .answers_the_system(404),
+    case("receiveStripeEvent", Thing::Nothing)
+        .with(r#"{"id": "<new>", "type": "customer.subscription.updated", "created": 1, "data": {"object": {"object": "subscription", "id": "<new>", "customer": "<new>"}}}"#)
+        .answers(200)
+        .signed()
+        .beyond("Stripe names no tenant; whose the event is comes out of our own rows"),
     case("listJobs", Thing::Nothing).ask("limit=100").answers(200),
     case("countJobs", Thing::Nothing).answers(200),
     // That a job names nobody is found out when it runs, in its own tenant.
@@ -130,11 +148,13 @@ const fn case(operation: &'static str, names: Thing) -> Case {
         body: "",
         answers: 404,
         to_users: 0,
+        to_the_system: 0,
         makes_what_it_names: false,
         reaches_all: false,
         signs_out: false,
         ends_the_tenant: false,
         takes_a_version: false,
+        signed: false,
         beyond_the_policies: None,
     }
 }
@@ -155,6 +175,15 @@ impl Case {
     /// Where the house, and not the table of operations, refuses users.
     const fn answers_users(self, to_users: u16) -> Self {
         Self { to_users, ..self }
+    }
+
+    /// Where the tenant of super administrators cannot do what others can.
+    const fn answers_the_system(self, to_the_system: u16) -> Self {
+        Self { to_the_system, ..self }
+    }
+
+    const fn signed(self) -> Self {
+        Self { signed: true, ..self }
     }
 
     const fn makes_what_it_names(self) -> Self {
@@ -186,6 +215,7 @@ impl Case {
         match role {
             _ if !operation.admits(role) => 403,
             "user" if self.to_users != 0 => self.to_users,
+            "super_admin" if self.to_the_system != 0 => self.to_the_system,
             _ => self.answers,
         }
     }

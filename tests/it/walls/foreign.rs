@@ -2,13 +2,14 @@
 
 use reqwest::StatusCode;
 use serde_json::json;
+use tenantry_fake_stripe::Fake;
 use tokio_postgres::Client;
 
 use super::{
     cases::{Case, cases},
     operations::Operation,
     things::Thing,
-    world::{Caller, Dump, Dumps, Tenant, changed, send},
+    world::{self, Caller, Dump, Dumps, Tenant, changed, send},
 };
 use crate::{
     app::{TestApp, answer},
@@ -22,6 +23,7 @@ struct World {
     dumps: Dumps,
     ours: Tenant,
     theirs: Tenant,
+    _stripe: Fake,
 }
 
 #[tokio::test]
@@ -150,11 +152,11 @@ async fn a_job_that_names_another_tenants_rows_finds_nobody() {
 
 impl World {
     async fn begin() -> Self {
-        let app = TestApp::spawn_with(&["--plan-seats=pro=100", "--rate-limit-ip=off"]).await;
+        let (app, stripe) = world::node(&[]).await;
         let (ours, theirs) = (Tenant::sign_up(&app).await, Tenant::sign_up(&app).await);
         let database = node::connect("tenantry").await;
         let dumps = Dumps::of(node::connect("tenantry").await).await;
-        Self { app, database, dumps, ours, theirs }
+        Self { app, database, dumps, ours, theirs, _stripe: stripe }
     }
 
     /// One of each kind that can be signed in. Whoever adds a kind of credential adds it here.

@@ -71,6 +71,10 @@ const TRUSTED: &[(&str, &[&str])] = &[
         ],
     ),
     ("every process follows the feed of all tenants", &["revocations_since", "prune_revocations"]),
+    (
+        "they are for Stripe, who names no tenant, and act as the system; whose an object is they read from our own rows",
+        &["receive_stripe_event", "begin_stripe_fetch"],
+    ),
 ];
 
 #[tokio::test]

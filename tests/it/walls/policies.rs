@@ -6,6 +6,7 @@
 //! own: what sets a transaction's tenant to the one gets the other.
 
 use reqwest::RequestBuilder;
+use tenantry_fake_stripe::Fake;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -13,7 +14,7 @@ use super::{
     cases::{Case, cases},
     operations::Operation,
     things::Thing,
-    world::{Caller, Dumps, Tenant, changed, send},
+    world::{self, Caller, Dumps, Tenant, changed, send},
 };
 use crate::{
     app::{TestApp, from_stack},
@@ -31,6 +32,7 @@ pub(super) struct World {
     ours: Tenant,
     /// What the database says of the transaction's tenant, as it was.
     current_tenant: String,
+    _stripe: Fake,
 }
 
 #[tokio::test]
@@ -101,13 +103,13 @@ impl World {
         let copy = format!("create database {name} template tenantry_template");
         node::connect("postgres").await.batch_execute(&copy).await.unwrap();
         let url = format!("--database-url={}", node::in_database(&from_stack("TEST_DATABASE_URL"), &name));
-        let app = TestApp::spawn_with(&[&url, "--plan-seats=pro=100", "--rate-limit-ip=off"]).await;
+        let (app, stripe) = world::node(&[&url]).await;
         let (ours, theirs) = (Tenant::sign_up(&app).await, Tenant::sign_up(&app).await);
         let database = node::connect(&name).await;
         let sql = "select pg_get_functiondef('tenantry.current_tenant'::regproc)";
         let current_tenant = database.query_one(sql, &[]).await.unwrap().get(0);
         let dumps = Dumps::of(node::connect(&name).await).await;
-        Self { app, database, dumps, theirs, ours, current_tenant }
+        Self { app, database, dumps, theirs, ours, current_tenant, _stripe: stripe }
     }
 
     /// Those who have to do with the tenant of the rows, its administrator first.

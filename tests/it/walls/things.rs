@@ -29,6 +29,7 @@ pub(super) enum Thing {
     Job,
     DeadJob,
     ApiKey,
+    Subscription,
     AccessToken,
     RefreshToken,
     ResetToken,
@@ -96,6 +97,23 @@ impl Thing {
                     json!({"name": format!("{} {}", tenant.slug, Uuid::now_v7()), "scopes": ["users:read"]});
                 let made = by.post(app, "/api/v1/api-keys", &key).await;
                 made["data"]["api_key"]["id"].as_str().unwrap().to_owned()
+            }
+            Self::Subscription => {
+                // Whose customer pays for it; the portal makes that if there is none.
+                by.post(
+                    app,
+                    "/api/v1/billing/portal-sessions",
+                    &json!({"return_url": "http://tenantry.test/"}),
+                )
+                .await;
+                let (id, text) = (Uuid::now_v7(), format!("{} {}", tenant.slug, Uuid::now_v7()));
+                let sql = "insert into tenantry.subscriptions (tenant_id, id, stripe_id, customer_id, status, created_at,
+                             ended_at, cancel_at_period_end, payment_paused, raw)
+                           select $1, $2, $3, customer_id, 'canceled', now(), now(), false, false, '{}'
+                           from tenantry.billing_customers where tenant_id = $1";
+                // One that has ended is in the way of no checkout.
+                assert_eq!(database.execute(sql, &[&tenant.id, &id, &text]).await.unwrap(), 1);
+                id.to_string()
             }
             Self::AccessToken => by.token.clone(),
             Self::RefreshToken => {

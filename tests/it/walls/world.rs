@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+use tenantry_fake_stripe::{Fake, Options};
 use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
@@ -11,7 +12,10 @@ use super::{
     cases::Case,
     operations::{Operation, operations},
 };
-use crate::app::{PASSWORD, TestApp, answer};
+use crate::{
+    app::{PASSWORD, TestApp, answer},
+    billing::{price, signature},
+};
 
 /// A tenant with an administrator and a user. Whatever belongs to it has its slug in its text, or its id.
 pub(super) struct Tenant {
@@ -148,10 +152,34 @@ impl Caller {
             false => request,
         };
         match case.body(named, &self.tenant) {
+            Some(body) if case.signed => {
+                let body = body.to_string();
+                let signature = signature(WEBHOOK_SECRET, &body, 0);
+                let request = request.header("Content-Type", "application/json");
+                request.header("Stripe-Signature", signature).body(body)
+            }
             Some(body) => request.json(&body),
             None => request,
         }
     }
+}
+
+/// Signs what Stripe tells in the tests of the walls.
+const WEBHOOK_SECRET: &str = "whsec_walls";
+
+/// A node for tenants who can pay, with these flags besides, and the Stripe where they can.
+pub(super) async fn node(flags: &[&str]) -> (TestApp, Fake) {
+    let fake = Fake::start(Options::default()).await.unwrap();
+    let billing = [
+        "--plan-seats=pro=100".to_owned(),
+        "--rate-limit-ip=off".to_owned(),
+        "--stripe-secret-key=sk_test_walls".to_owned(),
+        format!("--stripe-api-base={}", fake.url()),
+        format!("--stripe-webhook-secrets={WEBHOOK_SECRET}"),
+        format!("--stripe-prices={}=pro", price(&fake, "1900")),
+    ];
+    let all: Vec<_> = billing.iter().map(String::as_str).chain(flags.iter().copied()).collect();
+    (TestApp::spawn_with(&all).await, fake)
 }
 
 /// Sends it; what must be the same for what is another's and what is nobody's.

@@ -31,6 +31,10 @@ pub enum Scope {
     #[serde(rename = "tenant:write")]
     #[oai(rename = "tenant:write")]
     TenantWrite,
+    /// See subscriptions.
+    #[serde(rename = "billing:read")]
+    #[oai(rename = "billing:read")]
+    BillingRead,
     /// See jobs.
     #[serde(rename = "jobs:read")]
     #[oai(rename = "jobs:read")]
@@ -51,13 +55,14 @@ pub enum Scope {
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::UsersRead,
         Self::UsersWrite,
         Self::InvitationsRead,
         Self::InvitationsWrite,
         Self::TenantRead,
         Self::TenantWrite,
+        Self::BillingRead,
         Self::JobsRead,
         Self::JobsWrite,
         Self::AuditRead,
@@ -73,6 +78,7 @@ impl Scope {
             Self::InvitationsWrite => "invitations:write",
             Self::TenantRead => "tenant:read",
             Self::TenantWrite => "tenant:write",
+            Self::BillingRead => "billing:read",
             Self::JobsRead => "jobs:read",
             Self::JobsWrite => "jobs:write",
             Self::AuditRead => "audit:read",

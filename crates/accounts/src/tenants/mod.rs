@@ -20,6 +20,7 @@ pub use seats::{Seats, Used, used};
 use crate::{
     Actor, App, Error, Network, Result, TenantId, UserId, Who,
     audit::{self, By},
+    billing::customers,
     db::{self, OnConstraint},
     fields::{Email, Name, NewPassword, Slug},
     passwords, revocations, second_factor, to_the_end,
@@ -188,6 +189,9 @@ async fn make(
         let user = users::insert(&tx, id, &admin, hash.as_deref()).await?;
         let tenant = read(&tx, id).await?;
         audit::record(&tx, id, by(user.id), "tenant.created", id.0, json!({"plan": plan})).await?;
+        if app.settings.billing.is_some() {
+            customers::request(&tx, id).await?;
+        }
         users::commit(&app, tx, &user, State::Live, &[&user.email]).await?;
         Ok((tenant, user))
     })
@@ -319,6 +323,24 @@ pub async fn update(
         Ok(tenant)
     })
     .await
+}
+
+/// Gives a tenant another plan, with its seats. The seats' lock is held.
+pub(crate) async fn set_plan(
+    app: &App,
+    tx: &deadpool_postgres::Transaction<'_>,
+    tenant: TenantId,
+    plan: Plan,
+    by: By,
+) -> Result<()> {
+    seats::resize(tx, tenant, app.settings.seats.of(plan)).await?;
+    let statement = tx
+        .prepare_cached(
+            "update tenantry.tenants set plan = $2, version = version + 1, updated_at = now() where id = $1",
+        )
+        .await?;
+    tx.execute(&statement, &[&tenant.0, &plan.as_str()]).await?;
+    audit::record(tx, tenant, by, "tenant.updated", tenant.0, json!({"plan": plan})).await
 }
 
 /// The id of a tenant that is open, by id or slug.

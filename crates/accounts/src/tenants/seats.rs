@@ -3,7 +3,7 @@
 
 use deadpool_postgres::Transaction;
 
-use crate::{App, Error, Result, TenantId, db, invitations::end_expired, tenants::Plan};
+use crate::{App, Error, Result, TenantId, billing, db, invitations::end_expired, tenants::Plan};
 
 /// Seats by plan; none: without limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,15 +38,14 @@ pub(crate) async fn open(tx: &Transaction<'_>, tenant: TenantId, max: Option<i32
 }
 
 /// Takes `n` seats, and with them the tenant's lock. Invitations that were not accepted in time keep none.
-pub(crate) async fn take(tx: &Transaction<'_>, tenant: TenantId, n: i32) -> Result<()> {
-    if take_free(tx, tenant, n).await? {
-        return Ok(());
+pub(crate) async fn take(app: &App, tx: &Transaction<'_>, tenant: TenantId, n: i32) -> Result<()> {
+    if !take_free(tx, tenant, n).await? {
+        lock(tx, tenant).await?;
+        if end_expired(tx, tenant).await? == 0 || !take_free(tx, tenant, n).await? {
+            return Err(Error::NoSeat);
+        }
     }
-    lock(tx, tenant).await?;
-    if end_expired(tx, tenant).await? > 0 && take_free(tx, tenant, n).await? {
-        return Ok(());
-    }
-    Err(Error::NoSeat)
+    billing::seats::changed(tx, app.settings.billing.as_ref(), tenant).await
 }
 
 async fn take_free(tx: &Transaction<'_>, tenant: TenantId, n: i32) -> Result<bool> {
@@ -60,11 +59,11 @@ async fn take_free(tx: &Transaction<'_>, tenant: TenantId, n: i32) -> Result<boo
 }
 
 /// Gives `n` seats back, and takes the tenant's lock.
-pub(crate) async fn give_back(tx: &Transaction<'_>, tenant: TenantId, n: i32) -> Result<()> {
+pub(crate) async fn give_back(app: &App, tx: &Transaction<'_>, tenant: TenantId, n: i32) -> Result<()> {
     let statement =
         tx.prepare_cached("update tenantry.tenant_seats set used = used - $2 where tenant_id = $1").await?;
     tx.execute(&statement, &[&tenant.0, &n]).await?;
-    Ok(())
+    billing::seats::changed(tx, app.settings.billing.as_ref(), tenant).await
 }
 
 /// Takes the tenant's lock alone.

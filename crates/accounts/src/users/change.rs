@@ -88,7 +88,7 @@ pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
     to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_actor(&mut client, actor, actor.tenant).await?;
-        seats::take(&tx, actor.tenant, 1).await?;
+        seats::take(&app, &tx, actor.tenant, 1).await?;
         let user = insert(&tx, actor.tenant, &user, hash.as_deref()).await?;
         audit::record(&tx, actor.tenant, actor, "user.created", user.id.0, json!({"role": user.role}))
             .await?;
@@ -284,7 +284,7 @@ pub async fn delete(app: &App, actor: Actor, id: UserId, if_match: IfMatch) -> R
     to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_actor(&mut client, actor, actor.tenant).await?;
-        seats::give_back(&tx, actor.tenant, 1).await?;
+        seats::give_back(&app, &tx, actor.tenant, 1).await?;
         let before = lock(&tx, actor, id, &if_match).await?;
         if before.administers() {
             another_admin(&tx, &before).await?;

@@ -1,0 +1,450 @@
+//! Applying what was fetched.
+//!
+//! A fetch gets its number before it begins. Of two fetches of a subscription the one with the higher number began later,
+//! so what it brought is at least as new: what has a lower number than what was applied last is dropped. What happens to
+//! the subscription during a fetch makes it dirty again, and another fetch follows.
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::Transaction;
+use serde_json::{Value, json};
+use tenantry_jobs::SyncSubscription;
+use tenantry_queue::Options;
+use tenantry_stripe::{Status, Subscription};
+use uuid::Uuid;
+
+use super::{
+    Settings,
+    entitlement::{self, Entitlement, Held},
+};
+use crate::{
+    App, Error, Result, SubscriptionId, TenantId,
+    audit::{self, By},
+    billing, db,
+    tenants::{self, Plan, seats},
+    to_the_end,
+};
+
+/// A fetch that is about to begin.
+#[derive(Debug, Clone)]
+pub struct Begun {
+    number: i64,
+    dirty: i64,
+    synced: i64,
+    newest_event: Option<DateTime<Utc>>,
+    parked: bool,
+    tenant: Option<TenantId>,
+}
+
+impl Begun {
+    /// One that asked for many at once, for one of them: `known` is what was known of it, read after Stripe had answered.
+    /// What happened in between is not in the answer for certain, so only what was synced before counts as such.
+    pub fn of(&self, known: &Self) -> Self {
+        Self { number: self.number, dirty: known.synced, ..known.clone() }
+    }
+
+    /// Whose it is, as far as that is known before Stripe is asked.
+    pub fn tenant(&self) -> Option<TenantId> {
+        self.tenant
+    }
+
+    /// Whether an event came since the fetch began that was applied last, or somebody is known by now to pay for it.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty > self.synced || (self.parked && self.tenant.is_some())
+    }
+}
+
+/// Numbers a fetch. To be called before Stripe is asked.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn begin(app: &App, subscription: &str) -> Result<Begun> {
+    let client = app.db.client().await?;
+    let sql =
+        "select number, dirty, synced, newest_event, parked, tenant_id from tenantry.begin_stripe_fetch($1)";
+    let statement = client.prepare_cached(sql).await?;
+    let row = client.query_one(&statement, &[&subscription]).await?;
+    Ok(Begun {
+        number: row.try_get("number")?,
+        dirty: row.try_get("dirty")?,
+        synced: row.try_get("synced")?,
+        newest_event: row.try_get("newest_event")?,
+        parked: row.try_get("parked")?,
+        tenant: row.try_get::<_, Option<Uuid>>("tenant_id")?.map(TenantId),
+    })
+}
+
+/// What Stripe answered.
+#[derive(Debug, Clone)]
+pub enum Fetched {
+    /// The subscription.
+    Found(Box<Subscription>),
+    /// Stripe knows no such one, or no longer.
+    Gone,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// It is stored, and is another than before.
+    Changed,
+    /// It is stored, and is as before.
+    Same,
+    /// A later fetch has been applied already.
+    Overtaken,
+    /// Nobody is known to pay for it. It is fetched again when somebody is.
+    Parked,
+}
+
+/// Applies what was fetched, and what follows from it, in one transaction. `at` is when Stripe answered, by its own clock.
+///
+/// # Errors
+/// When the database fails; then nothing is applied.
+pub async fn apply(app: &App, id: &str, begun: &Begun, fetched: Fetched, at: Option<i64>) -> Result<Applied> {
+    let Some(settings) = app.settings.billing.clone() else {
+        return Err(Error::Internal("billing is not set up"));
+    };
+    let (app, id, begun) = (app.clone(), id.to_owned(), begun.clone());
+    to_the_end(async move {
+        let mut client = app.db.client().await?;
+        let tx = db::as_system(&mut client).await?;
+        let customer = match &fetched {
+            Fetched::Found(subscription) => Some(subscription.customer.clone()),
+            Fetched::Gone => None,
+        };
+        let tenant = tenant_of(&tx, &id, customer.as_deref()).await?;
+        if let Some(tenant) = tenant {
+            // The first lock of all that touch a tenant's seats.
+            seats::lock(&tx, tenant).await?;
+        }
+        let object = Object::lock(&tx, &id, customer.as_deref()).await?;
+        if object.applied > begun.number {
+            tx.commit().await?;
+            return Ok(Applied::Overtaken);
+        }
+        object.note(&tx, &id, &begun, tenant.is_none() && customer.is_some()).await?;
+        let Some(tenant) = tenant else {
+            tx.commit().await?;
+            return Ok(if customer.is_some() { Applied::Parked } else { Applied::Same });
+        };
+        let changed = match &fetched {
+            Fetched::Found(subscription) => store(&tx, tenant, subscription).await?,
+            Fetched::Gone => store_gone(&tx, tenant, &id).await?,
+        };
+        follow(&app, &tx, tenant, &settings).await?;
+        if changed {
+            billing::seats::changed(&tx, Some(&settings), tenant).await?;
+        }
+        again(&tx, tenant, &id, &begun, &object, &settings, at).await?;
+        tx.commit().await?;
+        app.db.nudge();
+        Ok(if changed { Applied::Changed } else { Applied::Same })
+    })
+    .await
+}
+
+/// Whose subscription it is: by who pays for it, never by what it says itself. One that is gone is whose it was.
+async fn tenant_of(tx: &Transaction<'_>, id: &str, customer: Option<&str>) -> Result<Option<TenantId>> {
+    let statement = tx
+        .prepare_cached(
+            "select c.tenant_id from tenantry.billing_customers c join tenantry.tenants t on t.id = c.tenant_id
+             where c.customer_id = coalesce($2, (select o.customer_id from tenantry.stripe_objects o where o.id = $1))",
+        )
+        .await?;
+    let row = tx.query_opt(&statement, &[&id, &customer]).await?;
+    Ok(row.map(|row| row.try_get(0)).transpose()?.map(TenantId))
+}
+
+/// What is known of the object; locked.
+struct Object {
+    dirty: i64,
+    applied: i64,
+}
+
+impl Object {
+    async fn lock(tx: &Transaction<'_>, id: &str, customer: Option<&str>) -> Result<Self> {
+        let statement = tx
+            .prepare_cached(
+                "insert into tenantry.stripe_objects as o (id, customer_id) values ($1, $2)
+                 on conflict (id) do update set customer_id = coalesce(excluded.customer_id, o.customer_id)
+                 returning dirty, applied",
+            )
+            .await?;
+        let row = tx.query_one(&statement, &[&id, &customer]).await?;
+        Ok(Self { dirty: row.try_get("dirty")?, applied: row.try_get("applied")? })
+    }
+
+    async fn note(&self, tx: &Transaction<'_>, id: &str, begun: &Begun, parked: bool) -> Result<()> {
+        let statement = tx
+            .prepare_cached(
+                "update tenantry.stripe_objects set applied = $2, synced = greatest(synced, $3),
+                   parked_at = case when $4 then coalesce(parked_at, now()) end
+                 where id = $1",
+            )
+            .await?;
+        tx.execute(&statement, &[&id, &begun.number, &begun.dirty, &parked]).await?;
+        Ok(())
+    }
+}
+
+/// Stores the subscription and its items, if they differ; says whether they did. One that has ended stays so.
+async fn store(tx: &Transaction<'_>, tenant: TenantId, new: &Subscription) -> Result<bool> {
+    let statement = tx
+        .prepare_cached(
+            "select s.id, s.status, s.customer_id, s.raw,
+               array(select i.stripe_id || ' ' || i.price_id || ' ' || coalesce(i.quantity::text, '') from tenantry.subscription_items i
+                     where i.tenant_id = s.tenant_id and i.subscription_id = s.id) as items
+             from tenantry.subscriptions s where s.tenant_id = $1 and s.stripe_id = $2",
+        )
+        .await?;
+    let before = tx.query_opt(&statement, &[&tenant.0, &new.id]).await?;
+    let mut fresh = true;
+    let mut id = SubscriptionId::generate();
+    if let Some(before) = &before {
+        let raw: Value = before.try_get("raw")?;
+        // By what Stripe said: what it did not find may be found again, by the key of the right account.
+        let told = Status::named(raw["status"].as_str().unwrap_or_default());
+        id = SubscriptionId(before.try_get("id")?);
+        if told.is_final() && told != new.status {
+            tracing::warn!(subscription.id = %id, "stripe told of {} what had ended; it stays so", new.status.as_str());
+            return Ok(false);
+        }
+        fresh = raw != new.raw || differs(before, new)?;
+    }
+    if !fresh {
+        return Ok(false);
+    }
+    upsert(tx, tenant, id, new).await?;
+    replace_items(tx, tenant, id, new).await?;
+    let detail = json!({"status": new.status.as_str(), "stripe_id": new.id});
+    let action = if before.is_some() { "subscription.updated" } else { "subscription.created" };
+    audit::record(tx, tenant, By::SYSTEM, action, id.0, detail).await?;
+    Ok(true)
+}
+
+/// Whether what matters of a row is another than what Stripe says: somebody may have changed it by hand.
+fn differs(before: &tokio_postgres::Row, new: &Subscription) -> Result<bool> {
+    let mut stored: Vec<String> = before.try_get("items")?;
+    let quantity = |n: Option<i64>| n.map(|n| n.to_string()).unwrap_or_default();
+    let mut items: Vec<_> = new
+        .items
+        .iter()
+        .map(|item| format!("{} {} {}", item.id, item.price, quantity(item.quantity)))
+        .collect();
+    stored.sort();
+    items.sort();
+    let (status, customer): (&str, &str) = (before.try_get("status")?, before.try_get("customer_id")?);
+    Ok(status != new.status.as_str() || customer != new.customer || stored != items)
+}
+
+async fn upsert(
+    tx: &Transaction<'_>,
+    tenant: TenantId,
+    id: SubscriptionId,
+    new: &Subscription,
+) -> Result<()> {
+    let statement = tx
+        .prepare_cached(
+            "insert into tenantry.subscriptions as s (tenant_id, id, stripe_id, customer_id, status, created_at, trial_end,
+               cancel_at, cancel_at_period_end, canceled_at, ended_at, payment_paused, resumes_at, schedule_id, raw, past_due_since)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+               case when $5 = 'past_due' then now() end)
+             on conflict (tenant_id, stripe_id) do update set
+               customer_id = excluded.customer_id, status = excluded.status, created_at = excluded.created_at,
+               trial_end = excluded.trial_end, cancel_at = excluded.cancel_at,
+               cancel_at_period_end = excluded.cancel_at_period_end, canceled_at = excluded.canceled_at,
+               ended_at = excluded.ended_at, payment_paused = excluded.payment_paused, resumes_at = excluded.resumes_at,
+               schedule_id = excluded.schedule_id, raw = excluded.raw,
+               past_due_since = case when excluded.status = 'past_due' then coalesce(s.past_due_since, now()) end,
+               updated_at = now(), version = s.version + 1",
+        )
+        .await?;
+    tx.execute(
+        &statement,
+        &[
+            &tenant.0,
+            &id.0,
+            &new.id,
+            &new.customer,
+            &new.status.as_str(),
+            &time(Some(new.created)).unwrap_or_default(),
+            &time(new.trial_end),
+            &time(new.cancel_at),
+            &new.cancel_at_period_end,
+            &time(new.canceled_at),
+            &time(new.ended_at),
+            &new.payment_paused,
+            &time(new.resumes_at),
+            &new.schedule,
+            &new.raw,
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn replace_items(
+    tx: &Transaction<'_>,
+    tenant: TenantId,
+    id: SubscriptionId,
+    new: &Subscription,
+) -> Result<()> {
+    let sql = "delete from tenantry.subscription_items where tenant_id = $1 and subscription_id = $2";
+    let statement = tx.prepare_cached(sql).await?;
+    tx.execute(&statement, &[&tenant.0, &id.0]).await?;
+    let statement = tx
+        .prepare_cached(
+            "insert into tenantry.subscription_items
+               (tenant_id, subscription_id, stripe_id, price_id, product_id, quantity, period_start, period_end)
+             select $1, $2, * from unnest($3::text[], $4::text[], $5::text[], $6::bigint[], $7::timestamptz[], $8::timestamptz[])",
+        )
+        .await?;
+    let items = &new.items;
+    let ids: Vec<_> = items.iter().map(|item| item.id.as_str()).collect();
+    let prices: Vec<_> = items.iter().map(|item| item.price.as_str()).collect();
+    let products: Vec<_> = items.iter().map(|item| item.product.as_deref()).collect();
+    let quantities: Vec<_> = items.iter().map(|item| item.quantity).collect();
+    let starts: Vec<_> = items.iter().map(|item| time(item.period_start)).collect();
+    let ends: Vec<_> = items.iter().map(|item| time(item.period_end)).collect();
+    tx.execute(&statement, &[&tenant.0, &id.0, &ids, &prices, &products, &quantities, &starts, &ends])
+        .await?;
+    Ok(())
+}
+
+/// What Stripe no longer knows has ended.
+async fn store_gone(tx: &Transaction<'_>, tenant: TenantId, stripe_id: &str) -> Result<bool> {
+    let statement = tx
+        .prepare_cached(
+            "update tenantry.subscriptions set status = 'canceled', ended_at = coalesce(ended_at, now()),
+               updated_at = now(), version = version + 1
+             where tenant_id = $1 and stripe_id = $2 and status not in ('canceled', 'incomplete_expired') returning id",
+        )
+        .await?;
+    let Some(row) = tx.query_opt(&statement, &[&tenant.0, &stripe_id]).await? else { return Ok(false) };
+    let detail = json!({"status": "canceled", "stripe_id": stripe_id});
+    audit::record(tx, tenant, By::SYSTEM, "subscription.updated", row.try_get::<_, Uuid>("id")?, detail)
+        .await?;
+    Ok(true)
+}
+
+/// Lets plan and seats follow what the tenant's subscriptions give now. Only when that has changed: what an operator has
+/// set by hand stays until it does.
+pub(super) async fn follow(
+    app: &App,
+    tx: &Transaction<'_>,
+    tenant: TenantId,
+    settings: &Settings,
+) -> Result<()> {
+    let now: DateTime<Utc> = tx.query_one("select now()", &[]).await?.try_get(0)?;
+    let new = entitlement::of(&held(tx, tenant).await?, settings, now);
+    let statement = tx
+        .prepare_cached(
+            "select plan, active_until, grace_until from tenantry.entitlements where tenant_id = $1",
+        )
+        .await?;
+    let before = match tx.query_opt(&statement, &[&tenant.0]).await? {
+        Some(row) => Entitlement {
+            plan: row.try_get::<_, Option<&str>>("plan")?.and_then(Plan::named),
+            active_until: row.try_get("active_until")?,
+            grace_until: row.try_get("grace_until")?,
+        },
+        None => Entitlement::default(),
+    };
+    if new == before {
+        return Ok(());
+    }
+    let statement = tx
+        .prepare_cached(
+            "insert into tenantry.entitlements as e (tenant_id, plan, active_until, grace_until) values ($1, $2, $3, $4)
+             on conflict (tenant_id) do update set plan = excluded.plan, active_until = excluded.active_until,
+               grace_until = excluded.grace_until, updated_at = now()",
+        )
+        .await?;
+    let plan = new.plan.map(Plan::as_str);
+    tx.execute(&statement, &[&tenant.0, &plan, &new.active_until, &new.grace_until]).await?;
+    if new.plan != before.plan {
+        let plan = new.plan.unwrap_or(Plan::Basic);
+        tenants::set_plan(app, tx, tenant, plan, By::SYSTEM).await?;
+    }
+    if let (Some(until), true) = (new.grace_until, new.grace_until != before.grace_until) {
+        // Nothing tells us that it is over.
+        end_of_grace(tx, tenant, until).await?;
+    }
+    Ok(())
+}
+
+/// What the tenant's customer pays for. What one paid who no longer pays for it counts for nothing.
+async fn held(tx: &Transaction<'_>, tenant: TenantId) -> Result<Vec<Held>> {
+    let statement = tx
+        .prepare_cached(
+            "select s.status, s.past_due_since,
+               array_remove(array_agg(i.price_id order by i.stripe_id), null) as prices,
+               array_agg(i.period_end order by i.stripe_id) filter (where i.price_id is not null) as ends
+             from tenantry.subscriptions s
+               join tenantry.billing_customers c on c.tenant_id = s.tenant_id and c.customer_id = s.customer_id
+               left join tenantry.subscription_items i on i.tenant_id = s.tenant_id and i.subscription_id = s.id
+             where s.tenant_id = $1 group by s.tenant_id, s.id",
+        )
+        .await?;
+    let rows = tx.query(&statement, &[&tenant.0]).await?;
+    let held = |row: &tokio_postgres::Row| {
+        let prices: Vec<String> = row.try_get("prices")?;
+        let ends: Option<Vec<Option<DateTime<Utc>>>> = row.try_get("ends")?;
+        Ok(Held {
+            status: Status::named(row.try_get("status")?),
+            past_due_since: row.try_get("past_due_since")?,
+            items: prices.into_iter().zip(ends.unwrap_or_default()).collect(),
+        })
+    };
+    rows.iter().map(held).collect()
+}
+
+async fn end_of_grace(tx: &Transaction<'_>, tenant: TenantId, until: DateTime<Utc>) -> Result<()> {
+    let statement = tx
+        .prepare_cached(
+            "select s.stripe_id from tenantry.subscriptions s
+               join tenantry.billing_customers c on c.tenant_id = s.tenant_id and c.customer_id = s.customer_id
+             where s.tenant_id = $1 and s.status = 'past_due' order by s.id limit 1",
+        )
+        .await?;
+    let Some(row) = tx.query_opt(&statement, &[&tenant.0]).await? else { return Ok(()) };
+    let job = SyncSubscription { subscription_id: row.try_get(0)?, if_dirty: false };
+    let run_at = Some(until + chrono::TimeDelta::seconds(1));
+    // With the time in it: one that waits for the end of an earlier grace would be too early for this one.
+    let key = format!("grace:{}", until.timestamp());
+    let options = Options { run_at, unique_key: Some(&key), ..Options::default() };
+    tenantry_queue::enqueue_with(tx, tenant.0, &job, options).await?;
+    Ok(())
+}
+
+/// Has it fetched again when an event came meanwhile, and a little later when one had only just happened: the copy that
+/// Stripe answered from may have been behind it. What is fetched last comes after the newest event by more than that.
+async fn again(
+    tx: &Transaction<'_>,
+    tenant: TenantId,
+    id: &str,
+    begun: &Begun,
+    object: &Object,
+    settings: &Settings,
+    at: Option<i64>,
+) -> Result<()> {
+    let enqueue = async |if_dirty, key: String, delay| {
+        let job = SyncSubscription { subscription_id: id.to_owned(), if_dirty };
+        let options = Options { unique_key: Some(&key), delay, ..Options::default() };
+        tenantry_queue::enqueue_with(tx, tenant.0, &job, options).await
+    };
+    if object.dirty > begun.dirty {
+        enqueue(true, id.to_owned(), std::time::Duration::ZERO).await?;
+    }
+    // Either way: a clock that is ahead must not make us fetch until it is no longer. A walk, which is told no time, leaves
+    // this to the job that the event has.
+    let settle = i64::try_from(settings.settle.as_secs()).unwrap_or(i64::MAX);
+    let just_happened = |event: DateTime<Utc>| at.is_some_and(|at| (at - event.timestamp()).abs() <= settle);
+    if settle > 0 && begun.newest_event.is_some_and(just_happened) {
+        enqueue(false, format!("settle:{id}"), settings.settle).await?;
+    }
+    Ok(())
+}
+
+fn time(seconds: Option<i64>) -> Option<DateTime<Utc>> {
+    seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0))
+}

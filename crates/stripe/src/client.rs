@@ -1,0 +1,343 @@
+//! The way out to Stripe: few calls, each with a time-out, a limit of our own below Stripe's, and a pinned version.
+
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use reqwest::{Method, RequestBuilder, StatusCode, header::DATE};
+use serde_json::Value;
+
+use crate::{API_VERSION, Event, Item, Subscription};
+
+/// How long Stripe may take to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// As many as Stripe sends at once.
+const PAGE: &str = "100";
+
+/// How to reach Stripe.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where, without a trailing slash: `https://api.stripe.com`.
+    pub base: String,
+    /// The secret key.
+    pub key: String,
+    /// Requests a second of this process, at most. Stripe allows 100 for a live account, 25 for a test one.
+    pub rate: NonZeroU32,
+}
+
+/// The way out to Stripe. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Arc<str>,
+    key: Arc<str>,
+    limit: Arc<DefaultDirectRateLimiter>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Client({})", self.base)
+    }
+}
+
+/// Why Stripe did not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// Too many requests; again after this time.
+    #[error("stripe answered 429")]
+    Limited(Duration),
+    /// Stripe is away; whether it did what was asked is not known.
+    #[error("stripe is not available: {0}")]
+    Unavailable(String),
+    /// It had a fault while it did what was asked, or before. The same idempotency key gets this answer for a day.
+    #[error("stripe answered {0}")]
+    Failed(u16),
+    /// The idempotency key was used for something else.
+    #[error("stripe knows this idempotency key from something else")]
+    KeyUsed,
+    /// It will not do this, now or later. The text is Stripe's, for the operator.
+    #[error("stripe refused with {status}: {message}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// Stripe's code, such as `resource_missing`.
+        code: String,
+        /// For people.
+        message: String,
+    },
+    /// It answered something that we cannot read.
+    #[error("stripe answered something that is no {0}")]
+    Unreadable(&'static str),
+}
+
+/// Something that Stripe said, and when by its own clock.
+#[derive(Debug, Clone)]
+pub struct Dated<T> {
+    /// What.
+    pub value: T,
+    /// In Unix seconds; none: it did not say.
+    pub at: Option<i64>,
+}
+
+/// Part of a list.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    /// What is in it, the newest first.
+    pub data: Vec<T>,
+    /// Where the next part begins; none: this is the last.
+    pub next: Option<String>,
+}
+
+/// A customer to be made.
+#[derive(Debug, Clone)]
+pub struct NewCustomer<'a> {
+    /// The tenant's name.
+    pub name: &'a str,
+    /// Where invoices go.
+    pub email: Option<&'a str>,
+    /// The tenant's id: for people who look at the dashboard.
+    pub tenant: &'a str,
+    /// By what it is found again. Nobody else knows it.
+    pub mark: &'a str,
+}
+
+/// A checkout to be begun.
+#[derive(Debug, Clone)]
+pub struct Checkout<'a> {
+    /// Who pays.
+    pub customer: &'a str,
+    /// For what.
+    pub price: &'a str,
+    /// How many.
+    pub quantity: i64,
+    /// Where it leads when it is done.
+    pub success_url: &'a str,
+    /// Where it leads when it is not.
+    pub cancel_url: &'a str,
+}
+
+impl Client {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// When there is no TLS to be had.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        let http = reqwest::Client::builder()
+            .timeout(PATIENCE)
+            .connect_timeout(Duration::from_secs(5))
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent("tenantry")
+            .build()
+            .map_err(|error| Error::Unavailable(error.to_string()))?;
+        let limit = Arc::new(RateLimiter::direct(Quota::per_second(settings.rate)));
+        Ok(Self { http, base: settings.base.into(), key: settings.key.into(), limit })
+    }
+
+    /// A subscription with all its items; none: Stripe knows no such one.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn subscription(&self, id: &str) -> Result<Dated<Option<Subscription>>, Error> {
+        let answer = match self.get(&format!("subscriptions/{}", segment(id)), &[]).await {
+            Err(Error::Refused { status: 404, .. }) => return Ok(Dated { value: None, at: None }),
+            answer => answer?,
+        };
+        let subscription = Subscription::read(answer.value).ok_or(Error::Unreadable("subscription"))?;
+        Ok(Dated { value: Some(self.completed(subscription).await?), at: answer.at })
+    }
+
+    /// Asks for the items that did not come along.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn completed(&self, mut subscription: Subscription) -> Result<Subscription, Error> {
+        while subscription.more_items {
+            let last = subscription.items.last().map(|item| item.id.clone()).unwrap_or_default();
+            let query =
+                [("subscription", subscription.id.as_str()), ("limit", PAGE), ("starting_after", &last)];
+            let answer = self.get("subscription_items", &query).await?.value;
+            let items = answer["data"].as_array().ok_or(Error::Unreadable("list"))?;
+            let read = |item: &Value| Item::read(item, &subscription.raw);
+            let items: Option<Vec<_>> = items.iter().map(read).collect();
+            let items = items.ok_or(Error::Unreadable("subscription item"))?;
+            subscription.more_items = answer["has_more"].as_bool().unwrap_or(false) && !items.is_empty();
+            subscription.items.extend(items);
+        }
+        Ok(subscription)
+    }
+
+    /// All subscriptions, ended ones too, a hundred at a time.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn subscriptions(&self, after: Option<&str>) -> Result<Page<Subscription>, Error> {
+        let query = [("status", "all"), ("limit", PAGE)];
+        let page = self.list("subscriptions", &query, after).await?;
+        let read = |value: Value| Subscription::read(value).ok_or(Error::Unreadable("subscription"));
+        Ok(Page { data: page.data.into_iter().map(read).collect::<Result<_, _>>()?, next: page.next })
+    }
+
+    /// Events since `since` (Unix seconds), the newest first, a hundred at a time. Those that cannot be read are left out.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn events(&self, since: i64, after: Option<&str>) -> Result<Page<Event>, Error> {
+        let since = since.to_string();
+        let page = self.list("events", &[("created[gte]", since.as_str()), ("limit", PAGE)], after).await?;
+        Ok(Page { data: page.data.iter().filter_map(Event::read).collect(), next: page.next })
+    }
+
+    /// Makes a customer. The same `key` again makes none, and gives the same answer.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn create_customer(&self, new: &NewCustomer<'_>, key: &str) -> Result<String, Error> {
+        let mut form =
+            vec![("name", new.name), ("metadata[tenant_id]", new.tenant), ("metadata[tenant_key]", new.mark)];
+        form.extend(new.email.map(|email| ("email", email)));
+        let answer = self.post("customers", &form, key).await?;
+        answer["id"].as_str().map(str::to_owned).ok_or(Error::Unreadable("customer"))
+    }
+
+    /// The customer with this address that was made with this mark; none: there is none.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn find_customer(&self, email: &str, mark: &str) -> Result<Option<String>, Error> {
+        let mut after = None::<String>;
+        loop {
+            let query = [("email", email), ("limit", PAGE)];
+            let page = self.list("customers", &query, after.as_deref()).await?;
+            let found = page.data.iter().find(|customer| customer["metadata"]["tenant_key"] == mark);
+            if let Some(found) = found {
+                return Ok(found["id"].as_str().map(str::to_owned));
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Begins a checkout; where the customer goes to pay.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn create_checkout(
+        &self,
+        checkout: &Checkout<'_>,
+        key: &str,
+    ) -> Result<(String, String), Error> {
+        let quantity = checkout.quantity.to_string();
+        let form = [
+            ("mode", "subscription"),
+            ("customer", checkout.customer),
+            ("line_items[0][price]", checkout.price),
+            ("line_items[0][quantity]", &quantity),
+            ("success_url", checkout.success_url),
+            ("cancel_url", checkout.cancel_url),
+        ];
+        session(&self.post("checkout/sessions", &form, key).await?)
+    }
+
+    /// Opens the portal; where the customer changes what they pay for.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn create_portal(
+        &self,
+        customer: &str,
+        return_url: &str,
+        key: &str,
+    ) -> Result<(String, String), Error> {
+        let form = [("customer", customer), ("return_url", return_url)];
+        session(&self.post("billing_portal/sessions", &form, key).await?)
+    }
+
+    /// Changes how many of an item are paid for.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn set_quantity(&self, item: &str, quantity: i64, key: &str) -> Result<(), Error> {
+        let quantity = quantity.to_string();
+        let path = format!("subscription_items/{}", segment(item));
+        self.post(&path, &[("quantity", quantity.as_str())], key).await.map(drop)
+    }
+
+    async fn list(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        after: Option<&str>,
+    ) -> Result<Page<Value>, Error> {
+        let mut query = query.to_vec();
+        query.extend(after.map(|after| ("starting_after", after)));
+        let mut answer = self.get(path, &query).await?.value;
+        let Value::Array(data) = answer["data"].take() else { return Err(Error::Unreadable("list")) };
+        let last = data.last().and_then(|last| last["id"].as_str()).map(str::to_owned);
+        let next = last.filter(|_| answer["has_more"].as_bool().unwrap_or(false));
+        Ok(Page { data, next })
+    }
+
+    async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Dated<Value>, Error> {
+        self.send(self.request(Method::GET, path).query(query)).await
+    }
+
+    async fn post(&self, path: &str, form: &[(&str, &str)], key: &str) -> Result<Value, Error> {
+        let request = self.request(Method::POST, path).header("Idempotency-Key", key).form(form);
+        Ok(self.send(request).await?.value)
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}/v1/{path}", self.base));
+        request.bearer_auth(&self.key).header("Stripe-Version", API_VERSION)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Dated<Value>, Error> {
+        self.limit.until_ready().await;
+        // Without the URL, which may name a customer.
+        let away = |error: reqwest::Error| Error::Unavailable(error.without_url().to_string());
+        let response = request.send().await.map_err(away)?;
+        let (status, headers) = (response.status(), response.headers());
+        let at = headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(seconds);
+        let wait = headers.get("retry-after").and_then(|wait| wait.to_str().ok()?.parse().ok());
+        let body = response.bytes().await.map_err(away)?;
+        let value = serde_json::from_slice::<Value>(&body);
+        if status.is_success() {
+            return Ok(Dated { value: value.map_err(|_| Error::Unreadable("JSON"))?, at });
+        }
+        let error = value.unwrap_or_default()["error"].take();
+        let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
+        match status {
+            StatusCode::TOO_MANY_REQUESTS => {
+                Err(Error::Limited(wait.map_or(Duration::from_secs(2), Duration::from_secs)))
+            }
+            // 409: the same key is being used at this moment.
+            StatusCode::CONFLICT => Err(Error::Limited(Duration::from_secs(1))),
+            _ if status.is_server_error() => Err(Error::Failed(status.as_u16())),
+            _ if error["type"] == "idempotency_error" => Err(Error::KeyUsed),
+            _ => {
+                Err(Error::Refused { status: status.as_u16(), code: text("code"), message: text("message") })
+            }
+        }
+    }
+}
+
+fn session(answer: &Value) -> Result<(String, String), Error> {
+    let text = |name: &str| answer[name].as_str().map(str::to_owned);
+    text("id").zip(text("url")).ok_or(Error::Unreadable("session"))
+}
+
+/// A part of a path that leads nowhere else, whatever is in it.
+fn segment(id: &str) -> String {
+    id.chars().filter(|c| c.is_ascii_alphanumeric() || "_-".contains(*c)).collect()
+}
+
+/// Unix seconds of a date as HTTP writes it (RFC 9110, 5.6.7).
+fn seconds(date: &str) -> Option<i64> {
+    let at = httpdate::parse_http_date(date).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    i64::try_from(at.as_secs()).ok()
+}

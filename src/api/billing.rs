@@ -1,0 +1,281 @@
+//! `/subscriptions` and `/billing`.
+
+use poem::{http::Uri, web::Data};
+use poem_openapi::{
+    ApiResponse, Object, OpenApi,
+    param::{Header, Path},
+    registry::{MetaSchema, MetaSchemaRef},
+};
+use serde::Serialize;
+use serde_json::Value;
+use tenantry_accounts::{
+    Actor, SubscriptionId,
+    billing::{self, Billing, Price, Subscription},
+    fields::Problem,
+    tenants::Plan,
+};
+use tenantry_stripe::{Checkout, Client};
+use tenantry_workers::stripe::{self, Unfinished};
+
+use super::{
+    Tag,
+    body::{Body, Field, body, text, wrong},
+    envelope::{Answer, Envelope},
+    schema::shown,
+};
+use crate::{
+    caller::Caller,
+    error::{ApiError, Code, FieldError},
+    state::State,
+};
+
+pub(crate) struct BillingApi;
+
+body! {
+    /// What shall be paid for.
+    pub(crate) struct CreateCheckout {
+        /// The plan, unless `price_id` says it more exactly.
+        plan: Option<Plan>,
+        /// One of the prices that the service sells.
+        price_id: Option<PriceId>,
+        /// Where the customer goes when it is done: on an origin that the service knows.
+        success_url: Url,
+        /// Where the customer goes when it is not.
+        cancel_url: Url,
+    }
+}
+
+body! {
+    /// Where the portal leads back to.
+    pub(crate) struct CreatePortal {
+        /// On an origin that the service knows.
+        return_url: Url,
+    }
+}
+
+/// The id of a price in Stripe.
+#[derive(Debug)]
+pub(crate) struct PriceId(String);
+
+impl Field for PriceId {
+    fn parse(value: Option<Value>, at: &str, errors: &mut Vec<FieldError>) -> Option<Self> {
+        text(value, at, errors, |id| match id.len() {
+            1..=255 => Ok(Self(id.into())),
+            _ => Err(vec![Problem { code: "wrong_length", message: "Must be the id of a price" }]),
+        })
+    }
+}
+
+shown!(PriceId, required: true, schema: MetaSchemaRef::Inline(Box::new(MetaSchema {
+    min_length: Some(1),
+    max_length: Some(255),
+    ..MetaSchema::new("string")
+})));
+
+/// A web address to which people are sent.
+#[derive(Debug)]
+pub(crate) struct Url(String);
+
+impl Field for Url {
+    fn parse(value: Option<Value>, at: &str, errors: &mut Vec<FieldError>) -> Option<Self> {
+        text(value, at, errors, |url| {
+            let web = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https"));
+            match url.parse::<Uri>() {
+                Ok(uri) if url.len() <= 2_000 && web(&uri) => Ok(Self(url.into())),
+                _ => Err(vec![Problem { code: "invalid_url", message: "Must be an http or https URL" }]),
+            }
+        })
+    }
+}
+
+shown!(Url, required: true, schema: MetaSchemaRef::Inline(Box::new(MetaSchema {
+    max_length: Some(2_000),
+    ..MetaSchema::new_with_format("string", "uri")
+})));
+
+/// A page of Stripe's.
+#[derive(Serialize, Object)]
+pub(crate) struct StripePage {
+    /// Names the session in Stripe.
+    id: String,
+    /// Send the customer there.
+    url: String,
+}
+
+#[derive(ApiResponse)]
+enum PageMade {
+    /// Where to send the customer.
+    #[oai(status = 201)]
+    Made(Envelope<StripePage>),
+}
+
+#[OpenApi(tag = "Tag::Billing")]
+impl BillingApi {
+    /// List subscriptions
+    ///
+    /// What the tenant pays for, as Stripe last told it, and what that gives. For administrators.
+    #[oai(path = "/subscriptions", method = "get", operation_id = "listSubscriptions")]
+    async fn list(&self, state: Data<&State>, caller: Caller) -> Result<Answer<Billing>, ApiError> {
+        Ok(Answer::Ok(Envelope::of(&billing::list(&state.app, *caller).await?)))
+    }
+
+    /// Get a subscription
+    ///
+    /// For administrators.
+    #[oai(path = "/subscriptions/:id", method = "get", operation_id = "getSubscription")]
+    async fn get(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// The subscription's id here.
+        id: Path<SubscriptionId>,
+    ) -> Result<Answer<Subscription>, ApiError> {
+        Ok(Answer::Ok(Envelope::of(&billing::get(&state.app, *caller, id.0).await?)))
+    }
+
+    /// Begin a checkout
+    ///
+    /// Answers with a page of Stripe's on which the customer pays. The plan changes when Stripe says that it is paid. A tenant
+    /// that has a subscription changes it in the portal. For administrators.
+    #[oai(path = "/billing/checkout-sessions", method = "post", operation_id = "createCheckoutSession")]
+    async fn checkout(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// The same key makes one session, however often it comes within a day.
+        #[oai(name = "Idempotency-Key")]
+        key: Header<Option<String>>,
+        body: Body<CreateCheckout>,
+    ) -> Result<PageMade, ApiError> {
+        let CreateCheckout { plan, price_id, success_url, cancel_url } = body.0;
+        let stripe = billed(&state)?;
+        let (price, gives) = price(&state, plan, price_id.map(|id| id.0))?;
+        known_origins(&state, &[("/success_url", &success_url), ("/cancel_url", &cancel_url)])?;
+        let billing = billing::list(&state.app, *caller).await?;
+        if billing
+            .subscriptions
+            .iter()
+            .any(|held| held.ended_at.is_none() && held.status != "incomplete_expired")
+        {
+            let message = "The tenant has a subscription; change it in the portal";
+            return Err(ApiError::new(Code::AlreadySubscribed, message));
+        }
+        let customer = customer(&state, stripe, *caller).await?;
+        let quantity = if gives.by_seat { billing::seats::used(&state.app, caller.tenant).await? } else { 1 };
+        let checkout = Checkout {
+            customer: &customer,
+            price: &price,
+            quantity,
+            success_url: &success_url.0,
+            cancel_url: &cancel_url.0,
+        };
+        page(stripe.create_checkout(&checkout, &idempotency(*caller, key.0)).await)
+    }
+
+    /// Open the billing portal
+    ///
+    /// Answers with a page of Stripe's on which the customer changes or ends what they pay for, and finds invoices. For
+    /// administrators.
+    #[oai(path = "/billing/portal-sessions", method = "post", operation_id = "createPortalSession")]
+    async fn portal(
+        &self,
+        state: Data<&State>,
+        caller: Caller,
+        /// The same key makes one session, however often it comes within a day.
+        #[oai(name = "Idempotency-Key")]
+        key: Header<Option<String>>,
+        body: Body<CreatePortal>,
+    ) -> Result<PageMade, ApiError> {
+        let stripe = billed(&state)?;
+        let return_url = body.0.return_url;
+        known_origins(&state, &[("/return_url", &return_url)])?;
+        let customer = customer(&state, stripe, *caller).await?;
+        page(stripe.create_portal(&customer, &return_url.0, &idempotency(*caller, key.0)).await)
+    }
+}
+
+fn billed(state: &State) -> Result<&Client, ApiError> {
+    state
+        .stripe
+        .as_ref()
+        .ok_or_else(|| ApiError::new(Code::NoBilling, "This service does not bill by Stripe"))
+}
+
+/// The price that is meant, out of those that are sold.
+fn price(state: &State, plan: Option<Plan>, id: Option<String>) -> Result<(String, Price), ApiError> {
+    let unknown = |at| ApiError::invalid(vec![wrong(at, "not_sold", "This is not sold; see STRIPE_PRICES")]);
+    let settings = state.app.settings.billing.as_ref();
+    match (id, plan) {
+        (Some(id), plan) => {
+            let price = settings.and_then(|settings| settings.prices.get(&id)).copied();
+            let price = price.filter(|price| plan.is_none_or(|plan| plan == price.plan));
+            price.map(|price| (id, price)).ok_or_else(|| unknown("/price_id"))
+        }
+        (None, Some(plan)) => {
+            let price = settings.and_then(|settings| settings.price_of(plan));
+            price.map(|(id, price)| (id.to_owned(), price)).ok_or_else(|| unknown("/plan"))
+        }
+        (None, None) => {
+            Err(ApiError::invalid(vec![wrong("/plan", "missing", "Say which plan, or which price")]))
+        }
+    }
+}
+
+/// Refuses to have people sent to where we do not know: what looks like ours would lead to somebody else's.
+fn known_origins(state: &State, urls: &[(&str, &Url)]) -> Result<(), ApiError> {
+    let config = &state.config;
+    let ours = [config.app_url.as_ref().map(|url| url.0.clone()), config.public_url().ok()];
+    let origins = config.allowed_origins.iter().map(|origin| origin.0.clone());
+    let known: Vec<_> = origins.chain(ours.into_iter().flatten()).filter_map(|url| origin(&url)).collect();
+    let foreign = urls.iter().filter(|(_, url)| origin(&url.0).is_none_or(|origin| !known.contains(&origin)));
+    let message = "Must be on an origin that the service knows: ALLOWED_ORIGINS, APP_URL or PUBLIC_URL";
+    let errors: Vec<_> = foreign.map(|(at, _)| wrong(at, "foreign_origin", message)).collect();
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(errors)) }
+}
+
+/// Scheme, host and port.
+fn origin(url: &str) -> Option<(String, String, u16)> {
+    let uri: Uri = url.parse().ok()?;
+    let scheme = uri.scheme_str()?.to_ascii_lowercase();
+    // What stands before an @ is no host, and is only there to look like one.
+    (!uri.authority()?.as_str().contains('@')).then_some(())?;
+    let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
+    Some((scheme, uri.host()?.to_ascii_lowercase(), port))
+}
+
+/// The customer of the actor's tenant, made now if the job has not been there yet: as the job makes it.
+async fn customer(state: &State, stripe: &Client, actor: Actor) -> Result<String, ApiError> {
+    match stripe::customer(&state.app, stripe, actor.tenant).await {
+        Ok(customer) => Ok(customer),
+        Err(Unfinished::Stripe(error)) => Err(refused(error)),
+        Err(Unfinished::Accounts(error)) => Err(error.into()),
+    }
+}
+
+fn idempotency(actor: Actor, key: Option<String>) -> String {
+    let key = key.filter(|key| (1..=200).contains(&key.len()));
+    // Within the tenant: the keys of two tenants have nothing to do with each other.
+    format!("{}:{}", actor.tenant, key.unwrap_or_else(|| uuid::Uuid::now_v7().to_string()))
+}
+
+fn page(made: Result<(String, String), tenantry_stripe::Error>) -> Result<PageMade, ApiError> {
+    let (id, url) = made.map_err(refused)?;
+    Ok(PageMade::Made(Envelope::of(&StripePage { id, url })))
+}
+
+fn refused(error: tenantry_stripe::Error) -> ApiError {
+    use tenantry_stripe::Error as E;
+    match error {
+        E::Limited(wait) => {
+            ApiError::unavailable("Stripe is busy at the moment, please try again", wait.as_secs().max(1))
+        }
+        E::Unavailable(_) | E::Failed(_) | E::Unreadable(_) => {
+            tracing::warn!("{error}");
+            ApiError::unavailable("Stripe is not available at the moment, please try again", 5)
+        }
+        E::Refused { .. } | E::KeyUsed => {
+            tracing::error!("{error}");
+            ApiError::new(Code::BillingRefused, "Stripe refused this; the request id tells the operator why")
+        }
+    }
+}

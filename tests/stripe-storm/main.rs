@@ -1,0 +1,241 @@
+//! Ten thousand events of five hundred subscriptions, shuffled, in copies, a tenth of them lost, from a Stripe that answers
+//! every fifth request with an error, to workers that are killed. In the end the rows must be what Stripe has.
+//! docs/stripe.md says what is promised.
+
+mod check;
+mod cluster;
+mod measure;
+#[path = "../harness/process.rs"]
+#[expect(dead_code, reason = "other harnesses use the rest")]
+mod process;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Parser;
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use tenantry_fake_stripe::{ApiFaults, Fake, Faults, Options, WebhookFaults};
+use tokio::time::{Instant, sleep};
+
+use crate::{check::Check, cluster::Cluster};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// A storm of events, and what became of it.
+#[derive(Parser)]
+#[command(name = "stripe-storm")]
+struct Arguments {
+    /// How many subscriptions
+    #[arg(long, default_value_t = 500)]
+    subscriptions: usize,
+    /// How many changes of them; each makes one event at least
+    #[arg(long, default_value_t = 10_000)]
+    changes: usize,
+    /// Measures webhooks at 200 a second and a backfill as well
+    #[arg(long)]
+    measure: bool,
+    /// Of the faults and changes; by chance when left out
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// What is sold: price and plan.
+pub(crate) const PRICES: [(&str, &str); 3] =
+    [("basic", "basic"), ("pro", "pro"), ("enterprise", "enterprise")];
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(&Arguments::parse()).await {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("stripe-storm: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> Result<usize> {
+    let seed = arguments.seed.unwrap_or_else(|| rand::rng().random_range(1..1_000_000));
+    println!("seed {seed}");
+    let mut chance = StdRng::seed_from_u64(seed);
+    let fake = Fake::start(Options { seed, ..Options::default() }).await?;
+    let prices = catalogue(&fake)?;
+    let cluster = Cluster::start(&fake, &prices).await?;
+    let subscriptions = people(&fake, &cluster, &prices, arguments.subscriptions, &mut chance).await?;
+    let faults = Faults {
+        seed: Some(seed),
+        api: ApiFaults { rate_limited: 0.1, failed: 0.1, ..ApiFaults::default() },
+        webhooks: WebhookFaults {
+            lost: 0.1,
+            copies: (1, 5),
+            shuffle_ms: 3_000,
+            concurrency: 32,
+            ..WebhookFaults::default()
+        },
+    };
+    fake.set_faults(faults.clone())?;
+
+    let begun = Instant::now();
+    let changes = async {
+        for n in 0..arguments.changes {
+            let id = subscriptions.choose(&mut chance).ok_or("no subscriptions")?;
+            change(&fake, id, &prices, &mut chance);
+            if n % 50 == 49 {
+                // About as fast as two workers keep up, so that events and fetches cross each other all the time.
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+    };
+    let kills = async {
+        for n in 0..6 {
+            sleep(Duration::from_secs(2)).await;
+            cluster.kill_worker(n % 2).await?;
+        }
+        Ok(())
+    };
+    tokio::try_join!(changes, kills)?;
+    println!(
+        "{:5.1} s  {} changes have been made; 6 workers were killed",
+        begun.elapsed().as_secs_f64(),
+        arguments.changes
+    );
+    fake.deliver().await;
+    // What no later event makes up for: the last word on a tenth of them is lost for certain.
+    let lost = WebhookFaults { lost: 1.0, ..faults.webhooks.clone() };
+    fake.set_faults(Faults { webhooks: lost, ..faults.clone() })?;
+    for id in subscriptions.iter().step_by(10) {
+        let path = format!("/v1/subscriptions/{id}");
+        let now = fake.call("GET", &path, &[]).map_err(refused)?;
+        let ends = if now["cancel_at_period_end"] == true { "false" } else { "true" };
+        // Refused by one that has ended.
+        let _ = fake.call("POST", &path, &[("cancel_at_period_end", ends)]);
+    }
+    // Stripe recovers.
+    fake.set_faults(Faults { api: ApiFaults::default(), ..faults })?;
+    cluster.drain().await?;
+    println!("{:5.1} s  all events that were delivered have been worked off", begun.elapsed().as_secs_f64());
+
+    let mut check = Check::default();
+    let truth = fake.truth();
+    let before = check::differences(&cluster, &truth, &prices).await?;
+    check.that(
+        "without reconciling, lost events show",
+        !before.is_empty(),
+        format!("{} subscriptions differ", before.len()),
+    );
+    let fetched = requests(&fake);
+    cluster.reconcile().await?;
+    cluster.drain().await?;
+    println!("{:5.1} s  reconciled", begun.elapsed().as_secs_f64());
+    let after = check::differences(&cluster, &fake.truth(), &prices).await?;
+    check.that(
+        "what Stripe has is what we have",
+        after.is_empty(),
+        format!("{} of {} subscriptions differ", after.len(), truth.len()),
+    );
+    for difference in after.iter().take(5) {
+        println!("       {difference}");
+    }
+    let (events, webhooks) = cluster.events().await?;
+    check.that(
+        "each event was taken in once",
+        events >= arguments.changes as i64,
+        format!("{events} events, {webhooks} of them by webhook"),
+    );
+    let copies = cluster.open_jobs().await?;
+    check.that("no job is left or dead", copies == 0, format!("{copies} are"));
+    println!(
+        "       {fetched} fetches of a subscription for {webhooks} events that came: {:.2} an event",
+        fetched as f64 / webhooks.max(1) as f64
+    );
+    if arguments.measure {
+        measure::webhooks(&cluster, &fake).await?;
+        measure::backfill(&cluster, truth.len()).await?;
+    }
+    cluster.stop().await?;
+    Ok(check.close())
+}
+
+fn requests(fake: &Fake) -> u64 {
+    fake.requests()
+        .iter()
+        .filter(|(route, _)| route.contains("GET") && route.contains("/v1/subscriptions/"))
+        .map(|(_, n)| n)
+        .sum()
+}
+
+fn refused(answer: serde_json::Value) -> String {
+    format!("the fake refused: {answer}")
+}
+
+/// Products and prices; the ids of the prices.
+fn catalogue(fake: &Fake) -> Result<Vec<String>> {
+    let mut prices = vec![];
+    for (name, _) in PRICES {
+        let product = fake.call("POST", "/v1/products", &[("name", name)]).map_err(refused)?;
+        let product = product["id"].as_str().unwrap_or_default();
+        let parameters = [
+            ("product", product),
+            ("currency", "eur"),
+            ("unit_amount", "1000"),
+            ("recurring[interval]", "month"),
+        ];
+        let price = fake.call("POST", "/v1/prices", &parameters).map_err(refused)?;
+        prices.push(price["id"].as_str().unwrap_or_default().to_owned());
+    }
+    Ok(prices)
+}
+
+/// Customers who can pay, each of a tenant, with a subscription; the ids of the subscriptions.
+async fn people(
+    fake: &Fake,
+    cluster: &Cluster,
+    prices: &[String],
+    n: usize,
+    chance: &mut StdRng,
+) -> Result<Vec<String>> {
+    let mut subscriptions = vec![];
+    for _ in 0..n {
+        let parameters = [
+            ("name", "Somebody"),
+            ("payment_method", "pm_card_visa"),
+            ("invoice_settings[default_payment_method]", "pm_card_visa"),
+        ];
+        let customer = fake.call("POST", "/v1/customers", &parameters).map_err(refused)?;
+        let customer = customer["id"].as_str().unwrap_or_default().to_owned();
+        cluster.tenant_of(&customer).await?;
+        let price = prices.choose(chance).ok_or("no prices")?;
+        let parameters =
+            [("customer", customer.as_str()), ("items[0][price]", price), ("items[0][quantity]", "1")];
+        let subscription = fake.call("POST", "/v1/subscriptions", &parameters).map_err(refused)?;
+        subscriptions.push(subscription["id"].as_str().unwrap_or_default().to_owned());
+    }
+    Ok(subscriptions)
+}
+
+/// Something happens to a subscription; what can no longer happen to it is refused, and does not.
+fn change(fake: &Fake, id: &str, prices: &[String], chance: &mut StdRng) {
+    let path = format!("/v1/subscriptions/{id}");
+    let Ok(now) = fake.call("GET", &path, &[]) else { return };
+    let item = now["items"]["data"][0]["id"].as_str().unwrap_or_default().to_owned();
+    let quantity = chance.random_range(1..50).to_string();
+    let price = prices.choose(chance).cloned().unwrap_or_default();
+    let _ = match chance.random_range(0..100) {
+        0..40 => fake.call(
+            "POST",
+            &path,
+            &[("items[0][id]", item.as_str()), ("items[0][quantity]", quantity.as_str())],
+        ),
+        40..70 => {
+            fake.call("POST", &path, &[("items[0][id]", item.as_str()), ("items[0][price]", price.as_str())])
+        }
+        70..80 => fake.call("POST", &path, &[("cancel_at_period_end", "true")]),
+        80..90 => fake.call("POST", &path, &[("cancel_at_period_end", "false")]),
+        90..94 => fake.call("POST", &path, &[("pause_collection[behavior]", "void")]),
+        94..98 => fake.call("POST", &path, &[("pause_collection", "")]),
+        // One in three hundred: most live long enough to be changed often.
+        _ if chance.random_range(0..6) == 0 => fake.call("DELETE", &path, &[]),
+        _ => fake.call("POST", &path, &[("metadata[seen]", quantity.as_str())]),
+    };
+}

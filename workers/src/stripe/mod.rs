@@ -1,0 +1,63 @@
+//! Jobs that ask Stripe.
+
+mod customer;
+mod reconcile;
+mod seats;
+mod subscription;
+mod walk;
+
+use tenantry_queue::Outcome;
+use tenantry_stripe::{Client, Error};
+
+pub(crate) use customer::create as create_customer;
+pub use customer::customer;
+pub(crate) use reconcile::{backfill, run as reconcile};
+pub(crate) use seats::run as sync_seats;
+pub(crate) use subscription::run as sync_subscription;
+pub use walk::{Seen, events, subscriptions};
+
+use crate::Handlers;
+
+/// Why what needs both Stripe and the database is not finished.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfinished {
+    /// Stripe did not answer as it should.
+    #[error(transparent)]
+    Stripe(#[from] Error),
+    /// The database did not.
+    #[error(transparent)]
+    Accounts(#[from] tenantry_accounts::Error),
+}
+
+impl Handlers {
+    /// The way out to Stripe.
+    fn stripe(&self) -> Result<&Client, Outcome> {
+        let none = || Outcome::Cancel("there is no Stripe: STRIPE_SECRET_KEY is not set".into());
+        self.stripe.as_ref().ok_or_else(none)
+    }
+}
+
+/// What becomes of a job whose question Stripe did not answer.
+fn unanswered(error: &Error) -> Outcome {
+    match error {
+        // Stripe is well, and only wants us to wait: that is no failure of the job.
+        Error::Limited(wait) => Outcome::Snooze(*wait),
+        Error::Unavailable(_) | Error::Failed(_) | Error::KeyUsed | Error::Unreadable(_) => {
+            Outcome::Retry(error.to_string())
+        }
+        // A key that was taken back or lacks a right may be mended by the operator, so these are tried again as well.
+        Error::Refused { status: 401 | 403, .. } => Outcome::Retry(error.to_string()),
+        Error::Refused { .. } => Outcome::Dead(error.to_string()),
+    }
+}
+
+fn unfinished(error: &Unfinished) -> Outcome {
+    match error {
+        Unfinished::Stripe(error) => unanswered(error),
+        Unfinished::Accounts(error) => failed(error),
+    }
+}
+
+fn failed(error: &tenantry_accounts::Error) -> Outcome {
+    Outcome::Retry(error.to_string())
+}
