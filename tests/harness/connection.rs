@@ -38,6 +38,18 @@ impl Connection {
     /// Sends a request with a bearer token, unless that is empty, and a JSON body, unless that is; waits for the answer. To
     /// drop this half-way loses the connection and nothing else.
     pub(crate) async fn ask(&mut self, method: &str, path: &str, token: &str, body: &str) -> Result<Answer> {
+        self.ask_if(method, path, token, body, "").await
+    }
+
+    /// The same, of a certain version; empty: of any.
+    pub(crate) async fn ask_if(
+        &mut self,
+        method: &str,
+        path: &str,
+        token: &str,
+        body: &str,
+        if_match: &str,
+    ) -> Result<Answer> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => {
@@ -49,6 +61,9 @@ impl Connection {
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: tenantry.test\r\n");
         if !token.is_empty() {
             request += &format!("Authorization: Bearer {token}\r\n");
+        }
+        if !if_match.is_empty() {
+            request += &format!("If-Match: {if_match}\r\n");
         }
         if !body.is_empty() {
             request += "Content-Type: application/json\r\n";

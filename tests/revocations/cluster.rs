@@ -23,14 +23,14 @@ use crate::{
 };
 
 pub(crate) const NODES: usize = 3;
-/// Tenants to suspend by turns; more than are suspended at once.
+/// Tenants to suspend and to close by turns; more than that happens to at once.
 const SUSPENDED: usize = 8;
 /// A node that cannot read the feed refuses after this.
 pub(crate) const MAX_LAG: Duration = Duration::from_secs(2);
 /// Of all seeded people.
 pub(crate) const PASSWORD: &str = "Tenantry-Demo-1";
 
-/// Somebody who may suspend tenants, with the password of an administrator.
+/// Somebody who may suspend and close tenants, with the password of an administrator.
 const OPERATOR: &str = "
     with made as (
       insert into tenantry.users (tenant_id, id, email, name, role)
@@ -48,7 +48,7 @@ pub(crate) struct Cluster {
     pub(crate) operator: String,
     /// The administrator of the tenant where people are revoked.
     pub(crate) admin: String,
-    /// The first is where people are revoked; the others are suspended.
+    /// The first is where people are revoked; the others are suspended and closed.
     tenants: Vec<Tenant>,
     next_person: AtomicUsize,
     next_tenant: AtomicUsize,
@@ -154,7 +154,7 @@ impl Cluster {
         Ok(Person { tenant, id: *id, email })
     }
 
-    /// Somebody of the tenant that was not suspended for the longest time.
+    /// Somebody of the tenant that was neither suspended nor closed for the longest time.
     pub(crate) fn person_to_suspend(&self) -> Result<Person<'_>> {
         let n = self.next_tenant.fetch_add(1, Ordering::SeqCst);
         let tenant = &self.tenants[1 + n % SUSPENDED];
@@ -162,7 +162,7 @@ impl Cluster {
         Ok(Person { tenant, id: *id, email })
     }
 
-    /// The tenant that is not suspended.
+    /// The tenant that is neither suspended nor closed.
     pub(crate) fn home(&self) -> &Tenant {
         &self.tenants[0]
     }
@@ -180,9 +180,22 @@ impl Cluster {
         token: &str,
         body: &str,
     ) -> Result<Answer> {
+        self.ask_if(node, method, path, token, body, "").await
+    }
+
+    /// The same, of a certain version.
+    pub(crate) async fn ask_if(
+        &self,
+        node: usize,
+        method: &str,
+        path: &str,
+        token: &str,
+        body: &str,
+        if_match: &str,
+    ) -> Result<Answer> {
         let mut connection = self.connect(node)?;
         // The service answers within 5 s.
-        timeout(Duration::from_secs(8), connection.ask(method, path, token, body)).await?
+        timeout(Duration::from_secs(8), connection.ask_if(method, path, token, body, if_match)).await?
     }
 
     /// An access token of a new session.

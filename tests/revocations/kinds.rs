@@ -1,8 +1,11 @@
 //! The ways in which a token is revoked, each through the front door.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use totp_rs::{Builder, Secret};
 use uuid::Uuid;
 
 use crate::{
@@ -22,12 +25,14 @@ pub(crate) enum Kind {
     RoleChanged,
     Deactivated,
     Deleted,
+    SecondFactorReset,
     TenantSuspended,
+    TenantClosed,
     ApiKeyRevoked,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Logout,
         Self::LogoutAll,
         Self::SessionDeleted,
@@ -36,7 +41,9 @@ impl Kind {
         Self::RoleChanged,
         Self::Deactivated,
         Self::Deleted,
+        Self::SecondFactorReset,
         Self::TenantSuspended,
+        Self::TenantClosed,
         Self::ApiKeyRevoked,
     ];
 
@@ -50,7 +57,9 @@ impl Kind {
             Self::RoleChanged => "role changed",
             Self::Deactivated => "user deactivated",
             Self::Deleted => "user deleted",
+            Self::SecondFactorReset => "second factor reset",
             Self::TenantSuspended => "tenant suspended",
+            Self::TenantClosed => "tenant closed",
             Self::ApiKeyRevoked => "API key revoked",
         }
     }
@@ -73,6 +82,8 @@ struct Request {
     path: String,
     token: String,
     body: String,
+    /// The version that it is about; empty: any.
+    if_match: String,
     /// The answer once it is done.
     done: u16,
     /// The answer to a second one, when nobody knows what became of the first.
@@ -82,8 +93,8 @@ struct Request {
 impl Victim {
     /// Signs somebody new in.
     pub(crate) async fn new(cluster: &Cluster, node: usize, kind: Kind) -> Result<Self> {
-        let suspended = kind == Kind::TenantSuspended;
-        let person = if suspended { cluster.person_to_suspend()? } else { cluster.person()? };
+        let of_tenant = matches!(kind, Kind::TenantSuspended | Kind::TenantClosed);
+        let person = if of_tenant { cluster.person_to_suspend()? } else { cluster.person()? };
         let (bearer, revoke) = if kind == Kind::ApiKeyRevoked {
             api_key(cluster, node).await?
         } else {
@@ -91,11 +102,19 @@ impl Victim {
             let revoke = request(cluster, node, kind, &person, &bearer).await?;
             (bearer, revoke)
         };
-        let restore = suspended.then(|| Request {
-            method: "PATCH",
-            path: revoke.path.clone(),
+        let undone_by = match kind {
+            Kind::TenantSuspended => {
+                Some(("PATCH", revoke.path.clone(), json!({"is_active": true}).to_string()))
+            }
+            Kind::TenantClosed => Some(("POST", format!("{}/reopen", revoke.path), String::new())),
+            _ => None,
+        };
+        let restore = undone_by.map(|(method, path, body)| Request {
+            method,
+            path,
             token: cluster.operator.clone(),
-            body: json!({"is_active": true}).to_string(),
+            body,
+            if_match: String::new(),
             done: 200,
             done_already: 200,
         });
@@ -121,7 +140,8 @@ impl Request {
         let mut first = true;
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
         loop {
-            let answer = cluster.ask(node, self.method, &self.path, &self.token, &self.body).await;
+            let Self { method, path, token, body, if_match, .. } = self;
+            let answer = cluster.ask_if(node, method, path, token, body, if_match).await;
             match &answer {
                 Ok(answer) if answer.status == self.done => return Ok(first),
                 Ok(answer) if !first && answer.status == self.done_already => return Ok(false),
@@ -158,6 +178,7 @@ async fn api_key(cluster: &Cluster, node: usize) -> Result<(String, Request)> {
         path: format!("/api/v1/api-keys/{}", text("/data/api_key/id")?),
         token: cluster.admin.clone(),
         body: String::new(),
+        if_match: String::new(),
         done: 204,
         done_already: 404,
     };
@@ -175,6 +196,7 @@ async fn request(
     let admin = cluster.admin.clone();
     let own = bearer.to_owned();
     let auth = |what: &str| format!("/api/v1/auth/{what}");
+    let mut if_match = String::new();
     let (method, path, token, body, done, done_already) = match kind {
         Kind::Logout => ("POST", auth("logout"), own, json!({}), 204, 401),
         Kind::LogoutAll => ("POST", auth("logout-all"), own, Value::Null, 204, 401),
@@ -196,13 +218,35 @@ async fn request(
         Kind::Deleted => ("DELETE", user, admin, Value::Null, 204, 404),
         // See `api_key`.
         Kind::ApiKeyRevoked => return Err("an API key is nobody's session".into()),
+        Kind::SecondFactorReset => {
+            enrol(cluster, node, bearer).await?;
+            ("DELETE", format!("{user}/totp"), admin, Value::Null, 204, 404)
+        }
         Kind::TenantSuspended => {
             let path = format!("/api/v1/tenants/{}", person.tenant.id);
             ("PATCH", path, cluster.operator.clone(), json!({"is_active": false}), 200, 200)
         }
+        Kind::TenantClosed => {
+            let path = format!("/api/v1/tenants/{}", person.tenant.id);
+            let tenant = cluster.ask(node, "GET", &path, &cluster.operator, "").await?.json()?;
+            if_match = format!("\"{}\"", tenant["data"]["version"]);
+            ("DELETE", path, cluster.operator.clone(), Value::Null, 204, 404)
+        }
     };
     let body = if body.is_null() { String::new() } else { body.to_string() };
-    Ok(Request { method, path, token, body, done, done_already })
+    Ok(Request { method, path, token, body, if_match, done, done_already })
+}
+
+/// Sets a second factor up for whoever has this token, which stays as good as it was.
+async fn enrol(cluster: &Cluster, node: usize, bearer: &str) -> Result<()> {
+    let body = json!({"current_password": PASSWORD}).to_string();
+    let started = cluster.ask(node, "POST", "/api/v1/auth/totp", bearer, &body).await?.json()?;
+    let secret = Secret::try_from_base32(started["data"]["secret"].as_str().ok_or("no secret")?)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let code = Builder::new().with_secret(secret).build()?.generate(now).to_string();
+    let body = json!({"code": code}).to_string();
+    let confirmed = cluster.ask(node, "POST", "/api/v1/auth/totp/confirm", bearer, &body).await?;
+    if confirmed.status == 200 { Ok(()) } else { Err("a second factor was not confirmed".into()) }
 }
 
 /// The session of an access token.
