@@ -116,9 +116,15 @@ impl ApiKeys {
         if used.is_empty() {
             return;
         }
-        let used: Vec<_> = used.into_iter().map(|((tenant, id), at)| Used { tenant, id, at }).collect();
-        if let Err(error) = api_keys::note_used(app, &used).await {
-            tracing::warn!("when API keys were last used was not noted: {}", crate::error::sources(&error));
+        let mut rows: Vec<_> = used.iter().map(|(&(tenant, id), &at)| Used { tenant, id, at }).collect();
+        // In one order for all processes, or two would wait for each other.
+        rows.sort_by_key(|used| (used.tenant, used.id));
+        if let Err(error) = api_keys::note_used(app, &rows).await {
+            tracing::warn!("when API keys were last used is noted later: {}", crate::error::sources(&error));
+            let mut since = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+            for (key, at) in used {
+                since.entry(key).or_insert(at);
+            }
         }
     }
 }

@@ -79,7 +79,8 @@ pub struct Config {
     /// JWT_KEYS_DIR
     #[arg(long, env = "ENCRYPTION_KEYS_DIR", global = true, value_name = "DIR")]
     pub encryption_keys_dir: Option<PathBuf>,
-    /// How long a new key of that folder is only verified with before it signs, so that everybody knows it by then
+
+    /// How long a new key of these folders is only read with before it signs or encrypts, so that everybody knows it by then
     #[arg(long, env = "JWT_KEY_REST", global = true, default_value = "5m", value_parser = period, value_name = "TIME")]
     pub jwt_key_rest: Duration,
 

@@ -140,11 +140,11 @@ impl<K: KeyFile> KeyFolder<K> {
         Ok(files)
     }
 
-    /// Makes the first key if there is none. It appears whole or not at all, and of two processes that start at once one makes
-    /// it.
-    pub(crate) fn make_first(&self) -> Result<(), KeyError> {
+    /// Makes the first key if there is none, and says whether it did. It appears whole or not at all, and of two processes that
+    /// start at once one makes it.
+    pub(crate) fn make_first(&self) -> Result<bool, KeyError> {
         if !self.files()?.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         std::fs::create_dir_all(&self.path).map_err(failed::<K>(&self.path))?;
         let mut random = [0; 32];
@@ -162,10 +162,17 @@ impl<K: KeyFile> KeyFolder<K> {
         let made = std::fs::hard_link(&draft, &first);
         std::fs::remove_file(&draft).map_err(failed::<K>(&draft))?;
         match made {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                Err(failed::<K>(&first)(error))
-            }
-            _ => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(failed::<K>(&first)(error)),
+            Ok(()) => Ok(true),
+        }
+    }
+
+    /// Takes back the key that this process has just made.
+    pub(crate) fn unmake_first(&self) {
+        let first = self.path.join(format!("first.{}", K::EXTENSION));
+        if let Err(error) = std::fs::remove_file(&first) {
+            tracing::warn!("{} could not be removed: {error}", first.display());
         }
     }
 }

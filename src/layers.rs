@@ -87,9 +87,10 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
     };
     if let Some(key) = unknown_key.filter(|_| admitted.is_ok() && !preflight) {
         // Counted first: whoever makes keys up has us ask the database no more often than anybody without one.
-        match state.api_keys.look_up(&state.app, &key).await {
-            Ok(found) => credential = found.map_or(Credential::None, Credential::Key),
-            Err(error) => admitted = Err(error.into()),
+        match timeout(DEADLINE, state.api_keys.look_up(&state.app, &key)).await {
+            Ok(Ok(found)) => credential = found.map_or(Credential::None, Credential::Key),
+            Ok(Err(error)) => admitted = Err(error.into()),
+            Err(_) => admitted = Err(late()),
         }
     }
     if let (Credential::Key(key), true) = (&credential, admitted.is_ok()) {
@@ -116,7 +117,6 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
         }
         limit_body(&mut request)?;
         // Whatever a database or a Redis that hangs does, the client gets an answer. Changes go on to their end.
-        let late = || ApiError::unavailable("This took too long, please try again", 1);
         timeout(DEADLINE, routes.call(request)).await.unwrap_or_else(|_| Err(late().into()))
     };
     let answer =
@@ -159,6 +159,10 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
     secure(headers);
     cors(headers, &state, origin, preflight);
     response
+}
+
+fn late() -> ApiError {
+    ApiError::unavailable("This took too long, please try again", 1)
 }
 
 /// What the request came with as far as this process knows by itself, and the key that it would have to ask for.

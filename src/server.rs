@@ -98,13 +98,16 @@ impl Bound {
         });
         let server = Server::new_with_acceptor(acceptor).idle_timeout(IDLE);
         let serve = server.run_with_graceful_shutdown(app, stop.clone().cancelled_owned(), Some(grace));
-        following(&house.app, &stop, async {
+        let served = following(&house.app, &stop, async {
             tokio::select! {
                 result = serve => Ok(result?),
                 () = house.keep_house() => Ok(()),
             }
-        })
-        .await
+        });
+        let served = served.await;
+        // Or a key that was used within the last minute would look as if it were not.
+        house.write_down_used_keys().await;
+        served
     }
 }
 

@@ -46,6 +46,8 @@ pub struct State {
     pub(crate) probe: Pool,
     pub(crate) tokens: Arc<AccessTokens>,
     encryption_keys: Arc<KeyFolder<Key>>,
+    /// Whether this process made the first of them.
+    made_key: bool,
     pub(crate) api_keys: Arc<ApiKeys>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) attempts: Arc<Attempts>,
@@ -83,13 +85,14 @@ impl State {
         signing_keys(&config).make_first()?;
         let app = app(&config)?;
         let encryption_keys = encryption_keys::folder(&config);
-        encryption_keys.make_first()?;
+        let made_key = encryption_keys.make_first()?;
         encryption_keys::load(&encryption_keys, &app.encryption)?;
         Ok(Self {
             probe: pool(config.database_url()?, 1, app.db.primary())?,
             app,
             tokens: Arc::new(tokens(&config)?),
             encryption_keys: Arc::new(encryption_keys),
+            made_key,
             api_keys: Arc::new(ApiKeys::new(config.access_token_ttl)),
             limits: Arc::new(Limits::new(config.rate_limit_ip, config.trusted_proxies.clone())),
             attempts: Arc::new(Attempts::new(config.rate_limit_login)),
@@ -97,6 +100,38 @@ impl State {
             stripe: config.stripe()?,
             config: Arc::new(config),
         })
+    }
+
+    /// Says which keys are missing that secrets in the database need. Where this process has just made a key beside such
+    /// secrets, the folder is not the one that it should be: what was encrypted with the new key would be lost with it.
+    ///
+    /// # Errors
+    /// In that case; the key is gone again.
+    pub(crate) async fn check_encryption(&self) -> Result<(), ConfigError> {
+        let missing = match encryption_keys::missing(&self.app).await {
+            Ok(missing) => missing,
+            // Not a reason to stay down.
+            Err(error) => {
+                tracing::warn!(
+                    "which encryption keys are needed was not found out: {}",
+                    crate::error::sources(&error)
+                );
+                return Ok(());
+            }
+        };
+        for (key, secrets) in &missing {
+            // Nor is this: everybody else signs in, and recovery codes need no key.
+            tracing::error!(key.id = %key, secrets, "{secrets} second factors are encrypted with key {key}, which ENCRYPTION_KEYS_DIR does not hold");
+        }
+        if missing.is_empty() || !self.made_key {
+            return Ok(());
+        }
+        self.encryption_keys.unmake_first();
+        let folder = self.encryption_keys.path.display();
+        Err(ConfigError(format!(
+            "ENCRYPTION_KEYS_DIR: {folder} holds no key, and second factors are encrypted with another one: point it at the folder \
+             of the running service. If those keys are lost for good, put a new one there (openssl rand -base64 32 >first.key)"
+        )))
     }
 
     /// Writes down which API keys were used since the last time.

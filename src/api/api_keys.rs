@@ -100,7 +100,7 @@ pub(crate) struct NewApiKey {
 /// The API keys of a tenant.
 #[derive(Serialize, Object)]
 pub(crate) struct ApiKeyList {
-    /// The newest first; expired ones, too, until they are revoked. At most 1,000.
+    /// The newest first; expired ones, too, for 30 days and until they are revoked. At most 1,000.
     api_keys: Vec<ApiKey>,
 }
 

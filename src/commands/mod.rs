@@ -24,7 +24,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     config::{Config, LogFormat},
-    encryption_keys, migrate, openapi, server,
+    migrate, openapi, server,
     state::{self, State},
 };
 
@@ -193,10 +193,7 @@ async fn serve(config: Config, workers: bool) -> Result {
     server::metrics();
     let state = State::new(config.clone())?;
     server::check_database(&config).await?;
-    for (key, secrets) in encryption_keys::missing(&state.app).await? {
-        // Not a reason to stay down: everybody else signs in, and recovery codes need no key.
-        tracing::error!(key.id = %key, secrets, "{secrets} second factors are encrypted with key {key}, which ENCRYPTION_KEYS_DIR does not hold");
-    }
+    state.check_encryption().await?;
     server::run(state, workers, stopping()?, |_| {}).await?;
     Ok(())
 }

@@ -1,7 +1,9 @@
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tenantry_accounts::{TenantId, db};
 
 use crate::app::{TestApp, answer, eventually, wrong_fields};
 
@@ -63,6 +65,8 @@ async fn a_key_makes_users_and_no_administrators() {
     let bob = format!("/api/v1/users/{}", made["data"]["id"].as_str().unwrap());
     assert_eq!(app.patch(&bob, &json!({"name": "Robert"})).await.0, StatusCode::OK);
 
+    let ours = json!({"email": "eve@example.org", "name": "Eve", "password": "Correct-Horse-1"});
+    assert_eq!(app.post("/api/v1/users", &ours).await.0, StatusCode::FORBIDDEN, "nobody to sign in as");
     let grant = json!({"email": "eve@example.org", "name": "Eve", "role": "admin"});
     assert_eq!(app.post("/api/v1/users", &grant).await.0, StatusCode::FORBIDDEN);
     assert_eq!(app.patch(&bob, &json!({"role": "admin"})).await.0, StatusCode::FORBIDDEN);
@@ -114,6 +118,40 @@ async fn a_key_that_has_expired_is_refused_even_where_it_is_remembered() {
         app.with_key(key, Method::GET, "/api/v1/users").await.0 == StatusCode::UNAUTHORIZED
     })
     .await;
+}
+
+#[tokio::test]
+async fn keys_that_ended_long_ago_are_purged_and_no_others() {
+    let app = TestApp::spawn().await;
+    let mut ids = vec![];
+    for _ in 0..6 {
+        ids.push(app.api_key(&["users:read"]).await.1["id"].as_str().unwrap().to_owned());
+    }
+    let [expired, revoked, both, lately_expired, lately_revoked, working] = &ids[..] else { unreachable!() };
+    let mut client = app.database().await;
+    let tx = db::as_tenant(&mut client, TenantId(app.tenant)).await.unwrap();
+    for (id, ended) in [
+        (expired, "expires_at = now() - interval '31 days'"),
+        (revoked, "revoked_at = now() - interval '31 days'"),
+        (both, "revoked_at = now() - interval '31 days', expires_at = now() - interval '1 day'"),
+        (lately_expired, "expires_at = now() - interval '29 days'"),
+        (lately_revoked, "revoked_at = now() - interval '29 days'"),
+    ] {
+        let sql =
+            format!("update tenantry.api_keys set {ended} where tenant_id = $1 and id = $2::text::uuid");
+        assert_eq!(tx.execute(&sql, &[&app.tenant, id]).await.unwrap(), 1);
+    }
+    let sql = "select tenantry.enqueue_job('purge_deleted', '{}', $1)";
+    tx.query_one(sql, &[&app.tenant]).await.unwrap();
+    tx.commit().await.unwrap();
+
+    app.run_jobs().await;
+
+    let tx = db::as_tenant(&mut client, TenantId(app.tenant)).await.unwrap();
+    let sql = "select id::text from tenantry.api_keys where tenant_id = $1 order by id";
+    let left: Vec<String> =
+        tx.query(sql, &[&app.tenant]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(left, [lately_expired, lately_revoked, working].map(String::as_str));
 }
 
 #[tokio::test]
@@ -236,7 +274,8 @@ async fn a_tenant_has_a_hundred_keys_at_most() {
         let app = &app;
         async move { app.post("/api/v1/api-keys", &body).await }
     };
-    let answers = futures_util::future::join_all((0..104).map(make)).await;
+    // As many at a time as there are connections: more would wait for those, and be told to come again.
+    let answers: Vec<_> = futures_util::stream::iter((0..104).map(make)).buffer_unordered(6).collect().await;
     let made = answers.iter().filter(|(status, _)| *status == StatusCode::CREATED).count();
     let refused = answers.iter().filter(|(_, answer)| answer["error"]["code"] == "too_many_api_keys").count();
     assert_eq!((made, refused), (100, 4));

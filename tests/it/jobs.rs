@@ -182,6 +182,50 @@ async fn tenants_see_and_push_their_own_jobs_only() {
 }
 
 #[tokio::test]
+async fn tenants_cancel_what_they_may_push_and_retry_anything() {
+    let mut app = TestApp::spawn().await;
+    let (key, _) = app.api_key(&["jobs:read", "jobs:write"]).await;
+    let admin = app.token.clone();
+    let kinds = [
+        ("second_factor_notice_email", json!({"user_id": app.admin_id(), "event": "reset"})),
+        ("address_notice_email", json!({"notice_id": Uuid::now_v7()})),
+        ("invalidate_user", json!({"users": []})),
+        ("reset_password_email", json!({"user_id": app.admin_id()})),
+    ];
+    let mut jobs = vec![];
+    for (kind, payload) in &kinds {
+        let mut client = app.database().await;
+        let tx = db::as_tenant(&mut client, TenantId(app.tenant)).await.unwrap();
+        let sql = "select tenantry.enqueue_job($1, $2, $3, now() + interval '1 hour')::text";
+        let row = tx.query_one(sql, &[kind, payload, &app.tenant]).await.unwrap();
+        tx.commit().await.unwrap();
+        jobs.push(row.get::<_, String>(0));
+    }
+
+    for token in [&admin, &key] {
+        app.token.clone_from(token);
+        for id in &jobs {
+            let (status, refused) = app.act(id, "cancel").await;
+            assert_eq!((status, &refused["error"]["code"]), (StatusCode::FORBIDDEN, &json!("forbidden")));
+            let (_, job) = app.get(&format!("/api/v1/jobs/{id}")).await;
+            assert_eq!(job["data"]["state"], "pending", "{job}");
+        }
+        app.token.clone_from(&admin);
+        let own = app.push(TOMORROW).await["id"].as_str().unwrap().to_owned();
+        app.token.clone_from(token);
+        assert_eq!(app.act(&own, "cancel").await.0, StatusCode::OK);
+    }
+    app.token = app.super_admin().await;
+    for id in &jobs {
+        assert_eq!(app.act(id, "cancel?all_tenants=true").await.0, StatusCode::OK);
+    }
+    app.token = admin;
+    for id in &jobs {
+        assert_eq!(app.act(id, "retry").await.0, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
 async fn a_super_administrator_sees_and_changes_the_jobs_of_all() {
     let mut app = TestApp::spawn().await;
     let job = app.push(TOMORROW).await["id"].as_str().unwrap().to_owned();
@@ -267,6 +311,11 @@ async fn the_shell_pushes_shows_cancels_retries_and_purges() {
     printed(&["cancel", &id]);
     let purge = ["purge", "--state", "cancelled", "--older-than", "0s", "--tenant", &app.slug];
     assert_eq!(printed(&purge), "1 jobs are removed");
+    assert_eq!(printed(&purge), "0 jobs are removed");
+    let trail = app.trail("action=job.purged").await;
+    assert_eq!(trail.len(), 1, "what removes nothing leaves no event: {trail:?}");
+    assert_eq!(trail[0]["actor_kind"], "operator");
+    assert_eq!(trail[0]["detail"], json!({"states": ["cancelled"], "jobs": 1}));
     assert!(refused(&["show", &id]).contains("there is no job"));
 }
 

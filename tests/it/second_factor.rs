@@ -203,6 +203,10 @@ async fn a_pending_secret_is_not_guessed_and_does_not_wait_for_ever() {
         assert_eq!(code_of(&confirm(phone.wrong()).await), (422, "wrong_second_factor"));
     }
     assert_eq!(code_of(&confirm(phone.code(0)).await), (404, "second_factor_not_found"));
+    let trail = app.trail("action=user.second_factor_failed").await;
+    let failures: Vec<_> = trail.iter().map(|event| event["detail"]["failures"].clone()).collect();
+    assert_eq!(failures, [5, 4, 3, 2, 1], "{trail:?}");
+    assert!(trail.iter().all(|event| event["actor_id"] == app.admin["id"]), "{trail:?}");
 
     let (_, started) = app.start().await;
     let phone = Phone::with(&started["data"]["secret"]);
@@ -614,9 +618,11 @@ async fn a_new_key_takes_over_and_a_lost_one_leaves_the_recovery_codes() {
     let rotating = app.node_with(&[&keys]).await;
     assert_eq!(rotating.log_in(email, Some(&phone.code(0))).await.0, StatusCode::OK);
     assert_eq!(key_of().await, first, "a key that is new to other processes does not write yet");
-    // A process starts with what is the oldest by name, so that this need not be waited for.
-    std::fs::rename(path("first.key"), path("old.key")).unwrap();
-    let rotated = app.node_with(&[&keys]).await;
+    let rotated = app.node_with(&[&keys, "--jwt-key-rest=100ms"]).await;
+    eventually(Duration::from_secs(1), || async {
+        rotated.state.app.encryption.writing_key().as_deref() != Some(first.as_str())
+    })
+    .await;
     assert_eq!(rotated.log_in(email, Some(&phone.code(1))).await.0, StatusCode::OK);
     assert_ne!(key_of().await, first, "who signs in is encrypted anew");
 
@@ -668,6 +674,28 @@ async fn check_names_the_keys_that_are_missing() {
     // Other tests have keys of their own, of which this folder knows nothing either.
     let known = line(&app.folder().join("keys"));
     assert!(known.starts_with("ok") || !known.contains(&key), "{known}");
+}
+
+#[tokio::test]
+async fn no_process_starts_with_a_key_of_its_own_beside_secrets_of_another() {
+    let app = TestApp::spawn().await;
+    app.enrol().await;
+    let (url, empty) = (crate::app::from_stack("TEST_DATABASE_URL"), tempfile::tempdir().unwrap());
+    let keys = empty.path().join("keys");
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("JWT_KEYS_DIR", keys.to_str().unwrap()),
+        ("LISTEN", "127.0.0.1:0"),
+        ("PUBLIC_URL", "http://tenantry.test"),
+    ];
+
+    for _ in 0..2 {
+        let refused = crate::cli::tenantry(&["api"], &variables);
+
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && said.contains("ENCRYPTION_KEYS_DIR: "), "{said}");
+        assert!(!keys.join("first.key").exists(), "and it is no other the next time");
+    }
 }
 
 #[tokio::test]

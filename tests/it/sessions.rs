@@ -230,3 +230,60 @@ async fn a_node_that_starts_knows_what_was_revoked_before() {
     assert_eq!(node.status_of(&session["token"]).await, StatusCode::UNAUTHORIZED);
     assert_eq!(node.status_of(&json!(kept)).await, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn whoever_signs_in_while_another_password_is_chosen_gets_no_session_by_the_old_one() {
+    let app = TestApp::spawn().await;
+    let other = json!({"email": "bob@example.org", "name": "Bob", "password": "Better-Horse-2"});
+    let (status, bob) = app.post("/api/v1/users", &other).await;
+    assert_eq!(status, StatusCode::CREATED, "{bob}");
+    let tenant = tenantry_accounts::TenantId(app.tenant);
+    let mut client = app.database().await;
+    let tx = tenantry_accounts::db::as_tenant(&mut client, tenant).await.unwrap();
+    // As whoever resets a password does: the user first, then the password.
+    let lock =
+        "select from tenantry.users where tenant_id = $1 and email = 'admin@example.org' for no key update";
+    tx.execute(lock, &[&app.tenant]).await.unwrap();
+    let body = json!({"tenant": app.slug, "email": "admin@example.org", "password": PASSWORD});
+
+    let (login, ()) = tokio::join!(app.post("/api/v1/auth/login", &body), async {
+        let mine: i32 = tx.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+        let waits = "select count(*) from pg_locks where not granted and $1 = any (pg_blocking_pids(pid))";
+        let watcher = app.database().await;
+        eventually(Duration::from_secs(1), || async {
+            watcher.query_one(waits, &[&mine]).await.unwrap().get::<_, i64>(0) > 0
+        })
+        .await;
+        let change = "update tenantry.credentials c set password_hash = o.password_hash
+                      from tenantry.credentials o, tenantry.users u
+                      where c.tenant_id = $1 and u.tenant_id = $1 and u.email = 'admin@example.org' and c.user_id = u.id
+                        and o.tenant_id = $1 and o.user_id <> u.id";
+        assert_eq!(tx.execute(change, &[&app.tenant]).await.unwrap(), 1);
+        tx.commit().await.unwrap();
+    });
+
+    assert_eq!(
+        (login.0, &login.1["error"]["code"]),
+        (StatusCode::UNAUTHORIZED, &json!("invalid_credentials"))
+    );
+    let new = json!({"tenant": app.slug, "email": "admin@example.org", "password": "Better-Horse-2"});
+    assert_eq!(app.post("/api/v1/auth/login", &new).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_session_that_has_ended_changes_nothing_at_a_node_that_does_not_know_yet() {
+    let mut app = TestApp::spawn().await;
+    let session = app.session("admin@example.org").await;
+    let ended = "update tenantry.sessions set revoked_at = now() where tenant_id = $1";
+    let tenant = tenantry_accounts::TenantId(app.tenant);
+    let mut client = app.database().await;
+    let tx = tenantry_accounts::db::as_tenant(&mut client, tenant).await.unwrap();
+    // Past the feed, so that no node ever hears of it.
+    tx.execute(ended, &[&app.tenant]).await.unwrap();
+    tx.commit().await.unwrap();
+    app.token = session["token"].as_str().unwrap().to_owned();
+
+    assert_eq!(app.get("/api/v1/users/me").await.0, StatusCode::OK, "as far as this node knows");
+    let user = json!({"email": "eve@example.org", "name": "Eve"});
+    assert_eq!(app.post("/api/v1/users", &user).await.0, StatusCode::UNAUTHORIZED);
+}

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tenantry_accounts::{db, tenants};
+use tenantry_accounts::{TenantId, db, tenants};
 use uuid::Uuid;
 
 use crate::app::{PASSWORD, TestApp, answer, eventually, token_in, wrong_fields};
@@ -22,6 +22,15 @@ impl TestApp {
     /// The same request as somebody else.
     async fn ask_as(&self, token: &str, method: Method, path: &str) -> (StatusCode, Value) {
         answer(self.http.request(method, format!("{}{path}", self.url)).bearer_auth(token)).await
+    }
+
+    /// A mail to this user about their second factor, which nobody has sent yet.
+    async fn let_notice_wait(&self, user: &Value) {
+        let mut client = self.database().await;
+        let tx = db::as_tenant(&mut client, TenantId(self.tenant)).await.unwrap();
+        let sql = "select tenantry.enqueue_job('second_factor_notice_email', $1, $2)";
+        tx.query_one(sql, &[&json!({"user_id": user["id"], "event": "reset"}), &self.tenant]).await.unwrap();
+        tx.commit().await.unwrap();
     }
 
     /// Lets the period of grace of the closed tenant pass.
@@ -106,7 +115,7 @@ async fn a_closed_tenant_is_no_more_for_anybody_at_once() {
     let app = TestApp::spawn().await;
     let node = app.another_node().await;
     let root = app.super_admin().await;
-    app.create_user("bob@example.org").await;
+    let bob = app.create_user("bob@example.org").await;
     app.post("/api/v1/invitations", &json!({"emails": ["eve@example.org"]})).await;
     let accept = token_in(&app.mails_to("eve@example.org").await[0]);
     app.post("/api/v1/auth/forgot-password", &json!({"tenant": app.slug, "email": "bob@example.org"})).await;
@@ -115,6 +124,7 @@ async fn a_closed_tenant_is_no_more_for_anybody_at_once() {
     let (_, session) = app.post("/api/v1/auth/login", &login).await;
     let waiting = json!({"emails": ["late@example.org"]});
     assert_eq!(app.post("/api/v1/invitations", &waiting).await.0, StatusCode::CREATED);
+    app.let_notice_wait(&bob).await;
     assert_eq!(node.get("/api/v1/users/me").await.0, StatusCode::OK);
 
     assert_eq!(app.close().await.0, StatusCode::NO_CONTENT);

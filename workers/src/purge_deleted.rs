@@ -1,15 +1,21 @@
-//! Removes users who were deleted long enough ago, with all that is theirs; the audit trail stays.
+//! Removes users who were deleted long enough ago, with all that is theirs, and API keys that ended as long ago; the audit
+//! trail stays.
 
 use std::time::Duration;
 
-use tenantry_accounts::users;
+use tenantry_accounts::{Error, api_keys, users};
 use tenantry_queue::Outcome;
 
 use crate::{Handlers, in_batches};
 
-/// How long a deleted user is kept.
+/// How long a deleted user and an API key that has ended are kept.
 const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 
 pub(crate) async fn run(handlers: &Handlers) -> Outcome {
-    in_batches(|batch| users::purge_deleted(&handlers.app, KEEP, batch)).await
+    let app = &handlers.app;
+    in_batches(|batch| async move {
+        let users = users::purge_deleted(app, KEEP, batch).await?;
+        Ok::<_, Error>(users.max(api_keys::purge(app, KEEP, batch).await?))
+    })
+    .await
 }

@@ -104,8 +104,10 @@ pub(crate) async fn as_actor(client: &mut Client, actor: Actor, tenant: TenantId
 pub(crate) async fn stands(tx: &Transaction<'_>, actor: Actor) -> Result<()> {
     let stands = match actor.who {
         Who::User(user) => {
-            let statement = tx.prepare_cached("select tenantry.actor_stands($1, $2, $3)").await?;
-            tx.query_one(&statement, &[&actor.home.0, &user.id.0, &user.version]).await?.try_get(0)?
+            let statement = tx.prepare_cached("select tenantry.session_stands($1, $2, $3, $4)").await?;
+            let user: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+                [&actor.home.0, &user.id.0, &user.version, &user.session.0];
+            tx.query_one(&statement, &user).await?.try_get(0)?
         }
         Who::ApiKey(key) => {
             let statement = tx.prepare_cached("select tenantry.api_key_stands($1, $2)").await?;

@@ -55,7 +55,8 @@ pub struct Encryption {
 #[derive(Debug, Default)]
 struct Keys {
     writing: Option<Key>,
-    all: HashMap<String, Key>,
+    /// Each with its place among them, the oldest first.
+    all: HashMap<String, (usize, Key)>,
 }
 
 /// What is stored: encrypted, and by which key.
@@ -79,12 +80,16 @@ impl Context {
 }
 
 impl Encryption {
-    /// Takes these keys in place of those before.
+    /// Takes these keys, the oldest first, in place of those before. `writing` is one of them.
     pub fn replace(&self, writing: Key, all: impl IntoIterator<Item = Key>) {
-        let mut all: HashMap<_, _> = all.into_iter().map(|key| (key.id.clone(), key)).collect();
-        all.insert(writing.id.clone(), writing.clone());
+        let all = all.into_iter().enumerate().map(|(place, key)| (key.id.clone(), (place, key))).collect();
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) =
             Arc::new(Keys { writing: Some(writing), all });
+    }
+
+    /// The name of the key that encrypts; none: there is none.
+    pub fn writing_key(&self) -> Option<String> {
+        self.keys().writing.as_ref().map(|key| key.id.clone())
     }
 
     /// Whether there is a key of this name.
@@ -92,9 +97,12 @@ impl Encryption {
         self.keys().all.contains_key(key_id)
     }
 
-    /// Whether what `key_id` has encrypted would be encrypted with another key now.
+    /// Whether what `key_id` has encrypted would be encrypted with a newer key now. A process that has just started writes
+    /// with the oldest: it must not take back what others have encrypted anew.
     pub(crate) fn is_outdated(&self, key_id: &str) -> bool {
-        self.keys().writing.as_ref().is_some_and(|key| key.id != key_id)
+        let keys = self.keys();
+        let place = |id: &str| keys.all.get(id).map(|(place, _)| *place);
+        keys.writing.as_ref().is_some_and(|writing| place(key_id) < place(&writing.id))
     }
 
     /// Encrypts `text`, which can then be read in the same context only.
@@ -112,7 +120,7 @@ impl Encryption {
     /// Decrypts what [`seal`](Self::seal) made in the same context.
     pub(crate) fn open(&self, Sealed { key_id, bytes }: &Sealed, context: Context) -> Result<Vec<u8>> {
         let keys = self.keys();
-        let Some(key) = keys.all.get(key_id) else {
+        let Some((_, key)) = keys.all.get(key_id) else {
             tracing::error!(key.id = %key_id, "a secret is encrypted with key {key_id}, which ENCRYPTION_KEYS_DIR does not hold");
             return Err(Error::Internal("a secret is encrypted with a key that is missing"));
         };
@@ -135,16 +143,17 @@ mod tests {
         Context { purpose: "test", tenant: TenantId::generate(), user: UserId::generate() }
     }
 
-    fn with(keys: &[u8]) -> Encryption {
+    /// The oldest first; the one in this place writes.
+    fn with(keys: &[u8], writing: usize) -> Encryption {
         let encryption = Encryption::default();
-        let mut all: Vec<_> = keys.iter().map(|byte| Key::new([*byte; 32])).collect();
-        encryption.replace(all.remove(0), all);
+        let all: Vec<_> = keys.iter().map(|byte| Key::new([*byte; 32])).collect();
+        encryption.replace(all[writing].clone(), all);
         encryption
     }
 
     #[test]
     fn a_text_is_read_in_its_own_row_only() {
-        let (encryption, here) = (with(&[1]), context());
+        let (encryption, here) = (with(&[1], 0), context());
         let sealed = encryption.seal(b"secret", here).unwrap();
         assert_eq!(encryption.open(&sealed, here).unwrap(), b"secret");
         for elsewhere in [
@@ -159,17 +168,19 @@ mod tests {
     #[test]
     fn the_newest_key_writes_and_all_read() {
         let here = context();
-        let sealed = with(&[1]).seal(b"secret", here).unwrap();
-        let rotated = with(&[2, 1]);
+        let sealed = with(&[1], 0).seal(b"secret", here).unwrap();
+        let rotated = with(&[1, 2], 1);
         assert_eq!(rotated.open(&sealed, here).unwrap(), b"secret");
         assert!(rotated.is_outdated(&sealed.key_id));
         let anew = rotated.seal(b"secret", here).unwrap();
-        assert!(!rotated.is_outdated(&anew.key_id) && with(&[1]).open(&anew, here).is_err());
+        assert!(!rotated.is_outdated(&anew.key_id) && with(&[1], 0).open(&anew, here).is_err());
+        // A process that has just started writes with the oldest, and takes back nothing.
+        assert!(!with(&[1, 2], 0).is_outdated(&anew.key_id));
     }
 
     #[test]
     fn what_was_tampered_with_is_not_read() {
-        let (encryption, here) = (with(&[1]), context());
+        let (encryption, here) = (with(&[1], 0), context());
         let mut sealed = encryption.seal(b"secret", here).unwrap();
         assert_ne!(sealed.bytes, encryption.seal(b"secret", here).unwrap().bytes, "a nonce is used once");
         let last = sealed.bytes.len() - 1;
@@ -182,6 +193,6 @@ mod tests {
     #[test]
     fn without_a_key_nothing_is_written() {
         assert!(Encryption::default().seal(b"secret", context()).is_err());
-        assert!(!format!("{:?}", with(&[7])).contains("7, 7"), "keys are never printed");
+        assert!(!format!("{:?}", with(&[7], 0)).contains("7, 7"), "keys are never printed");
     }
 }

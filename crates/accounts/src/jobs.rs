@@ -23,6 +23,10 @@ use crate::{
 /// Kinds that administrators of a tenant may push: what these do is harmless however often it is done.
 pub const PUSHED_BY_TENANTS: &[Kind] = &[Kind::VerifyEmail, Kind::InvitationEmail, Kind::SyncSubscription];
 
+/// Kinds that they may cancel: those whose work is theirs to do without. By the others people learn of what was done to their
+/// accounts, caches of what is void, and we of what is no longer paid for.
+const CANCELLED_BY_TENANTS: &[Kind] = &[Kind::VerifyEmail, Kind::InvitationEmail];
+
 /// The tenants whose jobs are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -149,7 +153,8 @@ pub enum Action {
 /// Does something with a job; returns it as it is then.
 ///
 /// # Errors
-/// [`Error::Forbidden`], [`Error::NoJob`], [`Error::JobState`] when it is in a state in which this cannot be done.
+/// [`Error::Forbidden`], also for those below super administrators who would cancel a kind that they may not push;
+/// [`Error::NoJob`]; [`Error::JobState`] when it is in a state in which this cannot be done.
 pub async fn act(app: &App, actor: Actor, scope: Scope, id: JobId, action: Action) -> Result<Record> {
     let (_, record) = change(app, actor, scope, id, action, "cancelled by an administrator".into()).await?;
     Ok(record)
@@ -178,6 +183,10 @@ async fn change(
         let mut client = app.db.client().await?;
         let tx = begin_change(&mut client, actor, scope).await?;
         let job = admin::show(&tx, id).await?.ok_or(Error::NoJob)?;
+        let is_theirs = CANCELLED_BY_TENANTS.iter().any(|kind| kind.as_str() == job.kind);
+        if action == Action::Cancel && actor.role < Role::SuperAdmin && !is_theirs {
+            return Err(Error::Forbidden);
+        }
         let (change, name) = match action {
             Action::Retry => (admin::retry(&tx, job.tenant_id, id).await?, "job.retried"),
             Action::Cancel => (admin::cancel(&tx, job.tenant_id, id, &reason).await?, "job.cancelled"),
@@ -259,7 +268,14 @@ pub async fn purge(
     mut progress: impl FnMut(u64),
 ) -> Result<u64> {
     batches(app, &mut progress, async |tx| {
-        Ok(admin::purge(tx, states, keep, tenant.map(|tenant| tenant.0), BATCH).await?)
+        let some = admin::purge(tx, states, keep, tenant.map(|tenant| tenant.0), BATCH).await?;
+        if some > 0 {
+            let states: Vec<_> = states.iter().map(|state| state.as_str()).collect();
+            let (trail, detail) =
+                (tenant.unwrap_or(TenantId::SYSTEM), json!({"states": states, "jobs": some}));
+            audit::record(tx, trail, By::OPERATOR, "job.purged", trail.0, detail).await?;
+        }
+        Ok(some)
     })
     .await
 }

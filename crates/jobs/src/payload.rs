@@ -198,7 +198,7 @@ impl Job for PruneJobs {
     const KIND: Kind = Kind::PruneJobs;
 }
 
-/// Remove users who were deleted a month ago. Comes round by itself.
+/// Remove users who were deleted a month ago, and API keys that ended then. Comes round by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PurgeDeleted {}

@@ -45,7 +45,7 @@ const TRUSTED: &[(&str, &[&str])] = &[
     ),
     (
         "they see past the wall, since super administrators are of another tenant, and say yes or no",
-        &["actor_stands", "api_key_stands"],
+        &["actor_stands", "session_stands", "api_key_stands"],
     ),
     ("it notes when keys were used, of all tenants at once, and answers nothing", &["note_api_keys_used"]),
     ("it answers nothing, and mails those alone who have the address", &["request_mail"]),
@@ -67,6 +67,7 @@ const TRUSTED: &[(&str, &[&str])] = &[
             "prune_jobs",
             "enqueue_scheduled",
             "purge_deleted_users",
+            "purge_api_keys",
         ],
     ),
     ("every process follows the feed of all tenants", &["revocations_since", "prune_revocations"]),

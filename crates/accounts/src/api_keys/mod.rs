@@ -3,6 +3,8 @@
 mod scope;
 mod secret;
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use poem_openapi::Object;
 use serde::Serialize;
@@ -144,7 +146,7 @@ pub async fn create(app: &App, actor: Actor, new: NewKey) -> Result<(ApiKey, Str
     .await
 }
 
-/// The tenant's keys that have not been revoked, the newest first; expired ones, too. At most 1,000.
+/// The tenant's keys that have not been revoked, the newest first; expired ones, too, until they are purged. At most 1,000.
 ///
 /// # Errors
 /// [`Error::Forbidden`].
@@ -187,6 +189,19 @@ pub async fn revoke(app: &App, actor: Actor, id: ApiKeyId) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Removes up to `batch` keys that expired or were revoked longer than `keep` ago; returns how many. Its own transaction.
+///
+/// # Errors
+/// When the database fails.
+pub async fn purge(app: &App, keep: Duration, batch: u32) -> Result<u64> {
+    let client = app.db.client().await?;
+    let batch = i32::try_from(batch).unwrap_or(i32::MAX);
+    let statement =
+        client.prepare_cached("select tenantry.purge_api_keys(make_interval(secs => $1), $2)").await?;
+    let removed: i64 = client.query_one(&statement, &[&keep.as_secs_f64(), &batch]).await?.try_get(0)?;
+    Ok(removed.unsigned_abs())
 }
 
 /// A key that works, as of when its row was read.

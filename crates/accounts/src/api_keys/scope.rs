@@ -11,7 +11,7 @@ pub enum Scope {
     #[serde(rename = "users:read")]
     #[oai(rename = "users:read")]
     UsersRead,
-    /// Create, change and delete users.
+    /// Create, change and delete users. Those who are created choose their password by mail.
     #[serde(rename = "users:write")]
     #[oai(rename = "users:write")]
     UsersWrite,

@@ -126,6 +126,8 @@ pub(crate) async fn record(
 pub async fn rotate(app: &App) -> Result<u32> {
     let mut client = app.db.client().await?;
     let tx = db::as_system(&mut client).await?;
+    // A month may have to be moved, which takes as long as there are events in it.
+    tx.batch_execute("set local statement_timeout = '50s'").await?;
     let keep = app.settings.audit_retention.as_secs_f64();
     let sql = "select tenantry.rotate_audit(make_interval(secs => $1))";
     let dropped: i32 = tx.query_one(sql, &[&keep]).await?.try_get(0)?;

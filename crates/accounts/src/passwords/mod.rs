@@ -125,6 +125,22 @@ pub(crate) async fn store(tx: &Transaction<'_>, tenant: TenantId, user: UserId, 
     Ok(())
 }
 
+/// Whether `hash` is still the stored one; it stays so until `tx` ends.
+pub(crate) async fn is_still(
+    tx: &Transaction<'_>,
+    tenant: TenantId,
+    user: UserId,
+    hash: &str,
+) -> Result<bool> {
+    let statement = tx
+        .prepare_cached(
+            "select password_hash = $3 from tenantry.credentials where tenant_id = $1 and user_id = $2 for share",
+        )
+        .await?;
+    let row = tx.query_opt(&statement, &[&tenant.0, &user.0, &hash]).await?;
+    Ok(row.map_or(Ok(false), |row| row.try_get(0))?)
+}
+
 /// Stores another hash, if `before` is still the stored one; tells whether it did.
 pub(crate) async fn replace(
     tx: &Transaction<'_>,

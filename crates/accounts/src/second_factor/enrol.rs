@@ -89,7 +89,7 @@ pub async fn confirm(app: &App, actor: Actor, code: Code) -> Result<Vec<String>>
         let Code::Totp(code) = &code else { return Err(Error::WrongCode) };
         let secret = app.encryption.open(&sealed(&row)?, context(tenant, user.id))?;
         let Some(step) = totp::step_of(&secret, code.expose())? else {
-            count_failure(&tx, tenant, user.id).await?;
+            count_failure(&tx, tenant, actor, user.id).await?;
             tx.commit().await?;
             return Err(Error::WrongCode);
         };
@@ -120,15 +120,18 @@ pub async fn confirm(app: &App, actor: Actor, code: Code) -> Result<Vec<String>>
 }
 
 /// A pending secret that was given too many wrong codes is gone: who has stolen a session must not guess their way to the
-/// recovery codes of somebody who left off half-way.
-async fn count_failure(tx: &Transaction<'_>, tenant: TenantId, user: UserId) -> Result<()> {
+/// recovery codes of somebody who left off half-way. The trail tells of it as at sign-in.
+async fn count_failure(tx: &Transaction<'_>, tenant: TenantId, actor: Actor, user: UserId) -> Result<()> {
     let statement = tx
         .prepare_cached(
             "update tenantry.second_factors set failures = failures + 1
-             where tenant_id = $1 and user_id = $2 and confirmed_at is null",
+             where tenant_id = $1 and user_id = $2 and confirmed_at is null
+             returning failures",
         )
         .await?;
-    tx.execute(&statement, &[&tenant.0, &user.0]).await?;
+    let failures: i32 = tx.query_one(&statement, &[&tenant.0, &user.0]).await?.try_get("failures")?;
+    let detail = json!({"failures": failures});
+    audit::record(tx, tenant, actor, "user.second_factor_failed", user.0, detail).await?;
     let statement = tx
         .prepare_cached(
             "delete from tenantry.second_factors

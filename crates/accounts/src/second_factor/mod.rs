@@ -100,7 +100,8 @@ pub async fn keys_in_use(app: &App) -> Result<Vec<(String, i64)>> {
     rows.iter().map(|row| Ok((row.try_get("key_id")?, row.try_get("secrets")?))).collect()
 }
 
-/// What the mail is made of that tells a user what happened to their second factor. None when the user is gone.
+/// What the mail is made of that tells a user what happened to their second factor. None when the user is gone or
+/// the tenant is closed.
 ///
 /// # Errors
 /// When the database cannot be asked.
@@ -111,7 +112,7 @@ pub async fn issue_notice(app: &App, tenant: TenantId, user: UserId) -> Result<O
         .prepare_cached(
             "select u.email, u.name, t.name as tenant_name
              from tenantry.users u join tenantry.tenants t on t.id = u.tenant_id
-             where u.tenant_id = $1 and u.id = $2 and u.deleted_at is null",
+             where u.tenant_id = $1 and u.id = $2 and u.deleted_at is null and t.deleted_at is null",
         )
         .await?;
     let Some(row) = tx.query_opt(&statement, &[&tenant.0, &user.0]).await? else { return Ok(None) };

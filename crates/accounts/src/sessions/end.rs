@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 
 use super::{Method, renew::session_of};
 use crate::{
-    Actor, App, Error, Result, SessionId, audit, db,
+    Actor, App, Error, Result, SessionId, SignedInUser, audit, db,
     fields::{NewPassword, Secret},
     mail_tokens::{self, Purpose},
     passwords,
@@ -147,29 +147,53 @@ async fn end(app: &App, actor: Actor, which: Which) -> Result<usize> {
 /// [`Error::WrongPassword`], [`Error::PersonalPassword`], [`Error::Busy`], [`Error::Revoked`].
 pub async fn change_password(app: &App, actor: Actor, current: Secret, new: NewPassword) -> Result<()> {
     let user = actor.user()?;
-    let stored = passwords::stored(app, actor.home, user.id).await?;
-    let before = stored.as_ref().map(|stored| stored.hash.clone());
-    if !app.passwords.verify(current, before.clone()).await? {
-        return Err(Error::WrongPassword);
-    }
-    passwords::refuse_personal(&new, &stored.map(|stored| stored.known).unwrap_or_default())?;
+    let (before, known) = shown(app, actor, current.clone()).await?;
+    passwords::refuse_personal(&new, &known)?;
     let hash = app.passwords.hash(new).await?;
     let app = app.clone();
     to_the_end(async move {
-        let mut client = app.db.client().await?;
-        let tx = db::as_actor(&mut client, actor, actor.home).await?;
-        // Before the password, as where such a link is used.
-        mail_tokens::void(&tx, actor.home, user.id, &[Purpose::ResetPassword]).await?;
-        // Changed meanwhile, by another who knew it: only one of the two has been right.
-        if !passwords::replace(&tx, actor.home, user.id, before.as_deref(), &hash).await? {
-            return Err(Error::WrongPassword);
+        if replace_password(&app, actor, user, &before, &hash).await? {
+            return Ok(());
         }
-        let revoked =
-            revocations::end_sessions(&tx, actor.home, user.id, Which::AllBut(user.session)).await?;
-        audit::record(&tx, actor.home, actor, "user.password_changed", user.id.0, json!({})).await?;
-        tx.commit().await?;
-        app.revocations.add(&revoked);
-        Ok(())
+        // Another hash is stored meanwhile. That may be one of the same password, which a sign-in has hashed anew; of two who
+        // changed it only one has been right.
+        let (before, _) = shown(&app, actor, current).await?;
+        let replaced = replace_password(&app, actor, user, &before, &hash).await?;
+        if replaced { Ok(()) } else { Err(Error::WrongPassword) }
     })
     .await
+}
+
+/// The stored hash of the actor's password, which `current` is, and what everybody knows about them.
+async fn shown(app: &App, actor: Actor, current: Secret) -> Result<(String, Vec<String>)> {
+    let stored = passwords::stored(app, actor.home, actor.user()?.id).await?;
+    let hash = stored.as_ref().map(|stored| stored.hash.clone());
+    let is_right = app.passwords.verify(current, hash).await?;
+    match stored {
+        Some(stored) if is_right => Ok((stored.hash, stored.known)),
+        _ => Err(Error::WrongPassword),
+    }
+}
+
+/// False when `before` is no longer the stored hash; then nothing is changed.
+async fn replace_password(
+    app: &App,
+    actor: Actor,
+    user: SignedInUser,
+    before: &str,
+    hash: &str,
+) -> Result<bool> {
+    let mut client = app.db.client().await?;
+    let tx = db::as_actor(&mut client, actor, actor.home).await?;
+    // Before the password, as where such a link is used.
+    mail_tokens::void(&tx, actor.home, user.id, &[Purpose::ResetPassword]).await?;
+    if !passwords::replace(&tx, actor.home, user.id, Some(before), hash).await? {
+        tx.rollback().await?;
+        return Ok(false);
+    }
+    let revoked = revocations::end_sessions(&tx, actor.home, user.id, Which::AllBut(user.session)).await?;
+    audit::record(&tx, actor.home, actor, "user.password_changed", user.id.0, json!({})).await?;
+    tx.commit().await?;
+    app.revocations.add(&revoked);
+    Ok(true)
 }

@@ -105,29 +105,34 @@ pub async fn login(
     code: Option<Code>,
     origin: Origin,
 ) -> Result<SignedIn> {
-    let account = account(app, tenant, email).await?;
-    let hash = account.as_ref().map(|account| account.password_hash.clone());
-    let same = app.passwords.verify(password.clone(), hash).await?;
-    let named = account.as_ref().map(|account| (account.tenant, account.user));
-    let Some(account) = account.filter(|_| same) else {
-        audit::refused(app, named, origin.network());
-        return Err(Error::WrongCredentials);
-    };
-    let app = app.clone();
-    to_the_end(async move {
-        let outdated = app.passwords.is_outdated(&account.password_hash).then(|| account.clone());
-        let signed_in = begin(&app, account, Shown::Password(code), &origin).await?;
-        if let Some(account) = outdated {
-            // Nobody waits for it, and nobody is kept out by it: what fails now is done at the next sign-in.
-            tokio::spawn(async move {
-                if let Err(error) = renew_hash(&app, &account, password).await {
-                    tracing::info!("a password hash stays as it is until the next sign-in: {error}");
-                }
-            });
+    // Twice where another password is chosen, or the same is hashed anew, while this one is being verified.
+    for _ in 0..2 {
+        let account = account(app, tenant, email).await?;
+        let hash = account.as_ref().map(|account| account.password_hash.clone());
+        let same = app.passwords.verify(password.clone(), hash).await?;
+        let named = account.as_ref().map(|account| (account.tenant, account.user));
+        let Some(account) = account.filter(|_| same) else {
+            audit::refused(app, named, origin.network());
+            return Err(Error::WrongCredentials);
+        };
+        let (app, code, origin, password) = (app.clone(), code.clone(), origin.clone(), password.clone());
+        let signed_in = to_the_end(async move {
+            let signed_in = begin(&app, &account, Shown::Password(code), &origin).await?;
+            if signed_in.is_some() && app.passwords.is_outdated(&account.password_hash) {
+                // Nobody waits for it, and nobody is kept out by it: what fails now is done at the next sign-in.
+                tokio::spawn(async move {
+                    if let Err(error) = renew_hash(&app, &account, password).await {
+                        tracing::info!("a password hash stays as it is until the next sign-in: {error}");
+                    }
+                });
+            }
+            Ok(signed_in)
+        });
+        if let Some(signed_in) = signed_in.await? {
+            return Ok(signed_in);
         }
-        Ok(signed_in)
-    })
-    .await
+    }
+    Err(Error::WrongCredentials)
 }
 
 /// Stores the password as passwords are hashed today, unless it has been changed meanwhile.
@@ -145,7 +150,7 @@ async fn renew_hash(app: &App, account: &Account, password: Secret) -> Result<()
 /// [`Error::NoUser`].
 pub async fn impersonate(app: &App, tenant: &str, email: &Email, origin: Origin) -> Result<SignedIn> {
     let account = account(app, tenant, email).await?.ok_or(Error::NoUser)?;
-    begin(app, account, Shown::Nothing, &origin).await
+    begin(app, &account, Shown::Nothing, &origin).await?.ok_or(Error::NoUser)
 }
 
 /// What somebody has shown of who they are.
@@ -156,7 +161,6 @@ enum Shown {
     Nothing,
 }
 
-#[derive(Clone)]
 struct Account {
     tenant: TenantId,
     user: UserId,
@@ -176,8 +180,9 @@ async fn account(app: &App, tenant: &str, email: &Email) -> Result<Option<Accoun
     }))
 }
 
-async fn begin(app: &App, account: Account, shown: Shown, origin: &Origin) -> Result<SignedIn> {
-    let Account { tenant, user, .. } = account;
+/// None: another password has been chosen since the one that was shown was verified.
+async fn begin(app: &App, account: &Account, shown: Shown, origin: &Origin) -> Result<Option<SignedIn>> {
+    let &Account { tenant, user, .. } = account;
     let mut client = app.db.client().await?;
     let tx = db::as_tenant(&mut client, tenant).await?;
     // Read again under a lock: the user may have been deactivated while the password was being verified.
@@ -188,6 +193,10 @@ async fn begin(app: &App, account: Account, shown: Shown, origin: &Origin) -> Re
     let (amr, by) = match shown {
         Shown::Nothing => (vec![], By::OPERATOR),
         Shown::Password(code) => {
+            // Whoever chooses another password ends all sessions: one that was about to begin by the old one would live on.
+            if !passwords::is_still(&tx, tenant, user, &account.password_hash).await? {
+                return Ok(None);
+            }
             let by = By::signed_in(&standing.user, origin.network());
             let amr = match second_factor::check(app, &tx, (tenant, user), code.as_ref(), by).await? {
                 Checked::Off => vec![Method::Pwd],
@@ -216,7 +225,7 @@ async fn begin(app: &App, account: Account, shown: Shown, origin: &Origin) -> Re
             app.db.nudge();
         }
     }
-    Ok(signed_in)
+    Ok(Some(signed_in))
 }
 
 /// A user who may be signed in, locked so that this stays so until the transaction ends.

@@ -60,7 +60,8 @@ pub enum Password {
 /// tenant `system`.
 ///
 /// # Errors
-/// [`Error::Forbidden`], [`Error::PersonalPassword`], [`Error::EmailTaken`], [`Error::NoSeat`], [`Error::Busy`].
+/// [`Error::Forbidden`], [`Error::NoTenant`], [`Error::PersonalPassword`], [`Error::EmailTaken`], [`Error::NoSeat`],
+/// [`Error::Busy`].
 pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
     actor.require(Role::Admin)?;
     let is_operator = actor.who == Who::Operator;
@@ -68,9 +69,15 @@ pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
     if user.role > actor.rank() || promotes || (user.verified && !is_operator) {
         return Err(Error::Forbidden);
     }
+    if matches!(actor.who, Who::ApiKey(_)) && user.password.is_some() {
+        // Whoever holds the key could sign in as somebody of their making, and go on when it is revoked.
+        return Err(Error::Forbidden);
+    }
     let hash = match user.password.clone() {
         Some(Password::Chosen(password)) => {
-            passwords::refuse_personal(&password, &[user.email.as_str(), user.name.as_str()])?;
+            let [tenant_name, slug] = known_about(app, actor.tenant).await?;
+            let known = [user.email.as_str(), user.name.as_str(), &tenant_name, &slug];
+            passwords::refuse_personal(&password, &known)?;
             Some(app.passwords.hash(password).await?)
         }
         Some(Password::Hashed(_)) if !is_operator => return Err(Error::Forbidden),
@@ -89,6 +96,16 @@ pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
         Ok(user)
     })
     .await
+}
+
+/// Name and slug of a tenant. In a transaction of its own, since nothing is held while passwords are hashed.
+async fn known_about(app: &App, tenant: TenantId) -> Result<[String; 2]> {
+    let mut client = app.db.client().await?;
+    let tx = db::as_tenant(&mut client, tenant).await?;
+    let statement = tx.prepare_cached("select name, slug from tenantry.tenants where id = $1").await?;
+    let row = tx.query_opt(&statement, &[&tenant.0]).await?.ok_or(Error::NoTenant)?;
+    tx.commit().await?;
+    Ok([row.try_get("name")?, row.try_get("slug")?])
 }
 
 /// Inserts row and credentials and enqueues the mail: to choose a password, where there is none, or else to verify the
