@@ -349,8 +349,8 @@ impl Jobs {
 
     /// Cancel a job
     ///
-    /// One that waits or runs. Whoever runs it can no longer end it. For administrators, who cancel the kinds that they may
-    /// push; super administrators cancel any.
+    /// One that waits or runs. Whoever runs it can no longer end it. For administrators, who cancel mails that they
+    /// may push; super administrators cancel any.
     #[oai(path = "/:id/cancel", method = "post", operation_id = "cancelJob")]
     async fn cancel(
         &self,

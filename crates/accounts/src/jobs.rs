@@ -23,8 +23,8 @@ use crate::{
 /// Kinds that administrators of a tenant may push: what these do is harmless however often it is done.
 pub const PUSHED_BY_TENANTS: &[Kind] = &[Kind::VerifyEmail, Kind::InvitationEmail, Kind::SyncSubscription];
 
-/// Kinds that they may cancel: what these do is harmless when it is left undone. By the others people learn of what was done to
-/// their accounts, caches of what is void, and we of what is no longer paid.
+/// Kinds that they may cancel: those whose work is theirs to do without. By the others people learn of what was done to their
+/// accounts, caches of what is void, and we of what is no longer paid for.
 const CANCELLED_BY_TENANTS: &[Kind] = &[Kind::VerifyEmail, Kind::InvitationEmail];
 
 /// The tenants whose jobs are meant.
@@ -183,8 +183,8 @@ async fn change(
         let mut client = app.db.client().await?;
         let tx = begin_change(&mut client, actor, scope).await?;
         let job = admin::show(&tx, id).await?.ok_or(Error::NoJob)?;
-        let harmless = CANCELLED_BY_TENANTS.iter().any(|kind| kind.as_str() == job.kind);
-        if action == Action::Cancel && actor.role < Role::SuperAdmin && !harmless {
+        let is_theirs = CANCELLED_BY_TENANTS.iter().any(|kind| kind.as_str() == job.kind);
+        if action == Action::Cancel && actor.role < Role::SuperAdmin && !is_theirs {
             return Err(Error::Forbidden);
         }
         let (change, name) = match action {

@@ -114,8 +114,10 @@ async fn another_tenants_subscription_does_not_exist_and_cannot_be_fetched() {
     assert_eq!(pushed["data"]["state"], "cancelled", "{pushed}");
     assert_eq!((stage.fetches(), stage.plan().await.as_str()), (fetches, "pro"));
 
-    // The tenant's own administrator may have it fetched.
+    // The tenant's own administrator may have it fetched, but not keep it from being fetched.
     let (_, pushed) = stage.app.post("/api/v1/jobs", &job).await;
+    let cancel = format!("/api/v1/jobs/{}/cancel", id(&pushed["data"]));
+    assert_eq!(stage.app.post(&cancel, &json!({})).await.0, StatusCode::FORBIDDEN);
     stage.app.run_jobs().await;
     assert_eq!(stage.plan().await, "enterprise", "{pushed}");
 }
