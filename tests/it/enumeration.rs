@@ -63,7 +63,9 @@ impl Cluster {
         after.retain(|statement, calls| {
             *calls -= statements.get(statement).unwrap_or(&0);
             // What each process does once in a while is nothing that a request does.
-            let upkeep = ["revocations", "lifetime"].iter().any(|of| statement.contains(of));
+            let upkeep = ["revocations", "lifetime", "oldest_waiting", "min(j.run_at)"]
+                .iter()
+                .any(|of| statement.contains(of));
             *calls > 0 && !upkeep && !noise.contains(statement)
         });
         let mut now = self.jobs().await;
