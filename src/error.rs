@@ -418,7 +418,16 @@ pub(crate) struct Failure {
     success: bool,
     error: ErrorBody,
     /// When the answer was made.
+    #[serde(serialize_with = "in_milliseconds")]
     timestamp: chrono::DateTime<chrono::Utc>,
+}
+
+/// Of one length, as in the envelope of a success: how long an answer is tells nothing.
+fn in_milliseconds<S: serde::Serializer>(
+    time: &chrono::DateTime<chrono::Utc>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
 }
 
 #[derive(Debug, Serialize, Object)]

@@ -70,8 +70,11 @@ impl Pool {
     ) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
         let run = Box::new(move || {
+            let result = work();
+            // Before anybody hears of it, so that who counts what an answer cost counts it.
+            count("done");
             // Nobody is there any more to hear it if this fails.
-            let _ = sender.send(work());
+            let _ = sender.send(result);
         });
         let _place = self.0.enqueue(units, run)?;
         receiver.await.map_err(|_| Error::Internal("hashing panicked"))
@@ -135,7 +138,9 @@ impl Shared {
     }
 
     fn end(&self, work: u64, took: Duration, whole: bool) {
-        count(if whole { "done" } else { "panicked" });
+        if !whole {
+            count("panicked");
+        }
         let mut queue = self.lock();
         queue.running -= 1;
         queue.work -= work;
