@@ -12,7 +12,7 @@ use tenantry_accounts::{
     Actor, SubscriptionId,
     billing::{self, Billing, Price, Subscription},
     fields::Problem,
-    tenants::Plan,
+    tenants::{self, Plan},
 };
 use tenantry_stripe::{Checkout, Client};
 use tenantry_workers::stripe::{self, Unfinished};
@@ -161,7 +161,11 @@ impl BillingApi {
             return Err(ApiError::new(Code::AlreadySubscribed, message));
         }
         let customer = customer(&state, stripe, *caller).await?;
-        let quantity = if gives.by_seat { billing::seats::used(&state.app, caller.tenant).await? } else { 1 };
+        let quantity = if gives.by_seat {
+            i64::from(tenants::used(&state.app, caller.tenant).await?.used.max(1))
+        } else {
+            1
+        };
         let checkout = Checkout {
             customer: &customer,
             price: &price,

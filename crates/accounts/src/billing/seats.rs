@@ -68,20 +68,6 @@ pub async fn out_of_step(app: &App, tenant: TenantId) -> Result<Vec<OutOfStep>> 
     rows.iter().map(row).collect()
 }
 
-/// How many seats a tenant uses; one at least.
-///
-/// # Errors
-/// When the database cannot be asked.
-pub async fn used(app: &App, tenant: TenantId) -> Result<i64> {
-    let mut client = app.db.client().await?;
-    let tx = db::as_tenant(&mut client, tenant).await?;
-    let sql = "select greatest(used, 1)::bigint from tenantry.tenant_seats where tenant_id = $1";
-    let statement = tx.prepare_cached(sql).await?;
-    let used = tx.query_one(&statement, &[&tenant.0]).await?.try_get(0)?;
-    tx.commit().await?;
-    Ok(used)
-}
-
 fn by_seat(settings: &Settings) -> Vec<&str> {
     settings.prices.iter().filter(|(_, price)| price.by_seat).map(|(id, _)| id.as_str()).collect()
 }
