@@ -6,23 +6,34 @@ use serde_json::Value;
 
 use crate::{PRICES, Result, cluster::Cluster};
 
-/// What was checked.
+/// What was seen and checked.
 #[derive(Default)]
 pub(crate) struct Check {
     passed: usize,
     failed: usize,
+    said: Vec<String>,
 }
 
 impl Check {
     pub(crate) fn that(&mut self, promise: &str, kept: bool, found: String) {
-        println!("{}  {promise}: {found}", if kept { "ok    " } else { "FAILED" });
+        self.say(format!("{}  {promise}: {found}", if kept { "ok    " } else { "FAILED" }));
         if kept { self.passed += 1 } else { self.failed += 1 }
     }
 
+    /// Shown at once, and kept.
+    pub(crate) fn say(&mut self, line: String) {
+        println!("{line}");
+        self.said.push(line);
+    }
+
     /// Says how many, and returns how many failed.
-    pub(crate) fn close(self) -> usize {
-        println!("{} passed, {} failed", self.passed, self.failed);
+    pub(crate) fn close(&mut self) -> usize {
+        self.say(format!("{} passed, {} failed", self.passed, self.failed));
         self.failed
+    }
+
+    pub(crate) fn said(&self) -> String {
+        self.said.join("\n")
     }
 }
 

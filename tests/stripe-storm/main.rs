@@ -8,15 +8,17 @@ mod measure;
 #[path = "../harness/process.rs"]
 #[expect(dead_code, reason = "other harnesses use the rest")]
 mod process;
+#[path = "../harness/provenance.rs"]
+mod provenance;
 
-use std::{process::ExitCode, time::Duration};
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tenantry_fake_stripe::{ApiFaults, Fake, Faults, Options, WebhookFaults};
 use tokio::time::{Instant, sleep};
 
-use crate::{check::Check, cluster::Cluster};
+use crate::{check::Check, cluster::Cluster, provenance::provenance};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -33,9 +35,15 @@ struct Arguments {
     /// Measures webhooks at 200 a second and a backfill as well
     #[arg(long)]
     measure: bool,
-    /// Of the faults and changes; by chance when left out
+    /// Of the faults and changes, the next run has the next; by chance when left out
     #[arg(long)]
     seed: Option<u64>,
+    /// How often, each time from nothing
+    #[arg(long, default_value_t = 1)]
+    runs: u64,
+    /// Where to write what was seen
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 /// What is sold: price and plan.
@@ -44,7 +52,7 @@ pub(crate) const PRICES: [(&str, &str); 3] =
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(&Arguments::parse()).await {
+    match storms(&Arguments::parse()).await {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
@@ -54,9 +62,33 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(arguments: &Arguments) -> Result<usize> {
-    let seed = arguments.seed.unwrap_or_else(|| rand::rng().random_range(1..1_000_000));
-    println!("seed {seed}");
+/// All of them; returns how many checks failed.
+async fn storms(arguments: &Arguments) -> Result<usize> {
+    let first = arguments.seed.unwrap_or_else(|| rand::rng().random_range(1..1_000_000));
+    let mut check = Check::default();
+    for seed in first..first + arguments.runs {
+        storm(arguments, seed, &mut check).await?;
+    }
+    let failed = check.close();
+    if let Some(file) = &arguments.report {
+        let measure = if arguments.measure { " --measure" } else { "" };
+        let page = format!(
+            "# events of Stripe's in a storm, webhooks at a steady rate, and all taken in again\n# {}\n\
+             # stripe-storm --runs {} --seed {first} --subscriptions {} --changes {}{measure}\n\
+             # Stripe's part is played on the same processors\n\n{}\n",
+            provenance(),
+            arguments.runs,
+            arguments.subscriptions,
+            arguments.changes,
+            check.said(),
+        );
+        fs::write(file, page)?;
+    }
+    Ok(failed)
+}
+
+async fn storm(arguments: &Arguments, seed: u64, check: &mut Check) -> Result<()> {
+    check.say(format!("seed {seed}"));
     let mut chance = StdRng::seed_from_u64(seed);
     let fake = Fake::start(Options { seed, ..Options::default() }).await?;
     let prices = catalogue(&fake)?;
@@ -95,11 +127,11 @@ async fn run(arguments: &Arguments) -> Result<usize> {
         Ok(())
     };
     tokio::try_join!(changes, kills)?;
-    println!(
+    check.say(format!(
         "{:5.1} s  {} changes have been made; 6 workers were killed",
         begun.elapsed().as_secs_f64(),
         arguments.changes
-    );
+    ));
     fake.deliver().await;
     // What no later event makes up for: the last word on a tenth of them is lost for certain.
     let lost = WebhookFaults { lost: 1.0, ..faults.webhooks.clone() };
@@ -114,9 +146,9 @@ async fn run(arguments: &Arguments) -> Result<usize> {
     // Stripe recovers.
     fake.set_faults(Faults { api: ApiFaults::default(), ..faults })?;
     cluster.drain().await?;
-    println!("{:5.1} s  all events that were delivered have been worked off", begun.elapsed().as_secs_f64());
+    let seconds = begun.elapsed().as_secs_f64();
+    check.say(format!("{seconds:5.1} s  all events that were delivered have been worked off"));
 
-    let mut check = Check::default();
     let truth = fake.truth();
     let before = check::differences(&cluster, &truth, &prices).await?;
     check.that(
@@ -127,7 +159,7 @@ async fn run(arguments: &Arguments) -> Result<usize> {
     let fetched = requests(&fake);
     cluster.reconcile().await?;
     cluster.drain().await?;
-    println!("{:5.1} s  reconciled", begun.elapsed().as_secs_f64());
+    check.say(format!("{:5.1} s  reconciled", begun.elapsed().as_secs_f64()));
     let after = check::differences(&cluster, &fake.truth(), &prices).await?;
     check.that(
         "what Stripe has is what we have",
@@ -135,7 +167,7 @@ async fn run(arguments: &Arguments) -> Result<usize> {
         format!("{} of {} subscriptions differ", after.len(), truth.len()),
     );
     for difference in after.iter().take(5) {
-        println!("       {difference}");
+        check.say(format!("       {difference}"));
     }
     let (events, webhooks) = cluster.events().await?;
     check.that(
@@ -145,16 +177,15 @@ async fn run(arguments: &Arguments) -> Result<usize> {
     );
     let copies = cluster.open_jobs().await?;
     check.that("no job is left or dead", copies == 0, format!("{copies} are"));
-    println!(
+    check.say(format!(
         "       {fetched} fetches of a subscription for {webhooks} events that came: {:.2} an event",
         fetched as f64 / webhooks.max(1) as f64
-    );
+    ));
     if arguments.measure {
-        measure::webhooks(&cluster, &fake).await?;
-        measure::backfill(&cluster, truth.len()).await?;
+        check.say(measure::webhooks(&cluster, &fake).await?);
+        check.say(measure::backfill(&cluster, truth.len()).await?);
     }
-    cluster.stop().await?;
-    Ok(check.close())
+    cluster.stop().await
 }
 
 fn requests(fake: &Fake) -> u64 {

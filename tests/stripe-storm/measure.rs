@@ -16,7 +16,7 @@ const RATE: u32 = 200;
 const SECONDS: u32 = 10;
 
 /// Events of subscriptions that are known, at a steady rate, each as late as it was to be sent.
-pub(crate) async fn webhooks(cluster: &Cluster, fake: &Fake) -> Result<()> {
+pub(crate) async fn webhooks(cluster: &Cluster, fake: &Fake) -> Result<String> {
     let http = reqwest::Client::new();
     let truth = fake.truth();
     let mut clock = interval(Duration::from_secs(1) / RATE);
@@ -45,25 +45,25 @@ pub(crate) async fn webhooks(cluster: &Cluster, fake: &Fake) -> Result<()> {
     let mut times: Vec<_> = answers.iter().map(|(_, time)| *time).collect();
     times.sort();
     let percentile = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
-    println!(
+    let seen = format!(
         "       {} webhooks at {RATE} a second, {} refused: p50 {:.1} ms, p99 {:.1} ms",
         times.len(),
         answers.iter().filter(|(taken, _)| !taken).count(),
         percentile(0.5),
         percentile(0.99)
     );
-    cluster.drain().await
+    cluster.drain().await?;
+    Ok(seen)
 }
 
 /// Every subscription once more, by one job.
-pub(crate) async fn backfill(cluster: &Cluster, subscriptions: usize) -> Result<()> {
+pub(crate) async fn backfill(cluster: &Cluster, subscriptions: usize) -> Result<String> {
     let begun = Instant::now();
     cluster.backfill().await?;
     cluster.drain().await?;
     let seconds = begun.elapsed().as_secs_f64();
-    println!(
+    Ok(format!(
         "       {subscriptions} subscriptions taken in again within {seconds:.1} s: {:.0} a second",
         subscriptions as f64 / seconds
-    );
-    Ok(())
+    ))
 }
