@@ -96,7 +96,7 @@ impl State {
             api_keys: Arc::new(ApiKeys::new(config.access_token_ttl)),
             limits: Arc::new(Limits::new(config.rate_limit_ip, config.trusted_proxies.clone())),
             attempts: Arc::new(Attempts::new(config.rate_limit_login)),
-            webhook_secrets: tenantry_stripe::Secrets::new(config.stripe_webhook_secrets.clone()),
+            webhook_secrets: webhook_secrets(&config),
             stripe: config.stripe()?,
             config: Arc::new(config),
         })
@@ -221,6 +221,16 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
 }
 
 /// Where the keys are that sign access tokens.
+fn webhook_secrets(config: &Config) -> tenantry_stripe::Secrets {
+    let secrets = tenantry_stripe::Secrets::new(&config.stripe_webhook_secrets);
+    if config.stripe_secret_key.is_some() && secrets.is_empty() {
+        tracing::warn!(
+            "STRIPE_WEBHOOK_SECRETS is not set: webhooks are refused, and plans follow within 15 minutes"
+        );
+    }
+    secrets
+}
+
 fn signing_keys(config: &Config) -> KeyFolder<KeyPair> {
     KeyFolder::new(config.jwt_keys_dir.clone(), config.jwt_key_rest)
 }

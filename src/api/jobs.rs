@@ -274,8 +274,8 @@ impl Jobs {
 
     /// Enqueue a job
     ///
-    /// For your tenant. Administrators may push jobs of the kinds `verify_email` and `invitation_email`; super
-    /// administrators any.
+    /// For your tenant. Administrators may push jobs of the kinds `verify_email`, `invitation_email` and `sync_subscription` (this
+    /// one without `unique_key`, `run_at` and `priority`); super administrators any.
     #[oai(path = "/", method = "post", operation_id = "pushJob")]
     async fn push(
         &self,

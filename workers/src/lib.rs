@@ -88,6 +88,7 @@ impl Handlers {
                     Kind::SyncSubscription => stripe::sync_subscription(&handlers, &job).await,
                     Kind::CreateCustomer => stripe::create_customer(&handlers, &job).await,
                     Kind::SyncSeats => stripe::sync_seats(&handlers, &job).await,
+                    Kind::EndSubscriptions => stripe::end_subscriptions(&handlers, &job).await,
                     Kind::StripeReconcile => stripe::reconcile(&handlers).await,
                     Kind::StripeBackfill => stripe::backfill(&handlers).await,
                     Kind::PruneJobs => prune_jobs::run(&handlers).await,

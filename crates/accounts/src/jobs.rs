@@ -104,6 +104,12 @@ pub async fn push(app: &App, actor: Actor, job: NewJob) -> Result<Record> {
     if actor.role < Role::SuperAdmin && !PUSHED_BY_TENANTS.contains(&job.kind) {
         return Err(Error::Forbidden);
     }
+    let plain = job.unique_key.is_none() && job.run_at.is_none() && job.priority == 0;
+    if actor.role < Role::SuperAdmin && job.kind == Kind::SyncSubscription && !plain {
+        // One that waits for years under the key of a subscription would swallow every one that its events make.
+        let message = "unique_key, run_at and priority of sync_subscription are the service's own";
+        return Err(Error::WrongPayload(message.into()));
+    }
     let app = app.clone();
     crate::to_the_end(async move {
         let mut client = app.db.client().await?;

@@ -25,6 +25,8 @@ pub enum Kind {
     CreateCustomer,
     /// See [`SyncSeats`](crate::SyncSeats).
     SyncSeats,
+    /// See [`EndSubscriptions`](crate::EndSubscriptions).
+    EndSubscriptions,
     /// See [`StripeReconcile`](crate::StripeReconcile).
     StripeReconcile,
     /// See [`StripeBackfill`](crate::StripeBackfill).
@@ -51,6 +53,7 @@ impl Kind {
         Kind::SyncSubscription,
         Kind::CreateCustomer,
         Kind::SyncSeats,
+        Kind::EndSubscriptions,
         Kind::StripeReconcile,
         Kind::StripeBackfill,
         Kind::PruneJobs,
@@ -71,6 +74,7 @@ impl Kind {
             Kind::SyncSubscription => "sync_subscription",
             Kind::CreateCustomer => "create_customer",
             Kind::SyncSeats => "sync_seats",
+            Kind::EndSubscriptions => "end_subscriptions",
             Kind::StripeReconcile => "stripe_reconcile",
             Kind::StripeBackfill => "stripe_backfill",
             Kind::PruneJobs => "prune_jobs",
@@ -108,17 +112,19 @@ impl Kind {
                 backoff: Backoff::every(Duration::from_secs(1)),
             },
             // A hundred attempts last for more than a day: Stripe may be away that long, and events come only once.
-            Kind::SyncSubscription | Kind::CreateCustomer | Kind::SyncSeats => Policy {
-                max_attempts: 100,
-                timeout: Duration::from_secs(60),
-                concurrency: 16,
-                reserved: 2,
-                backoff: Backoff {
-                    least: Duration::ZERO,
-                    base: Duration::from_secs(2),
-                    cap: Duration::from_secs(1800),
-                },
-            },
+            Kind::SyncSubscription | Kind::CreateCustomer | Kind::SyncSeats | Kind::EndSubscriptions => {
+                Policy {
+                    max_attempts: 100,
+                    timeout: Duration::from_secs(60),
+                    concurrency: 16,
+                    reserved: 2,
+                    backoff: Backoff {
+                        least: Duration::ZERO,
+                        base: Duration::from_secs(2),
+                        cap: Duration::from_secs(1800),
+                    },
+                }
+            }
             // Walks through all of Stripe's: they stop after three quarters of a minute and go on where they were.
             Kind::StripeReconcile | Kind::StripeBackfill => Policy {
                 max_attempts: 10,

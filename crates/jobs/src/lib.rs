@@ -12,7 +12,7 @@ pub mod schema;
 
 pub use kind::{Backoff, Kind, Policy, UnknownKind};
 pub use payload::{
-    AddressNoticeEmail, CreateCustomer, InvalidateUser, InvitationEmail, Job, PruneJobs, PurgeDeleted,
-    PurgeTenants, ResetPasswordEmail, RotateAudit, SecondFactorEvent, SecondFactorNoticeEmail, Stale,
-    StripeBackfill, StripeReconcile, SyncSeats, SyncSubscription, VerifyEmail,
+    AddressNoticeEmail, CreateCustomer, EndSubscriptions, InvalidateUser, InvitationEmail, Job, PruneJobs,
+    PurgeDeleted, PurgeTenants, ResetPasswordEmail, RotateAudit, SecondFactorEvent, SecondFactorNoticeEmail,
+    Stale, StripeBackfill, StripeReconcile, SyncSeats, SyncSubscription, VerifyEmail,
 };

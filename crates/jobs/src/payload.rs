@@ -171,6 +171,15 @@ impl Job for SyncSeats {
     const KIND: Kind = Kind::SyncSeats;
 }
 
+/// Let what the job's tenant pays for end with the period that is paid, since the tenant has been closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct EndSubscriptions {}
+
+impl Job for EndSubscriptions {
+    const KIND: Kind = Kind::EndSubscriptions;
+}
+
 /// Take in events that Stripe could not deliver, and once a day compare every subscription. Comes round by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

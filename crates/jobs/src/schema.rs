@@ -4,9 +4,9 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    AddressNoticeEmail, CreateCustomer, InvalidateUser, InvitationEmail, Job, Kind, PruneJobs, PurgeDeleted,
-    PurgeTenants, ResetPasswordEmail, RotateAudit, SecondFactorNoticeEmail, StripeBackfill, StripeReconcile,
-    SyncSeats, SyncSubscription, VerifyEmail,
+    AddressNoticeEmail, CreateCustomer, EndSubscriptions, InvalidateUser, InvitationEmail, Job, Kind,
+    PruneJobs, PurgeDeleted, PurgeTenants, ResetPasswordEmail, RotateAudit, SecondFactorNoticeEmail,
+    StripeBackfill, StripeReconcile, SyncSeats, SyncSubscription, VerifyEmail,
 };
 
 /// The schema of a kind's payload.
@@ -21,6 +21,7 @@ pub fn payload(kind: Kind) -> Value {
         Kind::SyncSubscription => of::<SyncSubscription>(),
         Kind::CreateCustomer => of::<CreateCustomer>(),
         Kind::SyncSeats => of::<SyncSeats>(),
+        Kind::EndSubscriptions => of::<EndSubscriptions>(),
         Kind::StripeReconcile => of::<StripeReconcile>(),
         Kind::StripeBackfill => of::<StripeBackfill>(),
         Kind::PruneJobs => of::<PruneJobs>(),

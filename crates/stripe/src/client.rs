@@ -14,6 +14,8 @@ use crate::{API_VERSION, Event, Item, Subscription};
 
 /// How long Stripe may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Stripe's code for what it does not have.
+const MISSING: &str = "resource_missing";
 /// As many as Stripe sends at once.
 const PAGE: &str = "100";
 
@@ -63,10 +65,12 @@ pub enum Error {
     Refused {
         /// The HTTP status.
         status: u16,
-        /// Stripe's code, such as `resource_missing`.
+        /// Stripe's code, such as `resource_missing`; may be empty.
         code: String,
         /// For people.
         message: String,
+        /// When it said so by its own clock, in Unix seconds; none: it did not say.
+        at: Option<i64>,
     },
     /// It answered something that we cannot read.
     #[error("stripe answered something that is no {0}")]
@@ -142,7 +146,10 @@ impl Client {
     /// See [`Error`].
     pub async fn subscription(&self, id: &str) -> Result<Dated<Option<Subscription>>, Error> {
         let answer = match self.get(&format!("subscriptions/{}", segment(id)), &[]).await {
-            Err(Error::Refused { status: 404, .. }) => return Ok(Dated { value: None, at: None }),
+            // A 404 of anything else, such as a proxy, says nothing about the subscription.
+            Err(Error::Refused { status: 404, code, at, .. }) if code == MISSING => {
+                return Ok(Dated { value: None, at });
+            }
             answer => answer?,
         };
         let subscription = Subscription::read(answer.value).ok_or(Error::Unreadable("subscription"))?;
@@ -267,6 +274,15 @@ impl Client {
         self.post(&path, &[("quantity", quantity.as_str())], key).await.map(drop)
     }
 
+    /// Lets a subscription end with the period that is paid.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn end_with_period(&self, subscription: &str, key: &str) -> Result<(), Error> {
+        let path = format!("subscriptions/{}", segment(subscription));
+        self.post(&path, &[("cancel_at_period_end", "true")], key).await.map(drop)
+    }
+
     async fn list(
         &self,
         path: &str,
@@ -319,9 +335,14 @@ impl Client {
             StatusCode::CONFLICT => Err(Error::Limited(Duration::from_secs(1))),
             _ if status.is_server_error() => Err(Error::Failed(status.as_u16())),
             _ if error["type"] == "idempotency_error" => Err(Error::KeyUsed),
-            _ => {
-                Err(Error::Refused { status: status.as_u16(), code: text("code"), message: text("message") })
-            }
+            // Something in between has answered.
+            _ if !error["type"].is_string() => Err(Error::Unreadable("error of Stripe's")),
+            _ => Err(Error::Refused {
+                status: status.as_u16(),
+                code: text("code"),
+                message: text("message"),
+                at,
+            }),
         }
     }
 }

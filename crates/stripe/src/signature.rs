@@ -36,9 +36,15 @@ pub enum NotStripe {
 }
 
 impl Secrets {
-    /// Takes signatures by any of `secrets`.
-    pub fn new(secrets: Vec<String>) -> Self {
-        Self(secrets)
+    /// Takes signatures by any of `secrets`. Empty ones are none: by them anybody could sign.
+    pub fn new<S: AsRef<str>>(secrets: &[S]) -> Self {
+        let secrets = secrets.iter().map(|secret| secret.as_ref().trim().to_owned());
+        Self(secrets.filter(|secret| !secret.is_empty()).collect())
+    }
+
+    /// Whether there are none, so that no webhook is ever taken.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Refuses a body that was not signed by one of the secrets at about `now`. In constant time.
@@ -107,7 +113,7 @@ mod tests {
 
     #[test]
     fn either_of_two_secrets_will_do_and_one_of_several_signatures() {
-        let secrets = Secrets::new(vec!["whsec_old".into(), "whsec_new".into()]);
+        let secrets = Secrets::new(&["whsec_old", " whsec_new"]);
         for secret in ["whsec_old", "whsec_new"] {
             assert_eq!(secrets.verify(&header(secret, 1_000), BODY, at(1_000)), Ok(()));
         }
@@ -117,7 +123,7 @@ mod tests {
 
     #[test]
     fn another_body_another_secret_and_another_time_are_refused() {
-        let secrets = Secrets::new(vec!["whsec_1".into()]);
+        let secrets = Secrets::new(&["whsec_1"]);
         let good = header("whsec_1", 1_000);
         assert_eq!(secrets.verify(&good, b"{}", at(1_000)), Err(NotStripe::WrongSignature));
         assert_eq!(
@@ -131,12 +137,18 @@ mod tests {
         assert_eq!(secrets.verify(&good, BODY, at(1_300)), Ok(()));
         assert_eq!(secrets.verify(&good, BODY, at(1_301)), Err(NotStripe::WrongTime));
         assert_eq!(secrets.verify(&header("whsec_1", 2_000), BODY, at(1_000)), Err(NotStripe::WrongTime));
-        assert_eq!(Secrets::new(vec![]).verify(&good, BODY, at(1_000)), Err(NotStripe::WrongSignature));
+        for none in [&[][..], &[""], &["", " "]] {
+            let secrets = Secrets::new(none);
+            assert!(secrets.is_empty());
+            for header in [&good, &header("", 1_000)] {
+                assert_eq!(secrets.verify(header, BODY, at(1_000)), Err(NotStripe::WrongSignature));
+            }
+        }
     }
 
     #[test]
     fn what_is_no_header_is_refused() {
-        let secrets = Secrets::new(vec!["whsec_1".into()]);
+        let secrets = Secrets::new(&["whsec_1"]);
         for header in ["", "t=", "v1=00", "t=x,v1=00", "t=-1,v1=00", "t=99999999999999999999999,v1=00"] {
             assert_eq!(secrets.verify(header, BODY, at(1_000)), Err(NotStripe::Unsigned), "{header}");
         }

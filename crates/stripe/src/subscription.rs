@@ -97,7 +97,7 @@ pub struct Subscription {
     pub resumes_at: Option<i64>,
     /// What changes it by schedule.
     pub schedule: Option<String>,
-    /// All that Stripe said.
+    /// All that Stripe said, without what its customers wrote.
     pub raw: Value,
 }
 
@@ -120,9 +120,14 @@ pub struct Item {
 
 impl Subscription {
     /// None when `value` is no subscription.
-    pub fn read(value: Value) -> Option<Self> {
+    pub fn read(mut value: Value) -> Option<Self> {
         if value["object"] != "subscription" {
             return None;
+        }
+        without_nul(&mut value);
+        if let Some(details) = value["cancellation_details"].as_object_mut() {
+            // Why they leave, in their own words: not ours to keep.
+            details.remove("comment");
         }
         let items = &value["items"];
         let read = |item: &Value| Item::read(item, &value);
@@ -163,6 +168,20 @@ impl Item {
     }
 }
 
+/// JSON may say NUL, and no text in PostgreSQL can hold it.
+fn without_nul(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains('\0') => *text = text.replace('\0', ""),
+        Value::Array(values) => values.iter_mut().for_each(without_nul),
+        Value::Object(values) => {
+            // A key that has one is nobody's; none of those that are read.
+            values.retain(|key, _| !key.contains('\0'));
+            values.values_mut().for_each(without_nul);
+        }
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -190,6 +209,18 @@ mod tests {
             ("plan_1", Some("prod_2"), Some(20))
         );
         assert_eq!(subscription.raw["something"], "new");
+    }
+
+    #[test]
+    fn what_customers_wrote_is_left_out_and_nul_with_it() {
+        let value = json!({
+            "id": "sub_1", "object": "subscription", "customer": "cus_1", "status": "canceled", "created": 5,
+            "cancellation_details": {"comment": "It is too dear", "feedback": "too_expensive"},
+            "description": "a\0b", "metadata": {"k\0": "v", "l": ["\0"]}, "items": {"data": []},
+        });
+        let raw = Subscription::read(value).unwrap().raw;
+        assert_eq!(raw["cancellation_details"], json!({"feedback": "too_expensive"}));
+        assert_eq!((&raw["description"], &raw["metadata"]), (&json!("ab"), &json!({"l": [""]})));
     }
 
     #[test]

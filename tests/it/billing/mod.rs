@@ -1,5 +1,6 @@
 //! Billing, against a Stripe that keeps what it is told and sends what it should: `tenantry_fake_stripe`.
 
+mod edges;
 mod events;
 mod order;
 mod out;

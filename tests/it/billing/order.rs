@@ -3,6 +3,7 @@
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use serde_json::Value;
 use tenantry_accounts::billing::sync::{Applied, Begun, Fetched, apply, begin};
+use tenantry_stripe::Subscription;
 
 use super::{Stage, found};
 
@@ -102,19 +103,20 @@ async fn in_whatever_order_the_fetch_that_began_last_wins() {
     for _ in 0..12 {
         let subscription = stage.subscribe(&stage.customer, 1);
         let mut now = UnderWay::default();
+        now.events.push(stage.event("customer.subscription.created"));
         for _ in 0..40 {
             step(&stage, &subscription, &mut now, &mut chance).await;
         }
         let stored = stage.stored(&subscription).await;
-        assert_eq!(stored.as_ref(), now.latest.as_ref().map(|(_, answer)| answer), "seed {seed}");
+        assert_eq!(stored, now.latest.as_ref().map(|(_, answer)| as_stored(answer)), "seed {seed}");
 
-        // One of its events comes, be it the oldest, and what was still under way is lost.
-        now.events.push(stage.event("customer.subscription.created"));
+        // The rest of its events comes, if any is left, and what was still under way is lost.
         for event in &now.events {
             stage.take_in(event).await;
         }
         stage.app.run_jobs().await;
-        assert_eq!(stage.stored(&subscription).await, Some(stage.truth(&subscription)), "seed {seed}");
+        let truth = as_stored(&stage.truth(&subscription));
+        assert_eq!(stage.stored(&subscription).await, Some(truth), "seed {seed}");
     }
 }
 
@@ -152,6 +154,10 @@ async fn step(stage: &Stage, name: &str, now: &mut UnderWay, chance: &mut StdRng
             }
         }
     }
+}
+
+fn as_stored(answer: &Value) -> Value {
+    Subscription::read(answer.clone()).unwrap().raw
 }
 
 impl Stage {

@@ -1,6 +1,7 @@
 //! Jobs that ask Stripe.
 
 mod customer;
+mod ending;
 mod reconcile;
 mod seats;
 mod subscription;
@@ -11,6 +12,7 @@ use tenantry_stripe::{Client, Error};
 
 pub(crate) use customer::create as create_customer;
 pub use customer::customer;
+pub(crate) use ending::run as end_subscriptions;
 pub(crate) use reconcile::{backfill, run as reconcile};
 pub(crate) use seats::run as sync_seats;
 pub(crate) use subscription::run as sync_subscription;
@@ -32,7 +34,8 @@ pub enum Unfinished {
 impl Handlers {
     /// The way out to Stripe.
     fn stripe(&self) -> Result<&Client, Outcome> {
-        let none = || Outcome::Cancel("there is no Stripe: STRIPE_SECRET_KEY is not set".into());
+        // Another worker may have it, and an event comes only once.
+        let none = || Outcome::Retry("STRIPE_SECRET_KEY is not set for this worker".into());
         self.stripe.as_ref().ok_or_else(none)
     }
 }

@@ -46,6 +46,7 @@ async fn reconcile(handlers: &Handlers) -> Result<Outcome, Unfinished> {
         metrics::counter!("tenantry_stripe_drift_total", "reason" => "missed_event").increment(missed);
     }
     walk::begin(app, EVENTS, Some(&now.timestamp().to_string())).await?;
+    events::fetch_neglected(app).await?;
     events::prune(app, 10_000).await?;
     compare(handlers, stripe).await
 }

@@ -124,6 +124,7 @@ async fn link_by(app: &App, tenant: TenantId, customer: &str, actor: Option<Acto
     to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_system(&mut client).await?;
+        lock(&tx, &customer).await?;
         seats::lock(&tx, tenant).await?;
         let statement = tx
             .prepare_cached(
@@ -147,7 +148,7 @@ async fn link_by(app: &App, tenant: TenantId, customer: &str, actor: Option<Acto
             }
             audit::record(&tx, tenant, actor, "billing.customer_linked", tenant.0, json!({"customer_id": linked})).await?;
         }
-        // All of them, not those alone that are parked: one may be about to be, by a transaction that does not see this yet.
+        // All of them, not those alone that are parked: some may be another tenant's.
         let theirs = "select id from tenantry.stripe_objects where customer_id = $1 order by id";
         let statement = tx.prepare_cached(theirs).await?;
         for row in tx.query(&statement, &[&linked]).await? {
@@ -161,6 +162,14 @@ async fn link_by(app: &App, tenant: TenantId, customer: &str, actor: Option<Acto
         Ok(linked)
     })
     .await
+}
+
+/// Makes who links a customer and who applies what it pays for wait for each other: what is parked for want of a tenant is
+/// seen by the one who links, or the tenant by the one who parks. Before any lock of a tenant's or a subscription's.
+pub(super) async fn lock(tx: &Transaction<'_>, customer: &str) -> Result<()> {
+    let statement = tx.prepare_cached("select pg_advisory_xact_lock(hashtextextended($1, 8))").await?;
+    tx.query_one(&statement, &[&customer]).await?;
+    Ok(())
 }
 
 /// Customers that are known to pay for nobody, each with how many subscriptions.

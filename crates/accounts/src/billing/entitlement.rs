@@ -37,7 +37,7 @@ pub(super) struct Held {
 ///
 /// `trialing` and `active` give their plan. `past_due` gives it for the grace period. `incomplete`, `incomplete_expired`,
 /// `canceled`, `unpaid` and `paused` (a trial that ended without a way to pay) give nothing. What Stripe calls by a name
-/// that we do not know gives its plan: better a free month than a locked door, and it is counted.
+/// that we do not know gives its plan: better a free month than a locked door.
 pub(super) fn of(subscriptions: &[Held], settings: &Settings, now: DateTime<Utc>) -> Entitlement {
     let offers = subscriptions.iter().filter_map(|held| offer(held, settings, now));
     offers

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use chrono::DateTime;
 use tenantry_stripe::Event;
 
-use crate::{App, Result};
+use crate::{App, Result, TenantId};
 
 /// How an event came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,32 @@ pub async fn unknown(app: &App, events: Vec<Event>) -> Result<Vec<Event>> {
     tx.commit().await?;
     let known = rows.iter().map(|row| row.try_get(0)).collect::<std::result::Result<HashSet<String>, _>>()?;
     Ok(events.into_iter().filter(|event| !known.contains(&event.id)).collect())
+}
+
+/// Has fetched what events have made dirty ten minutes ago and is still so, and what is parked though somebody is known by
+/// now to pay for it: their jobs are dead, or were cancelled. Returns how many that are.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn fetch_neglected(app: &App) -> Result<u64> {
+    let mut client = app.db.client().await?;
+    let tx = crate::db::as_system(&mut client).await?;
+    let statement = tx
+        .prepare_cached(
+            "with neglected as (
+               select o.id from tenantry.stripe_objects o
+                 left join tenantry.billing_customers c on c.customer_id = o.customer_id
+               where (o.dirty > o.synced and o.newest_event < now() - interval '10 min')
+                 or (o.parked_at is not null and c.tenant_id is not null)
+               order by o.id limit 1000)
+             select tenantry.enqueue_job('sync_subscription', jsonb_build_object('subscription_id', id, 'if_dirty', true), $1,
+               unique_key => 'neglected:' || id) from neglected",
+        )
+        .await?;
+    let neglected = tx.query(&statement, &[&TenantId::SYSTEM.0]).await?;
+    tx.commit().await?;
+    app.db.nudge();
+    Ok(neglected.len() as u64)
 }
 
 /// Forgets events that Stripe no longer sends: it gives up after three days, and lists them for thirty.

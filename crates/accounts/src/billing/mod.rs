@@ -3,6 +3,7 @@
 //! Events only say that something changed. A job fetches the subscription and what is applied is what was fetched, in the
 //! order in which the fetches began (`sync`). What follows from it (`entitlement`) becomes true in the same transaction.
 
+pub mod closed;
 pub mod customers;
 mod entitlement;
 pub mod events;

@@ -26,9 +26,25 @@ pub(crate) async fn changed(
         )
         .await?;
     if tx.query_one(&statement, &[&tenant.0, &by_seat(settings)]).await?.try_get(0)? {
-        let options = Options { unique_key: Some("seats"), delay: COALESCED, ..Options::default() };
-        tenantry_queue::enqueue_with(tx, tenant.0, &SyncSeats {}, options).await?;
+        request(tx, tenant).await?;
     }
+    Ok(())
+}
+
+/// Has the quantity follow, when `tx` commits, if it is another than it should be: one that could not be set before, or whose
+/// price was not by seat then.
+pub(super) async fn keep_in_step(tx: &Transaction<'_>, settings: &Settings, tenant: TenantId) -> Result<()> {
+    if settings.prices.values().any(|price| price.by_seat)
+        && !differing(tx, settings, tenant).await?.is_empty()
+    {
+        request(tx, tenant).await?;
+    }
+    Ok(())
+}
+
+async fn request(tx: &Transaction<'_>, tenant: TenantId) -> Result<()> {
+    let options = Options { unique_key: Some("seats"), delay: COALESCED, ..Options::default() };
+    tenantry_queue::enqueue_with(tx, tenant.0, &SyncSeats {}, options).await?;
     Ok(())
 }
 
@@ -49,6 +65,12 @@ pub async fn out_of_step(app: &App, tenant: TenantId) -> Result<Vec<OutOfStep>> 
     let Some(settings) = &app.settings.billing else { return Ok(vec![]) };
     let mut client = app.db.client().await?;
     let tx = db::as_tenant(&mut client, tenant).await?;
+    let items = differing(&tx, settings, tenant).await?;
+    tx.commit().await?;
+    Ok(items)
+}
+
+async fn differing(tx: &Transaction<'_>, settings: &Settings, tenant: TenantId) -> Result<Vec<OutOfStep>> {
     let statement = tx
         .prepare_cached(
             "select i.stripe_id, greatest(t.used, 1)::bigint as used
@@ -61,7 +83,6 @@ pub async fn out_of_step(app: &App, tenant: TenantId) -> Result<Vec<OutOfStep>> 
         )
         .await?;
     let rows = tx.query(&statement, &[&tenant.0, &by_seat(settings)]).await?;
-    tx.commit().await?;
     let row = |row: &tokio_postgres::Row| {
         Ok(OutOfStep { item: row.try_get("stripe_id")?, used: row.try_get("used")? })
     };

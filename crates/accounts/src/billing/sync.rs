@@ -9,11 +9,11 @@ use deadpool_postgres::Transaction;
 use serde_json::{Value, json};
 use tenantry_jobs::SyncSubscription;
 use tenantry_queue::Options;
-use tenantry_stripe::{Status, Subscription};
+use tenantry_stripe::{Item, Status, Subscription};
 use uuid::Uuid;
 
 use super::{
-    Settings,
+    Settings, customers,
     entitlement::{self, Entitlement, Held},
 };
 use crate::{
@@ -111,33 +111,38 @@ pub async fn apply(app: &App, id: &str, begun: &Begun, fetched: Fetched, at: Opt
             Fetched::Found(subscription) => Some(subscription.customer.clone()),
             Fetched::Gone => None,
         };
+        if let Some(customer) = &customer {
+            customers::lock(&tx, customer).await?;
+        }
         let tenant = tenant_of(&tx, &id, customer.as_deref()).await?;
         if let Some(tenant) = tenant {
             // The first lock of all that touch a tenant's seats.
             seats::lock(&tx, tenant).await?;
         }
-        let object = Object::lock(&tx, &id, customer.as_deref()).await?;
-        if object.applied > begun.number {
-            tx.commit().await?;
+        let mut applied = Applied::Same;
+        if let Some(tenant) = tenant {
+            let changed = match &fetched {
+                Fetched::Found(subscription) => store(&tx, tenant, subscription).await?,
+                Fetched::Gone => store_gone(&tx, tenant, &id).await?,
+            };
+            follow(&app, &tx, tenant, &settings).await?;
+            billing::seats::keep_in_step(&tx, &settings, tenant).await?;
+            if changed {
+                applied = Applied::Changed;
+            }
+        } else if customer.is_some() {
+            applied = Applied::Parked;
+        }
+        // Last, since webhooks wait for this row. Two for one tenant have waited for each other at its seats.
+        let parked = applied == Applied::Parked;
+        let Some(dirty) = note(&tx, &id, customer.as_deref(), &begun, parked).await? else {
+            tx.rollback().await?;
             return Ok(Applied::Overtaken);
-        }
-        object.note(&tx, &id, &begun, tenant.is_none() && customer.is_some()).await?;
-        let Some(tenant) = tenant else {
-            tx.commit().await?;
-            return Ok(if customer.is_some() { Applied::Parked } else { Applied::Same });
         };
-        let changed = match &fetched {
-            Fetched::Found(subscription) => store(&tx, tenant, subscription).await?,
-            Fetched::Gone => store_gone(&tx, tenant, &id).await?,
-        };
-        follow(&app, &tx, tenant, &settings).await?;
-        if changed {
-            billing::seats::changed(&tx, Some(&settings), tenant).await?;
-        }
-        again(&tx, tenant, &id, &begun, &object, &settings, at).await?;
+        again(&tx, tenant.unwrap_or(TenantId::SYSTEM), &id, &begun, dirty, &settings, at).await?;
         tx.commit().await?;
         app.db.nudge();
-        Ok(if changed { Applied::Changed } else { Applied::Same })
+        Ok(applied)
     })
     .await
 }
@@ -154,50 +159,45 @@ async fn tenant_of(tx: &Transaction<'_>, id: &str, customer: Option<&str>) -> Re
     Ok(row.map(|row| row.try_get(0)).transpose()?.map(TenantId))
 }
 
-/// What is known of the object; locked.
-struct Object {
-    dirty: i64,
-    applied: i64,
-}
-
-impl Object {
-    async fn lock(tx: &Transaction<'_>, id: &str, customer: Option<&str>) -> Result<Self> {
-        let statement = tx
-            .prepare_cached(
-                "insert into tenantry.stripe_objects as o (id, customer_id) values ($1, $2)
-                 on conflict (id) do update set customer_id = coalesce(excluded.customer_id, o.customer_id)
-                 returning dirty, applied",
-            )
-            .await?;
-        let row = tx.query_one(&statement, &[&id, &customer]).await?;
-        Ok(Self { dirty: row.try_get("dirty")?, applied: row.try_get("applied")? })
-    }
-
-    async fn note(&self, tx: &Transaction<'_>, id: &str, begun: &Begun, parked: bool) -> Result<()> {
-        let statement = tx
-            .prepare_cached(
-                "update tenantry.stripe_objects set applied = $2, synced = greatest(synced, $3),
-                   parked_at = case when $4 then coalesce(parked_at, now()) end
-                 where id = $1",
-            )
-            .await?;
-        tx.execute(&statement, &[&id, &begun.number, &begun.dirty, &parked]).await?;
-        Ok(())
-    }
+/// Notes of the object which fetch has been applied, and returns how dirty it is by now; none: a later one was before.
+async fn note(
+    tx: &Transaction<'_>,
+    id: &str,
+    customer: Option<&str>,
+    begun: &Begun,
+    parked: bool,
+) -> Result<Option<i64>> {
+    let statement = tx
+        .prepare_cached(
+            "insert into tenantry.stripe_objects as o (id, customer_id, applied, synced, parked_at)
+               values ($1, $2, $3, $4, case when $5 then now() end)
+             on conflict (id) do update set
+               customer_id = coalesce(excluded.customer_id, o.customer_id), applied = excluded.applied,
+               synced = greatest(o.synced, excluded.synced),
+               parked_at = case when $5 then coalesce(o.parked_at, now()) end
+             where o.applied <= excluded.applied
+             returning dirty",
+        )
+        .await?;
+    let row = tx.query_opt(&statement, &[&id, &customer, &begun.number, &begun.dirty, &parked]).await?;
+    Ok(row.map(|row| row.try_get("dirty")).transpose()?)
 }
 
 /// Stores the subscription and its items, if they differ; says whether they did. One that has ended stays so.
 async fn store(tx: &Transaction<'_>, tenant: TenantId, new: &Subscription) -> Result<bool> {
     let statement = tx
         .prepare_cached(
-            "select s.id, s.status, s.customer_id, s.raw,
-               array(select i.stripe_id || ' ' || i.price_id || ' ' || coalesce(i.quantity::text, '') from tenantry.subscription_items i
-                     where i.tenant_id = s.tenant_id and i.subscription_id = s.id) as items
+            "select s.id, s.raw, jsonb_build_array(s.status, s.customer_id, extract(epoch from s.created_at)::bigint,
+                 extract(epoch from s.trial_end)::bigint, extract(epoch from s.cancel_at)::bigint, s.cancel_at_period_end,
+                 extract(epoch from s.canceled_at)::bigint, extract(epoch from s.ended_at)::bigint, s.payment_paused,
+                 extract(epoch from s.resumes_at)::bigint, s.schedule_id) as facts,
+               (select coalesce(jsonb_agg(jsonb_build_array(i.stripe_id, i.price_id, i.product_id, i.quantity,
+                     extract(epoch from i.period_start)::bigint, extract(epoch from i.period_end)::bigint)), '[]')
+                from tenantry.subscription_items i where i.tenant_id = s.tenant_id and i.subscription_id = s.id) as items
              from tenantry.subscriptions s where s.tenant_id = $1 and s.stripe_id = $2",
         )
         .await?;
     let before = tx.query_opt(&statement, &[&tenant.0, &new.id]).await?;
-    let mut fresh = true;
     let mut id = SubscriptionId::generate();
     if let Some(before) = &before {
         let raw: Value = before.try_get("raw")?;
@@ -208,10 +208,15 @@ async fn store(tx: &Transaction<'_>, tenant: TenantId, new: &Subscription) -> Re
             tracing::warn!(subscription.id = %id, "stripe told of {} what had ended; it stays so", new.status.as_str());
             return Ok(false);
         }
-        fresh = raw != new.raw || differs(before, new)?;
-    }
-    if !fresh {
-        return Ok(false);
+        if !differs(before, new)? {
+            if raw != new.raw {
+                // Such as the name of a price, which Stripe writes into each subscription to it: nothing of this one's.
+                let sql = "update tenantry.subscriptions set raw = $3 where tenant_id = $1 and id = $2";
+                let statement = tx.prepare_cached(sql).await?;
+                tx.execute(&statement, &[&tenant.0, &id.0, &new.raw]).await?;
+            }
+            return Ok(false);
+        }
     }
     upsert(tx, tenant, id, new).await?;
     replace_items(tx, tenant, id, new).await?;
@@ -221,19 +226,31 @@ async fn store(tx: &Transaction<'_>, tenant: TenantId, new: &Subscription) -> Re
     Ok(true)
 }
 
-/// Whether what matters of a row is another than what Stripe says: somebody may have changed it by hand.
+/// Whether anything that is stored by itself is another than what Stripe says.
 fn differs(before: &tokio_postgres::Row, new: &Subscription) -> Result<bool> {
-    let mut stored: Vec<String> = before.try_get("items")?;
-    let quantity = |n: Option<i64>| n.map(|n| n.to_string()).unwrap_or_default();
-    let mut items: Vec<_> = new
-        .items
-        .iter()
-        .map(|item| format!("{} {} {}", item.id, item.price, quantity(item.quantity)))
-        .collect();
-    stored.sort();
-    items.sort();
-    let (status, customer): (&str, &str) = (before.try_get("status")?, before.try_get("customer_id")?);
-    Ok(status != new.status.as_str() || customer != new.customer || stored != items)
+    let facts = json!([
+        new.status.as_str(),
+        new.customer,
+        new.created,
+        new.trial_end,
+        new.cancel_at,
+        new.cancel_at_period_end,
+        new.canceled_at,
+        new.ended_at,
+        new.payment_paused,
+        new.resumes_at,
+        new.schedule,
+    ]);
+    let item = |item: &Item| {
+        json!([item.id, item.price, item.product, item.quantity, item.period_start, item.period_end])
+    };
+    let in_order = |mut items: Vec<Value>| {
+        items.sort_by_key(|item| item[0].as_str().map(str::to_owned));
+        Value::from(items)
+    };
+    let (stored_facts, stored_items): (Value, Value) = (before.try_get("facts")?, before.try_get("items")?);
+    let stored_items = in_order(stored_items.as_array().cloned().unwrap_or_default());
+    Ok(stored_facts != facts || stored_items != in_order(new.items.iter().map(item).collect()))
 }
 
 async fn upsert(
@@ -382,6 +399,8 @@ async fn held(tx: &Transaction<'_>, tenant: TenantId) -> Result<Vec<Held>> {
              from tenantry.subscriptions s
                join tenantry.billing_customers c on c.tenant_id = s.tenant_id and c.customer_id = s.customer_id
                left join tenantry.subscription_items i on i.tenant_id = s.tenant_id and i.subscription_id = s.id
+                 -- None of something is nothing. No quantity: it is metered.
+                 and i.quantity is distinct from 0
              where s.tenant_id = $1 group by s.tenant_id, s.id",
         )
         .await?;
@@ -423,7 +442,7 @@ async fn again(
     tenant: TenantId,
     id: &str,
     begun: &Begun,
-    object: &Object,
+    dirty: i64,
     settings: &Settings,
     at: Option<i64>,
 ) -> Result<()> {
@@ -432,15 +451,16 @@ async fn again(
         let options = Options { unique_key: Some(&key), delay, ..Options::default() };
         tenantry_queue::enqueue_with(tx, tenant.0, &job, options).await
     };
-    if object.dirty > begun.dirty {
+    if dirty > begun.dirty {
         enqueue(true, id.to_owned(), std::time::Duration::ZERO).await?;
     }
     // Either way: a clock that is ahead must not make us fetch until it is no longer. A walk, which is told no time, leaves
     // this to the job that the event has.
-    let settle = i64::try_from(settings.settle.as_secs()).unwrap_or(i64::MAX);
+    let settle = i64::try_from(settings.settle.as_millis().div_ceil(1_000)).unwrap_or(i64::MAX);
     let just_happened = |event: DateTime<Utc>| at.is_some_and(|at| (at - event.timestamp()).abs() <= settle);
     if settle > 0 && begun.newest_event.is_some_and(just_happened) {
-        enqueue(false, format!("settle:{id}"), settings.settle).await?;
+        // A second more: times are told in whole seconds, and the next fetch must be later than by that.
+        enqueue(false, format!("settle:{id}"), settings.settle + std::time::Duration::from_secs(1)).await?;
     }
     Ok(())
 }

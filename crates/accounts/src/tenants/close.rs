@@ -7,12 +7,12 @@ use super::{Tenant, lock, read, within_reach};
 use crate::{
     Actor, App, Error, Result, TenantId, Who,
     audit::{self, By},
-    db, revocations, to_the_end,
+    billing, db, revocations, to_the_end,
     users::{IfMatch, Role},
 };
 
-/// Closes a tenant: nobody signs in any more, every token is void, its slug stays its own. It may be opened again until the
-/// period of grace is over, and is purged then.
+/// Closes a tenant: nobody signs in any more, every token is void, its slug stays its own. What it pays for ends with the
+/// period that is paid. It may be opened again until the period of grace is over, and is purged then.
 ///
 /// # Errors
 /// [`Error::NoTenant`], also when it is closed already; [`Error::VersionChanged`]; [`Error::Forbidden`], for programs and for
@@ -41,7 +41,9 @@ pub async fn close(app: &App, actor: Actor, id: TenantId, if_match: IfMatch) -> 
         let tenant = read(&tx, id).await?;
         let detail = json!({"slug": before.slug, "purge_after": tenant.purge_after});
         audit::record(&tx, id, actor, "tenant.closed", id.0, detail).await?;
+        billing::closed::request(&tx, app.settings.billing.as_ref(), id).await?;
         tx.commit().await?;
+        app.db.nudge();
         app.revocations.add(&[revoked]);
         Ok(tenant)
     })
