@@ -1,6 +1,7 @@
 //! What the storm comes over: an API, two workers and a PostgreSQL of our own.
 
 use std::{
+    collections::HashMap,
     fs,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
@@ -108,10 +109,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// Jobs of Stripe's that have not come to a good end.
-    pub(crate) async fn open_jobs(&self) -> Result<i64> {
-        let sql = "select count(*) from tenantry.jobs
-                   where kind in ('sync_subscription', 'stripe_reconcile', 'stripe_backfill') and state not in ('done', 'cancelled')";
+    /// Jobs that have not ended.
+    async fn open_jobs(&self) -> Result<i64> {
+        let sql = "select count(*) from tenantry.jobs where state in ('pending', 'running', 'failed')";
+        Ok(self.database.query_one(sql, &[]).await?.try_get(0)?)
+    }
+
+    /// Jobs that were given up.
+    pub(crate) async fn dead_jobs(&self) -> Result<i64> {
+        let sql = "select count(*) from tenantry.jobs where state = 'dead'";
         Ok(self.database.query_one(sql, &[]).await?.try_get(0)?)
     }
 
@@ -134,11 +140,18 @@ impl Cluster {
         &self.webhook
     }
 
-    /// Events that were taken in, and how many of them by webhook.
-    pub(crate) async fn events(&self) -> Result<(i64, i64)> {
-        let sql = "select count(*), count(*) filter (where source = 'webhook') from tenantry.stripe_events";
-        let row = self.database.query_one(sql, &[]).await?;
-        Ok((row.try_get(0)?, row.try_get(1)?))
+    /// Events of subscriptions that were taken in, and whether by webhook.
+    pub(crate) async fn events(&self) -> Result<HashMap<String, bool>> {
+        let sql = "select id, source = 'webhook' from tenantry.stripe_events where kind like 'customer.subscription.%'";
+        let rows = self.database.query(sql, &[]).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+
+    /// How many subscriptions the last backfill has looked at; none: it has not come to its end.
+    pub(crate) async fn taken_in(&self) -> Result<Option<i64>> {
+        let sql =
+            "select done from tenantry.stripe_cursors where name = 'backfill' and ended_at is not null";
+        Ok(self.database.query_opt(sql, &[]).await?.map(|row| row.try_get(0)).transpose()?)
     }
 
     pub(crate) fn database(&self) -> &Client {

@@ -57,11 +57,12 @@ pub(crate) async fn webhooks(cluster: &Cluster, fake: &Fake) -> Result<String> {
 }
 
 /// Every subscription once more, by one job.
-pub(crate) async fn backfill(cluster: &Cluster, subscriptions: usize) -> Result<String> {
+pub(crate) async fn backfill(cluster: &Cluster) -> Result<String> {
     let begun = Instant::now();
     cluster.backfill().await?;
     cluster.drain().await?;
     let seconds = begun.elapsed().as_secs_f64();
+    let subscriptions = cluster.taken_in().await?.unwrap_or_default();
     Ok(format!(
         "       {subscriptions} subscriptions taken in again within {seconds:.1} s: {:.0} a second",
         subscriptions as f64 / seconds
