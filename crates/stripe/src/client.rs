@@ -54,10 +54,13 @@ pub enum Error {
     Unavailable(String),
     /// It had a fault while it did what was asked, or before. The same idempotency key gets this answer for a day.
     #[error("stripe answered {0}")]
-    Failed(u16),
+    Failed(Fault),
     /// The idempotency key was used for something else.
     #[error("stripe knows this idempotency key from something else")]
     KeyUsed,
+    /// What was asked for by this idempotency key is being done at this moment.
+    #[error("stripe is still busy with what was asked by this idempotency key")]
+    KeyBusy,
     /// It will not do this, now or later. The text is Stripe's, for the operator.
     #[error("stripe refused with {status}: {message}")]
     Refused {
@@ -71,6 +74,21 @@ pub enum Error {
     /// It answered something that we cannot read.
     #[error("stripe answered something that is no {0}")]
     Unreadable(&'static str),
+}
+
+/// A fault of Stripe's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// The HTTP status.
+    pub status: u16,
+    /// Whether it is that of an earlier request by the same idempotency key: nothing else will be said to this key.
+    pub kept: bool,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.status, if self.kept { ", as before" } else { "" })
+    }
 }
 
 /// Something that Stripe said, and when by its own clock.
@@ -117,6 +135,19 @@ pub struct Checkout<'a> {
     pub success_url: &'a str,
     /// Where it leads when it is not.
     pub cancel_url: &'a str,
+    /// By what it is found again, and of what it is made: notes of the caller's own.
+    pub note: (&'a str, &'a str),
+}
+
+/// A price, as far as it matters whether one can subscribe to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Price {
+    /// Whether anybody may still choose it.
+    pub active: bool,
+    /// Whether it is paid again and again.
+    pub recurring: bool,
+    /// Whether it costs real money.
+    pub live: bool,
 }
 
 impl Client {
@@ -239,8 +270,27 @@ impl Client {
             ("line_items[0][quantity]", &quantity),
             ("success_url", checkout.success_url),
             ("cancel_url", checkout.cancel_url),
+            ("metadata[idempotency_key]", checkout.note.0),
+            ("metadata[request]", checkout.note.1),
         ];
         session(&self.post("checkout/sessions", &form, key).await?)
+    }
+
+    /// The checkout of this customer, of the newest hundred, that has this note and whose page is still open.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn find_checkout(
+        &self,
+        customer: &str,
+        note: (&str, &str),
+    ) -> Result<Option<(String, String)>, Error> {
+        let page = self.list("checkout/sessions", &[("customer", customer), ("limit", PAGE)], None).await?;
+        let noted = |found: &&Value| {
+            let metadata = &found["metadata"];
+            metadata["idempotency_key"] == note.0 && metadata["request"] == note.1
+        };
+        Ok(page.data.iter().find(noted).and_then(|found| session(found).ok()))
     }
 
     /// Opens the portal; where the customer changes what they pay for.
@@ -267,6 +317,35 @@ impl Client {
         self.post(&path, &[("quantity", quantity.as_str())], key).await.map(drop)
     }
 
+    /// A price; none: there is none of this id where the key is from.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn price(&self, id: &str) -> Result<Option<Price>, Error> {
+        let answer = match self.get(&format!("prices/{}", segment(id)), &[]).await {
+            Err(Error::Refused { status: 404, .. }) => return Ok(None),
+            answer => answer?.value,
+        };
+        if answer["object"] != "price" {
+            return Err(Error::Unreadable("price"));
+        }
+        let yes = |name: &str| answer[name].as_bool().unwrap_or(false);
+        Ok(Some(Price {
+            active: yes("active"),
+            recurring: answer["recurring"].is_object(),
+            live: yes("livemode"),
+        }))
+    }
+
+    /// Asks for what is always asked for, to see whether the key may. The version in which Stripe answers; none: not told.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn version(&self) -> Result<Option<String>, Error> {
+        let answer = self.get("subscriptions", &[("limit", "1")]).await?;
+        if answer.value["data"].is_array() { Ok(answer.version) } else { Err(Error::Unreadable("list")) }
+    }
+
     async fn list(
         &self,
         path: &str,
@@ -282,7 +361,7 @@ impl Client {
         Ok(Page { data, next })
     }
 
-    async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Dated<Value>, Error> {
+    async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Answer, Error> {
         self.send(self.request(Method::GET, path).query(query)).await
     }
 
@@ -296,18 +375,21 @@ impl Client {
         request.bearer_auth(&self.key).header("Stripe-Version", API_VERSION)
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Dated<Value>, Error> {
+    async fn send(&self, request: RequestBuilder) -> Result<Answer, Error> {
         self.limit.until_ready().await;
         // Without the URL, which may name a customer.
         let away = |error: reqwest::Error| Error::Unavailable(error.without_url().to_string());
         let response = request.send().await.map_err(away)?;
         let (status, headers) = (response.status(), response.headers());
-        let at = headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(seconds);
-        let wait = headers.get("retry-after").and_then(|wait| wait.to_str().ok()?.parse().ok());
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let at = header(DATE.as_str()).and_then(seconds);
+        let wait = header("retry-after").and_then(|wait| wait.parse().ok());
+        let version = header("stripe-version").map(str::to_owned);
+        let kept = header("idempotent-replayed") == Some("true");
         let body = response.bytes().await.map_err(away)?;
         let value = serde_json::from_slice::<Value>(&body);
         if status.is_success() {
-            return Ok(Dated { value: value.map_err(|_| Error::Unreadable("JSON"))?, at });
+            return Ok(Answer { value: value.map_err(|_| Error::Unreadable("JSON"))?, at, version });
         }
         let error = value.unwrap_or_default()["error"].take();
         let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
@@ -315,15 +397,23 @@ impl Client {
             StatusCode::TOO_MANY_REQUESTS => {
                 Err(Error::Limited(wait.map_or(Duration::from_secs(2), Duration::from_secs)))
             }
-            // 409: the same key is being used at this moment.
+            StatusCode::CONFLICT if error["code"] == "idempotency_key_in_use" => Err(Error::KeyBusy),
+            // Others are at the same object.
             StatusCode::CONFLICT => Err(Error::Limited(Duration::from_secs(1))),
-            _ if status.is_server_error() => Err(Error::Failed(status.as_u16())),
+            _ if status.is_server_error() => Err(Error::Failed(Fault { status: status.as_u16(), kept })),
             _ if error["type"] == "idempotency_error" => Err(Error::KeyUsed),
             _ => {
                 Err(Error::Refused { status: status.as_u16(), code: text("code"), message: text("message") })
             }
         }
     }
+}
+
+/// What came back, with what its headers say.
+struct Answer {
+    value: Value,
+    at: Option<i64>,
+    version: Option<String>,
 }
 
 fn session(answer: &Value) -> Result<(String, String), Error> {

@@ -1,6 +1,7 @@
 //! Billing, against a Stripe that keeps what it is told and sends what it should: `tenantry_fake_stripe`.
 
 mod events;
+mod idempotency;
 mod order;
 mod out;
 mod trouble;
