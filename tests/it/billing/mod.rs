@@ -3,6 +3,7 @@
 mod events;
 mod idempotency;
 mod order;
+mod others;
 mod out;
 mod trouble;
 mod walks;
@@ -52,10 +53,11 @@ impl Stage {
 
     /// On a database of its own: for what goes through all that Stripe has, and for jobs that are no tenant's.
     async fn alone() -> Self {
-        let name = format!("billing_{}", Uuid::now_v7().simple());
-        let copy = format!("create database {name} template tenantry_template");
-        connect("postgres").await.batch_execute(&copy).await.unwrap();
-        Self::on(&name, &[]).await
+        Self::alone_with(&[]).await
+    }
+
+    async fn alone_with(flags: &[&str]) -> Self {
+        Self::on(&database().await, flags).await
     }
 
     async fn on(database: &str, flags: &[&str]) -> Self {
@@ -66,16 +68,19 @@ impl Stage {
         let prices: Vec<_> = sold.iter().map(|(amount, _)| price(&fake, amount)).collect();
         let given = prices.iter().zip(sold).map(|(id, (_, plan))| format!("{id}={plan}")).collect::<Vec<_>>();
         let mut all = vec![
-            format!("--database-url={}", in_database(&from_stack("TEST_DATABASE_URL"), database)),
+            format!("--database-url={}", url_of(database)),
             "--stripe-secret-key=sk_test_1".to_owned(),
             format!("--stripe-api-base={}", fake.url()),
-            "--stripe-webhook-secrets=whsec_old,whsec_new".to_owned(),
             format!("--stripe-prices={}", given.join(",")),
             "--app-url=https://app.example.org".to_owned(),
         ];
-        if !flags.iter().any(|flag| flag.starts_with("--stripe-settle-delay")) {
-            // Tests that wait for it say so.
-            all.push("--stripe-settle-delay=1h".into());
+        // Tests that wait for a fetch once more say so.
+        for (flag, value) in
+            [("--stripe-settle-delay", "1h"), ("--stripe-webhook-secrets", "whsec_old,whsec_new")]
+        {
+            if !flags.iter().any(|different| different.starts_with(flag)) {
+                all.push(format!("{flag}={value}"));
+            }
         }
         all.extend(flags.iter().map(|&flag| flag.to_owned()));
         let app = TestApp::spawn_with(&all.iter().map(String::as_str).collect::<Vec<_>>()).await;
@@ -226,6 +231,18 @@ impl Stage {
         )
         .await
     }
+}
+
+/// A database of a test's own.
+async fn database() -> String {
+    let name = format!("billing_{}", Uuid::now_v7().simple());
+    let copy = format!("create database {name} template tenantry_template");
+    connect("postgres").await.batch_execute(&copy).await.unwrap();
+    name
+}
+
+fn url_of(database: &str) -> String {
+    in_database(&from_stack("TEST_DATABASE_URL"), database)
 }
 
 pub(crate) fn price(fake: &Fake, amount: &str) -> String {
