@@ -1,5 +1,7 @@
 //! The way out to Stripe: few calls, each with a time-out, a limit of our own below Stripe's, and a pinned version.
 
+mod check;
+
 use std::{
     num::NonZeroU32,
     sync::Arc,
@@ -7,8 +9,13 @@ use std::{
 };
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use reqwest::{Method, RequestBuilder, StatusCode, header::DATE};
+use reqwest::{
+    Method, RequestBuilder, StatusCode,
+    header::{DATE, HeaderMap},
+};
 use serde_json::Value;
+
+pub use check::Price;
 
 use crate::{API_VERSION, Event, Item, Subscription};
 
@@ -137,17 +144,6 @@ pub struct Checkout<'a> {
     pub cancel_url: &'a str,
     /// By what it is found again, and of what it is made: notes of the caller's own.
     pub note: (&'a str, &'a str),
-}
-
-/// A price, as far as it matters whether one can subscribe to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Price {
-    /// Whether anybody may still choose it.
-    pub active: bool,
-    /// Whether it is paid again and again.
-    pub recurring: bool,
-    /// Whether it costs real money.
-    pub live: bool,
 }
 
 impl Client {
@@ -285,12 +281,14 @@ impl Client {
         customer: &str,
         note: (&str, &str),
     ) -> Result<Option<(String, String)>, Error> {
-        let page = self.list("checkout/sessions", &[("customer", customer), ("limit", PAGE)], None).await?;
+        let query = [("customer", customer), ("limit", PAGE)];
+        let answer = self.get("checkout/sessions", &query).await?.value;
         let noted = |found: &&Value| {
             let metadata = &found["metadata"];
             metadata["idempotency_key"] == note.0 && metadata["request"] == note.1
         };
-        Ok(page.data.iter().find(noted).and_then(|found| session(found).ok()))
+        let sessions = answer["data"].as_array().ok_or(Error::Unreadable("list"))?;
+        Ok(sessions.iter().find(noted).and_then(|found| session(found).ok()))
     }
 
     /// Opens the portal; where the customer changes what they pay for.
@@ -317,35 +315,6 @@ impl Client {
         self.post(&path, &[("quantity", quantity.as_str())], key).await.map(drop)
     }
 
-    /// A price; none: there is none of this id where the key is from.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn price(&self, id: &str) -> Result<Option<Price>, Error> {
-        let answer = match self.get(&format!("prices/{}", segment(id)), &[]).await {
-            Err(Error::Refused { status: 404, .. }) => return Ok(None),
-            answer => answer?.value,
-        };
-        if answer["object"] != "price" {
-            return Err(Error::Unreadable("price"));
-        }
-        let yes = |name: &str| answer[name].as_bool().unwrap_or(false);
-        Ok(Some(Price {
-            active: yes("active"),
-            recurring: answer["recurring"].is_object(),
-            live: yes("livemode"),
-        }))
-    }
-
-    /// Asks for what is always asked for, to see whether the key may. The version in which Stripe answers; none: not told.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn version(&self) -> Result<Option<String>, Error> {
-        let answer = self.get("subscriptions", &[("limit", "1")]).await?;
-        if answer.value["data"].is_array() { Ok(answer.version) } else { Err(Error::Unreadable("list")) }
-    }
-
     async fn list(
         &self,
         path: &str,
@@ -361,7 +330,7 @@ impl Client {
         Ok(Page { data, next })
     }
 
-    async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Answer, Error> {
+    async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Dated<Value>, Error> {
         self.send(self.request(Method::GET, path).query(query)).await
     }
 
@@ -375,21 +344,26 @@ impl Client {
         request.bearer_auth(&self.key).header("Stripe-Version", API_VERSION)
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Answer, Error> {
+    async fn send(&self, request: RequestBuilder) -> Result<Dated<Value>, Error> {
+        Ok(self.ask(request).await?.0)
+    }
+
+    /// The answer, and its headers.
+    async fn ask(&self, request: RequestBuilder) -> Result<(Dated<Value>, HeaderMap), Error> {
         self.limit.until_ready().await;
         // Without the URL, which may name a customer.
         let away = |error: reqwest::Error| Error::Unavailable(error.without_url().to_string());
         let response = request.send().await.map_err(away)?;
-        let (status, headers) = (response.status(), response.headers());
+        let (status, headers) = (response.status(), response.headers().clone());
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let at = header(DATE.as_str()).and_then(seconds);
         let wait = header("retry-after").and_then(|wait| wait.parse().ok());
-        let version = header("stripe-version").map(str::to_owned);
         let kept = header("idempotent-replayed") == Some("true");
         let body = response.bytes().await.map_err(away)?;
         let value = serde_json::from_slice::<Value>(&body);
         if status.is_success() {
-            return Ok(Answer { value: value.map_err(|_| Error::Unreadable("JSON"))?, at, version });
+            let value = value.map_err(|_| Error::Unreadable("JSON"))?;
+            return Ok((Dated { value, at }, headers));
         }
         let error = value.unwrap_or_default()["error"].take();
         let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
@@ -407,13 +381,6 @@ impl Client {
             }
         }
     }
-}
-
-/// What came back, with what its headers say.
-struct Answer {
-    value: Value,
-    at: Option<i64>,
-    version: Option<String>,
 }
 
 fn session(answer: &Value) -> Result<(String, String), Error> {

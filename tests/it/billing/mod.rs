@@ -5,6 +5,9 @@ mod idempotency;
 mod order;
 mod others;
 mod out;
+mod parking;
+mod signatures;
+mod states;
 mod trouble;
 mod walks;
 
@@ -271,5 +274,8 @@ pub(crate) fn signature(secret: &str, body: &str, ago: i64) -> String {
     let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("t={at},v1={hex}")
 }
+
+/// Whether an event is in the ledger.
+const EVENTS: &str = "select count(*) from tenantry.stripe_events where id = $1";
 
 const SOON: Duration = Duration::from_secs(3);

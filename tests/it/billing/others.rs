@@ -18,10 +18,8 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{SOON, Stage, id};
+use super::{EVENTS, SOON, Stage, id};
 use crate::app::{TestApp, eventually};
-
-const EVENTS: &str = "select count(*) from tenantry.stripe_events where id = $1";
 
 fn tools() -> PathBuf {
     let tools = Path::new(env!("CARGO_BIN_EXE_tenantry")).ancestors().nth(2).unwrap().join("tools");

@@ -4,6 +4,8 @@
 //! so what it brought is at least as new: what has a lower number than what was applied last is dropped. What happens to
 //! the subscription during a fetch makes it dirty again, and another fetch follows.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
 use serde_json::{Value, json};
@@ -23,6 +25,9 @@ use crate::{
     tenants::{self, Plan, seats},
     to_the_end,
 };
+
+/// So long no transaction is under way that links a customer.
+const LINKED_BY_THEN: Duration = Duration::from_secs(60);
 
 /// A fetch that is about to begin.
 #[derive(Debug, Clone)]
@@ -123,6 +128,9 @@ pub async fn apply(app: &App, id: &str, begun: &Begun, fetched: Fetched, at: Opt
         }
         object.note(&tx, &id, &begun, tenant.is_none() && customer.is_some()).await?;
         let Some(tenant) = tenant else {
+            if customer.is_some() && !object.parked {
+                look_again_at_parked(&tx, &id).await?;
+            }
             tx.commit().await?;
             return Ok(if customer.is_some() { Applied::Parked } else { Applied::Same });
         };
@@ -158,6 +166,7 @@ async fn tenant_of(tx: &Transaction<'_>, id: &str, customer: Option<&str>) -> Re
 struct Object {
     dirty: i64,
     applied: i64,
+    parked: bool,
 }
 
 impl Object {
@@ -166,11 +175,12 @@ impl Object {
             .prepare_cached(
                 "insert into tenantry.stripe_objects as o (id, customer_id) values ($1, $2)
                  on conflict (id) do update set customer_id = coalesce(excluded.customer_id, o.customer_id)
-                 returning dirty, applied",
+                 returning dirty, applied, parked_at is not null as parked",
             )
             .await?;
         let row = tx.query_one(&statement, &[&id, &customer]).await?;
-        Ok(Self { dirty: row.try_get("dirty")?, applied: row.try_get("applied")? })
+        let (dirty, applied) = (row.try_get("dirty")?, row.try_get("applied")?);
+        Ok(Self { dirty, applied, parked: row.try_get("parked")? })
     }
 
     async fn note(&self, tx: &Transaction<'_>, id: &str, begun: &Begun, parked: bool) -> Result<()> {
@@ -215,10 +225,36 @@ async fn store(tx: &Transaction<'_>, tenant: TenantId, new: &Subscription) -> Re
     }
     upsert(tx, tenant, id, new).await?;
     replace_items(tx, tenant, id, new).await?;
-    let detail = json!({"status": new.status.as_str(), "stripe_id": new.id});
-    let action = if before.is_some() { "subscription.updated" } else { "subscription.created" };
-    audit::record(tx, tenant, By::SYSTEM, action, id.0, detail).await?;
+    let mut detail = json!({"status": new.status.as_str(), "stripe_id": new.id});
+    if before.is_some() {
+        audit::record(tx, tenant, By::SYSTEM, "subscription.updated", id.0, detail).await?;
+        return Ok(true);
+    }
+    let beside = beside(tx, tenant, new).await?;
+    if !beside.is_empty() {
+        tracing::warn!(tenant.id = %tenant, subscription.id = %id, "a tenant pays for a subscription beside another: {} and {}",
+            new.id, beside.join(", "));
+        metrics::counter!("tenantry_stripe_second_subscriptions_total").increment(1);
+        detail["beside"] = json!(beside);
+    }
+    audit::record(tx, tenant, By::SYSTEM, "subscription.created", id.0, detail).await?;
     Ok(true)
+}
+
+/// What the same customer has beside one that is new and has not ended: as when two checkouts were open, and both are paid.
+async fn beside(tx: &Transaction<'_>, tenant: TenantId, new: &Subscription) -> Result<Vec<String>> {
+    if new.status.is_final() {
+        return Ok(vec![]);
+    }
+    let statement = tx
+        .prepare_cached(
+            "select stripe_id from tenantry.subscriptions
+             where tenant_id = $1 and customer_id = $2 and stripe_id <> $3 and status not in ('canceled', 'incomplete_expired')
+             order by stripe_id limit 10",
+        )
+        .await?;
+    let rows = tx.query(&statement, &[&tenant.0, &new.customer, &new.id]).await?;
+    Ok(rows.iter().map(|row| row.try_get(0)).collect::<std::result::Result<_, _>>()?)
 }
 
 /// Whether what matters of a row is another than what Stripe says: somebody may have changed it by hand.
@@ -416,6 +452,16 @@ async fn end_of_grace(tx: &Transaction<'_>, tenant: TenantId, until: DateTime<Ut
     Ok(())
 }
 
+/// Has what is put aside looked at once more: who was saying at that moment for whom its customer pays could not see yet that
+/// there is something to fetch. It is fetched only if somebody pays for it by then.
+async fn look_again_at_parked(tx: &Transaction<'_>, id: &str) -> Result<()> {
+    let job = SyncSubscription { subscription_id: id.to_owned(), if_dirty: true };
+    let key = format!("parked:{id}");
+    let options = Options { unique_key: Some(&key), delay: LINKED_BY_THEN, ..Options::default() };
+    tenantry_queue::enqueue_with(tx, TenantId::SYSTEM.0, &job, options).await?;
+    Ok(())
+}
+
 /// Has it fetched again when an event came meanwhile, and a little later when one had only just happened: the copy that
 /// Stripe answered from may have been behind it. What is fetched last comes after the newest event by more than that.
 async fn again(
@@ -433,7 +479,7 @@ async fn again(
         tenantry_queue::enqueue_with(tx, tenant.0, &job, options).await
     };
     if object.dirty > begun.dirty {
-        enqueue(true, id.to_owned(), std::time::Duration::ZERO).await?;
+        enqueue(true, id.to_owned(), Duration::ZERO).await?;
     }
     // Either way: a clock that is ahead must not make us fetch until it is no longer. A walk, which is told no time, leaves
     // this to the job that the event has.
