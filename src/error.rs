@@ -73,6 +73,8 @@ pub(crate) enum Code {
     BillingRefused,
     /// 409: the customer of Stripe's pays for another tenant.
     CustomerTaken,
+    /// 409: a request with this `Idempotency-Key` is under way; `Retry-After` says when to ask for its answer.
+    IdempotencyKeyInUse,
     /// 409: every seat of the plan is used.
     NoSeatLeft,
     /// 409: the tenant would be left without an administrator.
@@ -93,6 +95,8 @@ pub(crate) enum Code {
     UnsupportedMediaType,
     /// 422: fields are wrong; `errors` names each.
     ValidationFailed,
+    /// 422: the `Idempotency-Key` was used with another body.
+    IdempotencyKeyReused,
     /// 422: the token is unknown, used, expired or void.
     InvalidToken,
     /// 422: the current password is wrong.
@@ -141,6 +145,7 @@ impl Code {
             | Self::AlreadySubscribed
             | Self::BillingRefused
             | Self::CustomerTaken
+            | Self::IdempotencyKeyInUse
             | Self::NoSeatLeft
             | Self::LastAdmin
             | Self::SecondFactorEnabled
@@ -149,9 +154,11 @@ impl Code {
             Self::VersionMismatch | Self::VersionNotReached => StatusCode::PRECONDITION_FAILED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::ValidationFailed | Self::InvalidToken | Self::WrongPassword | Self::WrongSecondFactor => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            Self::ValidationFailed
+            | Self::IdempotencyKeyReused
+            | Self::InvalidToken
+            | Self::WrongPassword
+            | Self::WrongSecondFactor => StatusCode::UNPROCESSABLE_ENTITY,
             Self::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
             Self::RateLimited | Self::SecondFactorLocked => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -229,6 +236,16 @@ impl ApiError {
 
     pub(crate) fn unavailable(message: &'static str, retry_after: u64) -> Self {
         Self { retry_after: Some(retry_after), ..Self::new(Code::Unavailable, message) }
+    }
+
+    pub(crate) fn key_in_use() -> Self {
+        let message = "A request with this Idempotency-Key is under way; ask again for its answer";
+        Self { retry_after: Some(1), ..Self::new(Code::IdempotencyKeyInUse, message) }
+    }
+
+    pub(crate) fn key_reused() -> Self {
+        let message = "This Idempotency-Key was used with another body; use one of its own for each request";
+        Self::new(Code::IdempotencyKeyReused, message)
     }
 
     pub(crate) fn internal() -> Self {

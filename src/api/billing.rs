@@ -3,24 +3,26 @@
 use poem::{http::Uri, web::Data};
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
-    param::{Header, Path},
+    param::Path,
     registry::{MetaSchema, MetaSchemaRef},
 };
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tenantry_accounts::{
-    Actor, SubscriptionId,
+    Actor, SubscriptionId, TenantId,
     billing::{self, Billing, Price, Subscription},
     fields::Problem,
     tenants::{self, Plan},
 };
-use tenantry_stripe::{Checkout, Client};
+use tenantry_stripe::{Checkout, Client, Error as StripeError};
 use tenantry_workers::stripe::{self, Unfinished};
 
 use super::{
     Tag,
     body::{Body, Field, body, text, wrong},
     envelope::{Answer, Envelope},
+    idempotency::IdempotencyKey,
     schema::shown,
 };
 use crate::{
@@ -142,11 +144,12 @@ impl BillingApi {
         &self,
         state: Data<&State>,
         caller: Caller,
-        /// The same key makes one session, however often it comes within a day.
+        /// The same key and body make one session, however often they come within a day.
         #[oai(name = "Idempotency-Key")]
-        key: Header<Option<String>>,
+        key: IdempotencyKey,
         body: Body<CreateCheckout>,
     ) -> Result<PageMade, ApiError> {
+        let request = fingerprint(&body.0);
         let CreateCheckout { plan, price_id, success_url, cancel_url } = body.0;
         let stripe = billed(&state)?;
         let (price, gives) = price(&state, plan, price_id.map(|id| id.0))?;
@@ -166,14 +169,31 @@ impl BillingApi {
         } else {
             1
         };
+        let mut keys = Keys::new(caller.tenant, "checkout", key);
+        let key = keys.of_client.clone();
+        let note = (key.as_str(), request.as_str());
         let checkout = Checkout {
             customer: &customer,
             price: &price,
             quantity,
             success_url: &success_url.0,
             cancel_url: &cancel_url.0,
+            note,
         };
-        page(stripe.create_checkout(&checkout, &idempotency(*caller, key.0)).await)
+        let made = loop {
+            match stripe.create_checkout(&checkout, &keys.next()).await {
+                Err(error) if keys.outlives(&error) => {}
+                made => break made,
+            }
+        };
+        match made {
+            // The body may be the same all the same, and the seats others.
+            Err(StripeError::KeyUsed) => match stripe.find_checkout(&customer, note).await {
+                Ok(found) => page(found.ok_or(StripeError::KeyUsed)),
+                Err(error) => page(Err(error)),
+            },
+            made => page(made),
+        }
     }
 
     /// Open the billing portal
@@ -185,16 +205,22 @@ impl BillingApi {
         &self,
         state: Data<&State>,
         caller: Caller,
-        /// The same key makes one session, however often it comes within a day.
+        /// The same key and body make one session, however often they come within a day.
         #[oai(name = "Idempotency-Key")]
-        key: Header<Option<String>>,
+        key: IdempotencyKey,
         body: Body<CreatePortal>,
     ) -> Result<PageMade, ApiError> {
         let stripe = billed(&state)?;
         let return_url = body.0.return_url;
         known_origins(&state, &[("/return_url", &return_url)])?;
         let customer = customer(&state, stripe, *caller).await?;
-        page(stripe.create_portal(&customer, &return_url.0, &idempotency(*caller, key.0)).await)
+        let mut keys = Keys::new(caller.tenant, "portal", key);
+        loop {
+            match stripe.create_portal(&customer, &return_url.0, &keys.next()).await {
+                Err(error) if keys.outlives(&error) => {}
+                made => return page(made),
+            }
+        }
     }
 }
 
@@ -251,33 +277,72 @@ fn origin(url: &str) -> Option<(String, String, u16)> {
 async fn customer(state: &State, stripe: &Client, actor: Actor) -> Result<String, ApiError> {
     match stripe::customer(&state.app, stripe, actor.tenant).await {
         Ok(customer) => Ok(customer),
+        // These keys are our own: another is used the next time.
+        Err(Unfinished::Stripe(StripeError::KeyUsed | StripeError::KeyBusy)) => Err(busy(1)),
         Err(Unfinished::Stripe(error)) => Err(refused(error)),
         Err(Unfinished::Accounts(error)) => Err(error.into()),
     }
 }
 
-fn idempotency(actor: Actor, key: Option<String>) -> String {
-    let key = key.filter(|key| (1..=200).contains(&key.len()));
-    // Within the tenant: the keys of two tenants have nothing to do with each other.
-    format!("{}:{}", actor.tenant, key.unwrap_or_else(|| uuid::Uuid::now_v7().to_string()))
+/// What makes bodies the same.
+fn fingerprint(body: &CreateCheckout) -> String {
+    let CreateCheckout { plan, price_id, success_url, cancel_url } = body;
+    let body = json!([plan, price_id.as_ref().map(|id| &id.0), success_url.0, cancel_url.0]);
+    Sha256::digest(body.to_string()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn page(made: Result<(String, String), tenantry_stripe::Error>) -> Result<PageMade, ApiError> {
+/// The keys by which Stripe is asked for what a client asked for by one. Stripe keeps a fault under a key for a day, as it
+/// keeps any other answer. Where it tells one that it had kept, nothing else will come of that key, and the next is used: the
+/// same for the same key of the client, whoever asks and however often.
+struct Keys {
+    /// Tenant and operation: what others call theirs has nothing to do with it.
+    scope: String,
+    /// Without one it is asked for this once.
+    of_client: String,
+    faults: u8,
+}
+
+/// So many faults of Stripe's a client's key outlives.
+const FAULTS: u8 = 5;
+
+impl Keys {
+    fn new(tenant: TenantId, operation: &str, key: IdempotencyKey) -> Self {
+        let of_client = key.0.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        Self { scope: format!("{tenant}:{operation}"), of_client, faults: 0 }
+    }
+
+    fn next(&self) -> String {
+        format!("{}:{}:{}", self.scope, self.faults, self.of_client)
+    }
+
+    /// Whether the next is to be used.
+    fn outlives(&mut self, error: &StripeError) -> bool {
+        let kept = matches!(error, StripeError::Failed(fault) if fault.kept) && self.faults < FAULTS;
+        self.faults += u8::from(kept);
+        kept
+    }
+}
+
+fn page(made: Result<(String, String), StripeError>) -> Result<PageMade, ApiError> {
     let (id, url) = made.map_err(refused)?;
     Ok(PageMade::Made(Envelope::of(&StripePage { id, url })))
 }
 
-fn refused(error: tenantry_stripe::Error) -> ApiError {
-    use tenantry_stripe::Error as E;
+fn busy(seconds: u64) -> ApiError {
+    ApiError::unavailable("Stripe is busy at the moment, please try again", seconds)
+}
+
+fn refused(error: StripeError) -> ApiError {
+    use StripeError as E;
     match error {
-        E::Limited(wait) => {
-            ApiError::unavailable("Stripe is busy at the moment, please try again", wait.as_secs().max(1))
-        }
+        E::Limited(wait) => busy(wait.as_secs().max(1)),
         E::Unavailable(_) | E::Failed(_) | E::Unreadable(_) => {
             tracing::warn!("{error}");
             ApiError::unavailable("Stripe is not available at the moment, please try again", 5)
         }
-        E::Refused { .. } | E::KeyUsed => {
+        E::KeyBusy => ApiError::key_in_use(),
+        E::KeyUsed => ApiError::key_reused(),
+        E::Refused { .. } => {
             tracing::error!("{error}");
             ApiError::new(Code::BillingRefused, "Stripe refused this; the request id tells the operator why")
         }

@@ -149,8 +149,7 @@ impl Cluster {
 
     /// How many subscriptions the last backfill has looked at; none: it has not come to its end.
     pub(crate) async fn taken_in(&self) -> Result<Option<i64>> {
-        let sql =
-            "select done from tenantry.stripe_cursors where name = 'backfill' and ended_at is not null";
+        let sql = "select done from tenantry.stripe_cursors where name = 'backfill' and ended_at is not null";
         Ok(self.database.query_opt(sql, &[]).await?.map(|row| row.try_get(0)).transpose()?)
     }
 

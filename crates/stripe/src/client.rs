@@ -1,5 +1,7 @@
 //! The way out to Stripe: few calls, each with a time-out, a limit of our own below Stripe's, and a pinned version.
 
+mod check;
+
 use std::{
     num::NonZeroU32,
     sync::Arc,
@@ -7,8 +9,13 @@ use std::{
 };
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use reqwest::{Method, RequestBuilder, StatusCode, header::DATE};
+use reqwest::{
+    Method, RequestBuilder, StatusCode,
+    header::{DATE, HeaderMap},
+};
 use serde_json::Value;
+
+pub use check::Price;
 
 use crate::{API_VERSION, Event, Item, Subscription};
 
@@ -56,10 +63,13 @@ pub enum Error {
     Unavailable(String),
     /// It had a fault while it did what was asked, or before. The same idempotency key gets this answer for a day.
     #[error("stripe answered {0}")]
-    Failed(u16),
+    Failed(Fault),
     /// The idempotency key was used for something else.
     #[error("stripe knows this idempotency key from something else")]
     KeyUsed,
+    /// What was asked for by this idempotency key is being done at this moment.
+    #[error("stripe is still busy with what was asked by this idempotency key")]
+    KeyBusy,
     /// It will not do this, now or later. The text is Stripe's, for the operator.
     #[error("stripe refused with {status}: {message}")]
     Refused {
@@ -75,6 +85,21 @@ pub enum Error {
     /// It answered something that we cannot read.
     #[error("stripe answered something that is no {0}")]
     Unreadable(&'static str),
+}
+
+/// A fault of Stripe's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// The HTTP status.
+    pub status: u16,
+    /// Whether it is that of an earlier request by the same idempotency key: nothing else will be said to this key.
+    pub kept: bool,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.status, if self.kept { ", as before" } else { "" })
+    }
 }
 
 /// Something that Stripe said, and when by its own clock.
@@ -121,6 +146,8 @@ pub struct Checkout<'a> {
     pub success_url: &'a str,
     /// Where it leads when it is not.
     pub cancel_url: &'a str,
+    /// By what it is found again, and of what it is made: notes of the caller's own.
+    pub note: (&'a str, &'a str),
 }
 
 impl Client {
@@ -246,8 +273,29 @@ impl Client {
             ("line_items[0][quantity]", &quantity),
             ("success_url", checkout.success_url),
             ("cancel_url", checkout.cancel_url),
+            ("metadata[idempotency_key]", checkout.note.0),
+            ("metadata[request]", checkout.note.1),
         ];
         session(&self.post("checkout/sessions", &form, key).await?)
+    }
+
+    /// The checkout of this customer, of the newest hundred, that has this note and whose page is still open.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn find_checkout(
+        &self,
+        customer: &str,
+        note: (&str, &str),
+    ) -> Result<Option<(String, String)>, Error> {
+        let query = [("customer", customer), ("limit", PAGE)];
+        let answer = self.get("checkout/sessions", &query).await?.value;
+        let noted = |found: &&Value| {
+            let metadata = &found["metadata"];
+            metadata["idempotency_key"] == note.0 && metadata["request"] == note.1
+        };
+        let sessions = answer["data"].as_array().ok_or(Error::Unreadable("list"))?;
+        Ok(sessions.iter().find(noted).and_then(|found| session(found).ok()))
     }
 
     /// Opens the portal; where the customer changes what they pay for.
@@ -313,17 +361,25 @@ impl Client {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Dated<Value>, Error> {
+        Ok(self.ask(request).await?.0)
+    }
+
+    /// The answer, and its headers.
+    async fn ask(&self, request: RequestBuilder) -> Result<(Dated<Value>, HeaderMap), Error> {
         self.limit.until_ready().await;
         // Without the URL, which may name a customer.
         let away = |error: reqwest::Error| Error::Unavailable(error.without_url().to_string());
         let response = request.send().await.map_err(away)?;
-        let (status, headers) = (response.status(), response.headers());
-        let at = headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(seconds);
-        let wait = headers.get("retry-after").and_then(|wait| wait.to_str().ok()?.parse().ok());
+        let (status, headers) = (response.status(), response.headers().clone());
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let at = header(DATE.as_str()).and_then(seconds);
+        let wait = header("retry-after").and_then(|wait| wait.parse().ok());
+        let kept = header("idempotent-replayed") == Some("true");
         let body = response.bytes().await.map_err(away)?;
         let value = serde_json::from_slice::<Value>(&body);
         if status.is_success() {
-            return Ok(Dated { value: value.map_err(|_| Error::Unreadable("JSON"))?, at });
+            let value = value.map_err(|_| Error::Unreadable("JSON"))?;
+            return Ok((Dated { value, at }, headers));
         }
         let error = value.unwrap_or_default()["error"].take();
         let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
@@ -331,9 +387,10 @@ impl Client {
             StatusCode::TOO_MANY_REQUESTS => {
                 Err(Error::Limited(wait.map_or(Duration::from_secs(2), Duration::from_secs)))
             }
-            // 409: the same key is being used at this moment.
+            StatusCode::CONFLICT if error["code"] == "idempotency_key_in_use" => Err(Error::KeyBusy),
+            // Others are at the same object.
             StatusCode::CONFLICT => Err(Error::Limited(Duration::from_secs(1))),
-            _ if status.is_server_error() => Err(Error::Failed(status.as_u16())),
+            _ if status.is_server_error() => Err(Error::Failed(Fault { status: status.as_u16(), kept })),
             _ if error["type"] == "idempotency_error" => Err(Error::KeyUsed),
             // Something in between has answered.
             _ if !error["type"].is_string() => Err(Error::Unreadable("error of Stripe's")),

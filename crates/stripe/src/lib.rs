@@ -11,7 +11,7 @@ mod signature;
 mod subscription;
 
 #[cfg(feature = "client")]
-pub use client::{Checkout, Client, Dated, Error, NewCustomer, Page, Settings};
+pub use client::{Checkout, Client, Dated, Error, Fault, NewCustomer, Page, Price, Settings};
 pub use event::Event;
 pub use signature::{NotStripe, Secrets, TOLERANCE};
 pub use subscription::{Item, Status, Subscription};

@@ -2,8 +2,13 @@
 
 mod edges;
 mod events;
+mod idempotency;
 mod order;
+mod others;
 mod out;
+mod parking;
+mod signatures;
+mod states;
 mod trouble;
 mod walks;
 
@@ -52,10 +57,11 @@ impl Stage {
 
     /// On a database of its own: for what goes through all that Stripe has, and for jobs that are no tenant's.
     async fn alone() -> Self {
-        let name = format!("billing_{}", Uuid::now_v7().simple());
-        let copy = format!("create database {name} template tenantry_template");
-        connect("postgres").await.batch_execute(&copy).await.unwrap();
-        Self::on(&name, &[]).await
+        Self::alone_with(&[]).await
+    }
+
+    async fn alone_with(flags: &[&str]) -> Self {
+        Self::on(&database().await, flags).await
     }
 
     async fn on(database: &str, flags: &[&str]) -> Self {
@@ -66,16 +72,19 @@ impl Stage {
         let prices: Vec<_> = sold.iter().map(|(amount, _)| price(&fake, amount)).collect();
         let given = prices.iter().zip(sold).map(|(id, (_, plan))| format!("{id}={plan}")).collect::<Vec<_>>();
         let mut all = vec![
-            format!("--database-url={}", in_database(&from_stack("TEST_DATABASE_URL"), database)),
+            format!("--database-url={}", url_of(database)),
             "--stripe-secret-key=sk_test_1".to_owned(),
             format!("--stripe-api-base={}", fake.url()),
-            "--stripe-webhook-secrets=whsec_old,whsec_new".to_owned(),
             format!("--stripe-prices={}", given.join(",")),
             "--app-url=https://app.example.org".to_owned(),
         ];
-        if !flags.iter().any(|flag| flag.starts_with("--stripe-settle-delay")) {
-            // Tests that wait for it say so.
-            all.push("--stripe-settle-delay=1h".into());
+        // Tests that wait for a fetch once more say so.
+        for (flag, value) in
+            [("--stripe-settle-delay", "1h"), ("--stripe-webhook-secrets", "whsec_old,whsec_new")]
+        {
+            if !flags.iter().any(|different| different.starts_with(flag)) {
+                all.push(format!("{flag}={value}"));
+            }
         }
         all.extend(flags.iter().map(|&flag| flag.to_owned()));
         let app = TestApp::spawn_with(&all.iter().map(String::as_str).collect::<Vec<_>>()).await;
@@ -228,6 +237,18 @@ impl Stage {
     }
 }
 
+/// A database of a test's own.
+async fn database() -> String {
+    let name = format!("billing_{}", Uuid::now_v7().simple());
+    let copy = format!("create database {name} template tenantry_template");
+    connect("postgres").await.batch_execute(&copy).await.unwrap();
+    name
+}
+
+fn url_of(database: &str) -> String {
+    in_database(&from_stack("TEST_DATABASE_URL"), database)
+}
+
 pub(crate) fn price(fake: &Fake, amount: &str) -> String {
     let parameters = [
         ("currency", "eur"),
@@ -242,6 +263,11 @@ fn id(object: &Value) -> String {
     object["id"].as_str().unwrap().to_owned()
 }
 
+/// What we keep of what Stripe says.
+fn as_stored(answer: &Value) -> Value {
+    Subscription::read(answer.clone()).unwrap().raw
+}
+
 fn found(subscription: &Value) -> Fetched {
     Fetched::Found(Box::new(Subscription::read(subscription.clone()).unwrap()))
 }
@@ -254,5 +280,8 @@ pub(crate) fn signature(secret: &str, body: &str, ago: i64) -> String {
     let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("t={at},v1={hex}")
 }
+
+/// Whether an event is in the ledger.
+const EVENTS: &str = "select count(*) from tenantry.stripe_events where id = $1";
 
 const SOON: Duration = Duration::from_secs(3);

@@ -3,9 +3,8 @@
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use serde_json::Value;
 use tenantry_accounts::billing::sync::{Applied, Begun, Fetched, apply, begin};
-use tenantry_stripe::Subscription;
 
-use super::{Stage, found};
+use super::{Stage, as_stored, found};
 
 #[tokio::test]
 async fn a_fetch_that_began_earlier_is_dropped_when_it_comes_later() {
@@ -154,10 +153,6 @@ async fn step(stage: &Stage, name: &str, now: &mut UnderWay, chance: &mut StdRng
             }
         }
     }
-}
-
-fn as_stored(answer: &Value) -> Value {
-    Subscription::read(answer.clone()).unwrap().raw
 }
 
 impl Stage {

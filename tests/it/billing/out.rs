@@ -1,21 +1,19 @@
 //! What we ask of Stripe: customers, checkouts, the portal, quantities.
 
-use reqwest::{Method, StatusCode};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tenantry_fake_stripe::{ApiFaults, WebhookFaults};
 
 use super::{Stage, id};
-use crate::app::{TestApp, answer, wrong_fields};
+use crate::app::{TestApp, wrong_fields};
 
-const CHECKOUT: &str = "/api/v1/billing/checkout-sessions";
-const PORTAL: &str = "/api/v1/billing/portal-sessions";
+pub(super) const CHECKOUT: &str = "/api/v1/billing/checkout-sessions";
+pub(super) const PORTAL: &str = "/api/v1/billing/portal-sessions";
+/// Where the portal leads back to.
+pub(super) const HOME: &str = "https://app.example.org/";
 
-fn checkout(plan: &str) -> Value {
+pub(super) fn checkout(plan: &str) -> Value {
     json!({"plan": plan, "success_url": "https://app.example.org/done", "cancel_url": "https://app.example.org/pity"})
-}
-
-async fn with_key(app: &TestApp, path: &str, key: &str, body: &Value) -> (StatusCode, Value) {
-    answer(app.request(Method::POST, path).header("idempotency-key", key).json(body)).await
 }
 
 #[tokio::test]
@@ -31,25 +29,11 @@ async fn a_tenant_pays_in_the_checkout_and_changes_its_plan_in_the_portal() {
 
     let (status, refused) = stage.app.post(CHECKOUT, &checkout("pro")).await;
     assert_eq!((status, &refused["error"]["code"]), (StatusCode::CONFLICT, &json!("already_subscribed")));
-    let (status, page) = stage.app.post(PORTAL, &json!({"return_url": "https://app.example.org/"})).await;
+    let (status, page) = stage.app.post(PORTAL, &json!({"return_url": HOME})).await;
     assert_eq!(status, StatusCode::CREATED, "{page}");
     let url = page["data"]["url"].as_str().unwrap();
     let shown = stage.app.http.get(url).send().await.unwrap().text().await.unwrap();
     assert!(shown.contains("sub_") || shown.contains("Seats"), "{shown}");
-}
-
-#[tokio::test]
-async fn the_same_key_opens_one_session_of_ones_own() {
-    let stage = Stage::new().await;
-    let other = stage.neighbour().await;
-
-    let (_, first) = with_key(&stage.app, CHECKOUT, "once", &checkout("pro")).await;
-    let (_, again) = with_key(&stage.app, CHECKOUT, "once", &checkout("pro")).await;
-    let (_, theirs) = with_key(&other, CHECKOUT, "once", &checkout("pro")).await;
-
-    assert!(first["data"]["id"].is_string());
-    assert_eq!(first["data"], again["data"]);
-    assert_ne!(first["data"]["id"], theirs["data"]["id"]);
 }
 
 #[tokio::test]
@@ -88,7 +72,7 @@ async fn users_neither_see_nor_change_what_is_paid_for() {
 
     assert_eq!(stage.app.get("/api/v1/subscriptions").await.0, StatusCode::FORBIDDEN);
     assert_eq!(stage.app.post(CHECKOUT, &checkout("pro")).await.0, StatusCode::FORBIDDEN);
-    let portal = stage.app.post(PORTAL, &json!({"return_url": "https://app.example.org/"})).await;
+    let portal = stage.app.post(PORTAL, &json!({"return_url": HOME})).await;
     assert_eq!(portal.0, StatusCode::FORBIDDEN);
 }
 
@@ -188,7 +172,7 @@ async fn a_customer_is_made_once_although_stripe_has_a_fault() {
         let mut status = StatusCode::SERVICE_UNAVAILABLE;
         for _ in 0..3 {
             if status == StatusCode::SERVICE_UNAVAILABLE {
-                status = other.post(PORTAL, &json!({"return_url": "https://app.example.org/"})).await.0;
+                status = other.post(PORTAL, &json!({"return_url": HOME})).await.0;
             }
         }
         assert_eq!(status, StatusCode::CREATED, "{faults:?}");

@@ -4,7 +4,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 use tenantry_fake_stripe::{ApiFaults, WebhookFaults};
 
-use super::{SOON, Stage, id, signature};
+use super::{EVENTS, SOON, Stage, id, signature};
 use crate::{app::eventually, node::connect};
 
 #[tokio::test]
@@ -55,7 +55,7 @@ async fn without_a_database_stripe_is_told_to_send_it_again() {
 
     let (status, answer) = stage.send(&body, &signature("whsec_new", &body, 0)).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
-    assert_eq!(stage.count("select count(*) from tenantry.stripe_events where id = $1", &name).await, 0);
+    assert_eq!(stage.count(EVENTS, &name).await, 0);
 
     elsewhere.batch_execute(&closed.replace("false", "true")).await.unwrap();
     eventually(SOON, async || {

@@ -7,6 +7,8 @@ mod seats;
 mod subscription;
 mod walk;
 
+use std::time::Duration;
+
 use tenantry_queue::Outcome;
 use tenantry_stripe::{Client, Error};
 
@@ -45,6 +47,7 @@ fn unanswered(error: &Error) -> Outcome {
     match error {
         // Stripe is well, and only wants us to wait: that is no failure of the job.
         Error::Limited(wait) => Outcome::Snooze(*wait),
+        Error::KeyBusy => Outcome::Snooze(Duration::from_secs(1)),
         Error::Unavailable(_) | Error::Failed(_) | Error::KeyUsed | Error::Unreadable(_) => {
             Outcome::Retry(error.to_string())
         }

@@ -49,6 +49,9 @@ pub struct Subscription {
     /// When they go on; null: that has not been decided.
     #[oai(nullable)]
     pub resumes_at: Option<DateTime<Utc>>,
+    /// Names in Stripe the schedule that will change it; null: there is none.
+    #[oai(nullable)]
+    pub stripe_schedule_id: Option<String>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it last changed here.
@@ -89,7 +92,7 @@ pub struct Billing {
 
 const SELECT: &str =
     "select s.tenant_id, s.id, s.stripe_id, s.customer_id, s.status, s.created_at, s.trial_end, s.cancel_at,
-    s.cancel_at_period_end, s.canceled_at, s.ended_at, s.payment_paused, s.resumes_at, s.updated_at, s.version
+    s.cancel_at_period_end, s.canceled_at, s.ended_at, s.payment_paused, s.resumes_at, s.schedule_id, s.updated_at, s.version
   from tenantry.subscriptions s
     join tenantry.billing_customers c on c.tenant_id = s.tenant_id and c.customer_id = s.customer_id
   where s.tenant_id = $1";
@@ -186,6 +189,7 @@ impl TryFrom<&Row> for Subscription {
             ended_at: row.try_get("ended_at")?,
             payment_paused: row.try_get("payment_paused")?,
             resumes_at: row.try_get("resumes_at")?,
+            stripe_schedule_id: row.try_get("schedule_id")?,
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
             version: row.try_get("version")?,

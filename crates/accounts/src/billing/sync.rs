@@ -220,10 +220,36 @@ async fn store(tx: &Transaction<'_>, tenant: TenantId, new: &Subscription) -> Re
     }
     upsert(tx, tenant, id, new).await?;
     replace_items(tx, tenant, id, new).await?;
-    let detail = json!({"status": new.status.as_str(), "stripe_id": new.id});
-    let action = if before.is_some() { "subscription.updated" } else { "subscription.created" };
-    audit::record(tx, tenant, By::SYSTEM, action, id.0, detail).await?;
+    let mut detail = json!({"status": new.status.as_str(), "stripe_id": new.id});
+    if before.is_some() {
+        audit::record(tx, tenant, By::SYSTEM, "subscription.updated", id.0, detail).await?;
+        return Ok(true);
+    }
+    let beside = beside(tx, tenant, new).await?;
+    if !beside.is_empty() {
+        tracing::warn!(tenant.id = %tenant, subscription.id = %id, "a tenant pays for a subscription beside another: {} and {}",
+            new.id, beside.join(", "));
+        metrics::counter!("tenantry_stripe_second_subscriptions_total").increment(1);
+        detail["beside"] = json!(beside);
+    }
+    audit::record(tx, tenant, By::SYSTEM, "subscription.created", id.0, detail).await?;
     Ok(true)
+}
+
+/// What the same customer has beside one that is new and has not ended: as when two checkouts were open, and both are paid.
+async fn beside(tx: &Transaction<'_>, tenant: TenantId, new: &Subscription) -> Result<Vec<String>> {
+    if new.status.is_final() {
+        return Ok(vec![]);
+    }
+    let statement = tx
+        .prepare_cached(
+            "select stripe_id from tenantry.subscriptions
+             where tenant_id = $1 and customer_id = $2 and stripe_id <> $3 and status not in ('canceled', 'incomplete_expired')
+             order by stripe_id limit 10",
+        )
+        .await?;
+    let rows = tx.query(&statement, &[&tenant.0, &new.customer, &new.id]).await?;
+    Ok(rows.iter().map(|row| row.try_get(0)).collect::<std::result::Result<_, _>>()?)
 }
 
 /// Whether anything that is stored by itself is another than what Stripe says.
