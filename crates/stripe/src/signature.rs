@@ -36,9 +36,25 @@ pub enum NotStripe {
 }
 
 impl Secrets {
-    /// Takes signatures by any of `secrets`.
+    /// Takes signatures by any of `secrets`. An empty one, as a comma too many makes it, is none: anybody could sign by it.
     pub fn new(secrets: Vec<String>) -> Self {
-        Self(secrets)
+        let secrets = secrets.iter().map(|secret| secret.trim().to_owned());
+        Self(secrets.filter(|secret| !secret.is_empty()).collect())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none: then nothing is taken.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether they are what Stripe calls a signing secret, and not a key of another kind.
+    pub fn look_right(&self) -> bool {
+        self.0.iter().all(|secret| secret.starts_with("whsec_"))
     }
 
     /// Refuses a body that was not signed by one of the secrets at about `now`. In constant time.
@@ -132,6 +148,19 @@ mod tests {
         assert_eq!(secrets.verify(&good, BODY, at(1_301)), Err(NotStripe::WrongTime));
         assert_eq!(secrets.verify(&header("whsec_1", 2_000), BODY, at(1_000)), Err(NotStripe::WrongTime));
         assert_eq!(Secrets::new(vec![]).verify(&good, BODY, at(1_000)), Err(NotStripe::WrongSignature));
+    }
+
+    #[test]
+    fn nobody_signs_by_a_comma_too_many() {
+        let secrets = Secrets::new(["", " ", "whsec_1 ", ""].map(str::to_owned).to_vec());
+        assert_eq!((secrets.len(), secrets.look_right()), (1, true));
+        assert_eq!(secrets.verify(&header("whsec_1", 1_000), BODY, at(1_000)), Ok(()));
+        for secret in ["", " ", "whsec_1 "] {
+            assert_eq!(
+                secrets.verify(&header(secret, 1_000), BODY, at(1_000)),
+                Err(NotStripe::WrongSignature)
+            );
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Billing, against a Stripe that keeps what it is told and sends what it should: `tenantry_fake_stripe`.
 
+mod check;
 mod events;
 mod idempotency;
+mod metrics;
 mod order;
 mod others;
 mod out;
