@@ -288,6 +288,15 @@ impl Config {
         client.map(Some).map_err(|error| ConfigError(format!("STRIPE_API_BASE: {error}")))
     }
 
+    /// What is billed; none: nothing is.
+    pub fn billing(&self) -> Option<tenantry_accounts::billing::Settings> {
+        self.stripe_secret_key.as_ref().map(|_| tenantry_accounts::billing::Settings {
+            prices: self.stripe_prices.0.clone(),
+            grace: self.stripe_grace,
+            settle: self.stripe_settle_delay,
+        })
+    }
+
     /// How clients reach this service.
     ///
     /// # Errors

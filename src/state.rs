@@ -200,11 +200,7 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         product: config.product_name.clone(),
         tenant_grace: config.tenant_grace,
         audit_retention: config.audit_retention,
-        billing: config.stripe_secret_key.as_ref().map(|_| tenantry_accounts::billing::Settings {
-            prices: config.stripe_prices.0.clone(),
-            grace: config.stripe_grace,
-            settle: config.stripe_settle_delay,
-        }),
+        billing: config.billing(),
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let primary = Primary::new(cache.clone(), config.database_epoch.is_some());

@@ -1,5 +1,7 @@
 //! `tenantry check`: one line per dependency and setting.
 
+mod stripe;
+
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -11,9 +13,12 @@ use crate::{config::Config, encryption_keys, error::sources, migrate, server, st
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// What is well, or what is wrong and what to do.
+type Found = std::result::Result<String, String>;
+
 pub(super) async fn run(config: Config) -> Result {
     let mut wrong = 0;
-    let mut say = |name: &str, found: std::result::Result<String, String>| match found {
+    let mut say = |name: &str, found: Found| match found {
         Ok(found) => println!("ok     {name:<12} {found}"),
         Err(problem) => {
             wrong += 1;
@@ -81,11 +86,14 @@ pub(super) async fn run(config: Config) -> Result {
             }
         }
     }
+    for (name, found) in stripe::look(&config).await {
+        say(name, found);
+    }
     if wrong > 0 { Err(format!("{wrong} wrong, see above").into()) } else { Ok(()) }
 }
 
 /// Whether every secret in the database can be read with the keys that there are, and how many each key still has.
-async fn encryption(config: &Config, app: &App) -> std::result::Result<String, String> {
+async fn encryption(config: &Config, app: &App) -> Found {
     let folder = encryption_keys::folder(config);
     encryption_keys::load(&folder, &app.encryption).map_err(|error| error.to_string())?;
     let asked = timeout(PATIENCE, async {

@@ -63,6 +63,25 @@ fn every_action_of_the_audit_trail_is_documented() {
 }
 
 #[test]
+fn every_metric_is_documented() {
+    let mut told = BTreeSet::new();
+    for path in files(&["crates", "src", "workers"]) {
+        let text = fs::read_to_string(path).unwrap();
+        for kind in ["counter!(", "gauge!(", "histogram!("] {
+            let names = text.split(kind).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+            told.extend(names.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+        }
+    }
+    assert!(told.len() > 20, "{told:?}");
+    let document = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let documented = |name: &&String| {
+        [format!("`{name}`"), format!("`{name}{{")].iter().any(|text| document.contains(text))
+    };
+    let missing: Vec<_> = told.iter().filter(|name| !documented(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
 fn every_test_and_file_that_the_asvs_list_names_exists() {
     let tests = tests();
     let mut named = 0;

@@ -42,9 +42,19 @@ impl Secrets {
         Self(secrets.filter(|secret| !secret.is_empty()).collect())
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether there are none, so that no webhook is ever taken.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether they are what Stripe calls a signing secret, and not a key of another kind.
+    pub fn look_right(&self) -> bool {
+        self.0.iter().all(|secret| secret.starts_with("whsec_"))
     }
 
     /// Refuses a body that was not signed by one of the secrets at about `now`. In constant time.
@@ -137,6 +147,9 @@ mod tests {
         assert_eq!(secrets.verify(&good, BODY, at(1_300)), Ok(()));
         assert_eq!(secrets.verify(&good, BODY, at(1_301)), Err(NotStripe::WrongTime));
         assert_eq!(secrets.verify(&header("whsec_1", 2_000), BODY, at(1_000)), Err(NotStripe::WrongTime));
+        let mended = Secrets::new(&["", " ", "whsec_1 ", ""]);
+        assert_eq!((mended.len(), mended.look_right()), (1, true));
+        assert_eq!(mended.verify(&good, BODY, at(1_000)), Ok(()));
         for none in [&[][..], &[""], &["", " "]] {
             let secrets = Secrets::new(none);
             assert!(secrets.is_empty());

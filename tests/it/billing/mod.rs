@@ -1,8 +1,10 @@
 //! Billing, against a Stripe that keeps what it is told and sends what it should: `tenantry_fake_stripe`.
 
+mod check;
 mod edges;
 mod events;
 mod idempotency;
+mod metrics;
 mod order;
 mod others;
 mod out;

@@ -118,3 +118,16 @@ async fn what_stripe_has_signed_is_taken_whichever_secret_and_signature_it_is() 
     assert_eq!(stage.count(EVENTS, &event).await, 1);
     assert_eq!(stage.count(JOBS, &stage.app.tenant).await, 5);
 }
+
+#[tokio::test]
+async fn nobody_signs_for_a_secret_that_is_not_there() {
+    for secrets in ["--stripe-webhook-secrets=", "--stripe-webhook-secrets=whsec_new, ,"] {
+        let stage = Stage::with(&[secrets]).await;
+        let (name, body) = event(&stage, "unsigned");
+        for secret in ["", " "] {
+            let (status, answer) = stage.send(&body, &signature(secret, &body, 0)).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{secrets}: {answer}");
+        }
+        assert_eq!(stage.count(EVENTS, &name).await, 0);
+    }
+}
