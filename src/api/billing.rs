@@ -8,13 +8,14 @@ use poem_openapi::{
 };
 use serde::Serialize;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tenantry_accounts::{
     Actor, SubscriptionId,
     billing::{self, Billing, Price, Subscription},
     fields::Problem,
     tenants::{self, Plan},
 };
-use tenantry_stripe::{Checkout, Client};
+use tenantry_stripe::{Checkout, Client, Standing};
 use tenantry_workers::stripe::{self, Unfinished};
 
 use super::{
@@ -151,29 +152,18 @@ impl BillingApi {
         let stripe = billed(&state)?;
         let (price, gives) = price(&state, plan, price_id.map(|id| id.0))?;
         known_origins(&state, &[("/success_url", &success_url), ("/cancel_url", &cancel_url)])?;
-        let billing = billing::list(&state.app, *caller).await?;
-        if billing
-            .subscriptions
-            .iter()
-            .any(|held| held.ended_at.is_none() && held.status != "incomplete_expired")
-        {
+        if billing::subscribed(&state.app, *caller).await? {
             let message = "The tenant has a subscription; change it in the portal";
             return Err(ApiError::new(Code::AlreadySubscribed, message));
         }
-        let customer = customer(&state, stripe, *caller).await?;
         let quantity = if gives.by_seat {
             i64::from(tenants::used(&state.app, caller.tenant).await?.used.max(1))
         } else {
             1
         };
-        let checkout = Checkout {
-            customer: &customer,
-            price: &price,
-            quantity,
-            success_url: &success_url.0,
-            cancel_url: &cancel_url.0,
-        };
-        page(stripe.create_checkout(&checkout, &idempotency(*caller, key.0)).await)
+        let (success_url, cancel_url) = (success_url.0, cancel_url.0);
+        let wanted = Wanted::Checkout { price, quantity, success_url, cancel_url };
+        wanted.page(&state, stripe, *caller, key.0).await
     }
 
     /// Open the billing portal
@@ -193,8 +183,7 @@ impl BillingApi {
         let stripe = billed(&state)?;
         let return_url = body.0.return_url;
         known_origins(&state, &[("/return_url", &return_url)])?;
-        let customer = customer(&state, stripe, *caller).await?;
-        page(stripe.create_portal(&customer, &return_url.0, &idempotency(*caller, key.0)).await)
+        Wanted::Portal { return_url: return_url.0 }.page(&state, stripe, *caller, key.0).await
     }
 }
 
@@ -249,22 +238,76 @@ fn origin(url: &str) -> Option<(String, String, u16)> {
 
 /// The customer of the actor's tenant, made now if the job has not been there yet: as the job makes it.
 async fn customer(state: &State, stripe: &Client, actor: Actor) -> Result<String, ApiError> {
-    match stripe::customer(&state.app, stripe, actor.tenant).await {
-        Ok(customer) => Ok(customer),
-        Err(Unfinished::Stripe(error)) => Err(refused(error)),
-        Err(Unfinished::Accounts(error)) => Err(error.into()),
+    stripe::customer(&state.app, stripe, actor.tenant).await.map_err(unfinished)
+}
+
+fn unfinished(error: Unfinished) -> ApiError {
+    match error {
+        Unfinished::Stripe(error) => refused(error),
+        Unfinished::Accounts(error) => error.into(),
     }
 }
 
-fn idempotency(actor: Actor, key: Option<String>) -> String {
-    let key = key.filter(|key| (1..=200).contains(&key.len()));
-    // Within the tenant: the keys of two tenants have nothing to do with each other.
-    format!("{}:{}", actor.tenant, key.unwrap_or_else(|| uuid::Uuid::now_v7().to_string()))
+/// A page of Stripe's that is to be opened.
+enum Wanted {
+    Checkout { price: String, quantity: i64, success_url: String, cancel_url: String },
+    Portal { return_url: String },
 }
 
-fn page(made: Result<(String, String), tenantry_stripe::Error>) -> Result<PageMade, ApiError> {
-    let (id, url) = made.map_err(refused)?;
-    Ok(PageMade::Made(Envelope::of(&StripePage { id, url })))
+impl Wanted {
+    /// Opens it for the customer of the actor's tenant. When Stripe has deleted that one, another is made and pays from now on.
+    async fn page(
+        &self,
+        state: &State,
+        stripe: &Client,
+        actor: Actor,
+        key: Option<String>,
+    ) -> Result<PageMade, ApiError> {
+        let key = key.filter(|key| (1..=200).contains(&key.len()));
+        let key = key.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let mut payer = customer(state, stripe, actor).await?;
+        let mut opened = self.open(stripe, &payer, &idempotency(actor, &payer, &key)).await;
+        if opened.as_ref().is_err_and(tenantry_stripe::Error::is_missing) {
+            match stripe::ask_for(&state.app, stripe, &payer, 0).await.map_err(unfinished)? {
+                Standing::Deleted => {
+                    payer = customer(state, stripe, actor).await?;
+                    opened = self.open(stripe, &payer, &idempotency(actor, &payer, &key)).await;
+                }
+                Standing::Unknown => {
+                    tracing::error!(tenant.id = %actor.tenant, "stripe does not know the customer by STRIPE_SECRET_KEY");
+                    let message =
+                        "Stripe does not know the customer of this tenant; only the operator can mend that";
+                    return Err(ApiError::new(Code::BillingRefused, message));
+                }
+                // It is something else that is missing.
+                Standing::Live => {}
+            }
+        }
+        let (id, url) = opened.map_err(refused)?;
+        Ok(PageMade::Made(Envelope::of(&StripePage { id, url })))
+    }
+
+    async fn open(
+        &self,
+        stripe: &Client,
+        customer: &str,
+        key: &str,
+    ) -> Result<(String, String), tenantry_stripe::Error> {
+        match self {
+            Self::Checkout { price, quantity, success_url, cancel_url } => {
+                let checkout = Checkout { customer, price, quantity: *quantity, success_url, cancel_url };
+                stripe.create_checkout(&checkout, key).await
+            }
+            Self::Portal { return_url } => stripe.create_portal(customer, return_url, key).await,
+        }
+    }
+}
+
+/// Within the tenant: the keys of two tenants have nothing to do with each other. And for one customer, since Stripe takes a
+/// key for one set of parameters only.
+fn idempotency(actor: Actor, customer: &str, key: &str) -> String {
+    let digest = Sha256::digest(format!("{}:{customer}:{key}", actor.tenant));
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn refused(error: tenantry_stripe::Error) -> ApiError {

@@ -23,6 +23,8 @@ pub enum Kind {
     SyncSubscription,
     /// See [`CreateCustomer`](crate::CreateCustomer).
     CreateCustomer,
+    /// See [`SyncCustomer`](crate::SyncCustomer).
+    SyncCustomer,
     /// See [`SyncSeats`](crate::SyncSeats).
     SyncSeats,
     /// See [`StripeReconcile`](crate::StripeReconcile).
@@ -50,6 +52,7 @@ impl Kind {
         Kind::InvalidateUser,
         Kind::SyncSubscription,
         Kind::CreateCustomer,
+        Kind::SyncCustomer,
         Kind::SyncSeats,
         Kind::StripeReconcile,
         Kind::StripeBackfill,
@@ -70,6 +73,7 @@ impl Kind {
             Kind::InvalidateUser => "invalidate_user",
             Kind::SyncSubscription => "sync_subscription",
             Kind::CreateCustomer => "create_customer",
+            Kind::SyncCustomer => "sync_customer",
             Kind::SyncSeats => "sync_seats",
             Kind::StripeReconcile => "stripe_reconcile",
             Kind::StripeBackfill => "stripe_backfill",
@@ -108,7 +112,7 @@ impl Kind {
                 backoff: Backoff::every(Duration::from_secs(1)),
             },
             // A hundred attempts last for more than a day: Stripe may be away that long, and events come only once.
-            Kind::SyncSubscription | Kind::CreateCustomer | Kind::SyncSeats => Policy {
+            Kind::SyncSubscription | Kind::CreateCustomer | Kind::SyncCustomer | Kind::SyncSeats => Policy {
                 max_attempts: 100,
                 timeout: Duration::from_secs(60),
                 concurrency: 16,
@@ -119,7 +123,7 @@ impl Kind {
                     cap: Duration::from_secs(1800),
                 },
             },
-            // Walks through all of Stripe's: they stop after three quarters of a minute and go on where they were.
+            // Walks through all of Stripe's: they stop after half a minute and go on where they were.
             Kind::StripeReconcile | Kind::StripeBackfill => Policy {
                 max_attempts: 10,
                 timeout: Duration::from_secs(120),

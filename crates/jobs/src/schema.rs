@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     AddressNoticeEmail, CreateCustomer, InvalidateUser, InvitationEmail, Job, Kind, PruneJobs, PurgeDeleted,
     PurgeTenants, ResetPasswordEmail, RotateAudit, SecondFactorNoticeEmail, StripeBackfill, StripeReconcile,
-    SyncSeats, SyncSubscription, VerifyEmail,
+    SyncCustomer, SyncSeats, SyncSubscription, VerifyEmail,
 };
 
 /// The schema of a kind's payload.
@@ -20,6 +20,7 @@ pub fn payload(kind: Kind) -> Value {
         Kind::InvalidateUser => of::<InvalidateUser>(),
         Kind::SyncSubscription => of::<SyncSubscription>(),
         Kind::CreateCustomer => of::<CreateCustomer>(),
+        Kind::SyncCustomer => of::<SyncCustomer>(),
         Kind::SyncSeats => of::<SyncSeats>(),
         Kind::StripeReconcile => of::<StripeReconcile>(),
         Kind::StripeBackfill => of::<StripeBackfill>(),

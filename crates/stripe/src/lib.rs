@@ -11,7 +11,9 @@ mod signature;
 mod subscription;
 
 #[cfg(feature = "client")]
-pub use client::{Checkout, Client, Dated, Error, NewCustomer, Page, Settings};
+pub use client::{
+    Checkout, Client, Dated, Error, Listed, Listing, NewCustomer, Page, Place, Settings, Standing,
+};
 pub use event::Event;
 pub use signature::{NotStripe, Secrets, TOLERANCE};
 pub use subscription::{Item, Status, Subscription};

@@ -1,12 +1,15 @@
 //! Billing, against a Stripe that keeps what it is told and sends what it should: `tenantry_fake_stripe`.
 
+mod backfill;
+mod deleted;
 mod events;
+mod linking;
 mod order;
 mod out;
+mod reconcile;
 mod trouble;
-mod walks;
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 use hmac::{Hmac, Mac};
 use reqwest::{Method, StatusCode};
@@ -15,8 +18,10 @@ use tenantry::server;
 use tenantry_accounts::{
     App,
     billing::{
+        directory,
         events::{By, receive},
         sync::Fetched,
+        walk::{self, Name, Walk},
     },
 };
 use tenantry_fake_stripe::{ApiFaults, Fake, Faults, Options, WebhookFaults};
@@ -186,8 +191,12 @@ impl Stage {
 
     /// Requests for one subscription so far.
     fn fetches(&self) -> u64 {
-        let requests = self.fake.requests();
-        requests.iter().filter(|(route, _)| route.starts_with("GET /v1/subscriptions/")).map(|(_, n)| n).sum()
+        self.requests("GET /v1/subscriptions/{id}")
+    }
+
+    /// Requests of a route so far.
+    fn requests(&self, route: &str) -> u64 {
+        self.fake.requests().get(route).copied().unwrap_or_default()
     }
 
     /// An event as Stripe would send it, the latest of that kind.
@@ -205,6 +214,49 @@ impl Stage {
     async fn run_all_jobs(&self) {
         let handlers = server::handlers(self.house(), &self.app.config()).unwrap();
         tenantry_queue::run_due(self.house().db.pool(), None, handlers.handler()).await.unwrap();
+    }
+
+    /// Somebody who pays for nobody we know.
+    fn stranger(&self) -> String {
+        let customer = id(&self.call("POST", "/v1/customers", &[("name", "Somebody")]));
+        self.give_card(&customer);
+        customer
+    }
+
+    /// Customers that pay for nobody: how many, and those with the most subscriptions.
+    async fn nobodys(&self) -> (i64, Vec<(String, i64)>) {
+        let nobodys = directory::nobodys(self.house(), 100).await.unwrap();
+        (nobodys.total, nobodys.first)
+    }
+
+    async fn walk(&self, name: Name) -> Walk {
+        walk::find(self.house(), name).await.unwrap().unwrap()
+    }
+
+    /// Runs `tenantry stripe` beside the API; what it prints.
+    async fn command(&self, arguments: &[&str]) -> String {
+        let output = self.process(arguments).output().await.unwrap();
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
+        assert!(output.status.success(), "{said}");
+        said
+    }
+
+    /// The same, to be started.
+    fn process(&self, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tenantry"));
+        command
+            .arg("stripe")
+            .args(arguments)
+            .env_clear()
+            .env("DATABASE_URL", self.app.config().database_url().unwrap())
+            .env("STRIPE_SECRET_KEY", "sk_test_1")
+            .env("STRIPE_API_BASE", self.fake.url())
+            .env("STRIPE_PRICES", format!("{}=pro,{}=enterprise", self.prices[1], self.prices[2]))
+            .current_dir("/")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
     }
 
     fn house(&self) -> &App {

@@ -7,14 +7,14 @@ use tenantry_fake_stripe::{ApiFaults, WebhookFaults};
 use super::{Stage, id};
 use crate::app::{TestApp, answer, wrong_fields};
 
-const CHECKOUT: &str = "/api/v1/billing/checkout-sessions";
-const PORTAL: &str = "/api/v1/billing/portal-sessions";
+pub(super) const CHECKOUT: &str = "/api/v1/billing/checkout-sessions";
+pub(super) const PORTAL: &str = "/api/v1/billing/portal-sessions";
 
-fn checkout(plan: &str) -> Value {
+pub(super) fn checkout(plan: &str) -> Value {
     json!({"plan": plan, "success_url": "https://app.example.org/done", "cancel_url": "https://app.example.org/pity"})
 }
 
-async fn with_key(app: &TestApp, path: &str, key: &str, body: &Value) -> (StatusCode, Value) {
+pub(super) async fn with_key(app: &TestApp, path: &str, key: &str, body: &Value) -> (StatusCode, Value) {
     answer(app.request(Method::POST, path).header("idempotency-key", key).json(body)).await
 }
 
@@ -161,7 +161,8 @@ impl Stage {
         self.delivered().await;
     }
 
-    fn customers_of(&self, mark: &str) -> Vec<String> {
+    /// Those that say in Stripe that they are this tenant's.
+    pub(super) fn customers_of(&self, mark: &str) -> Vec<String> {
         let all = self.call("GET", "/v1/customers", &[("limit", "100")]);
         let all = all["data"].as_array().unwrap();
         all.iter().filter(|customer| customer["metadata"]["tenant_id"] == mark).map(id).collect()

@@ -1,6 +1,8 @@
 //! Jobs that ask Stripe.
 
+mod backfill;
 mod customer;
+mod oldest;
 mod reconcile;
 mod seats;
 mod subscription;
@@ -9,12 +11,14 @@ mod walk;
 use tenantry_queue::Outcome;
 use tenantry_stripe::{Client, Error};
 
-pub(crate) use customer::create as create_customer;
-pub use customer::customer;
-pub(crate) use reconcile::{backfill, run as reconcile};
+pub(crate) use backfill::run as backfill;
+pub use customer::{ask_for, customer};
+pub(crate) use customer::{create as create_customer, sync as sync_customer};
+pub use reconcile::begin_events;
+pub(crate) use reconcile::run as reconcile;
 pub(crate) use seats::run as sync_seats;
 pub(crate) use subscription::run as sync_subscription;
-pub use walk::{Seen, events, subscriptions};
+pub use walk::{Seen, step};
 
 use crate::Handlers;
 

@@ -4,6 +4,7 @@
 //! order in which the fetches began (`sync`). What follows from it (`entitlement`) becomes true in the same transaction.
 
 pub mod customers;
+pub mod directory;
 mod entitlement;
 pub mod events;
 mod list;
@@ -14,7 +15,7 @@ pub mod walk;
 use std::{collections::HashMap, time::Duration};
 
 pub use entitlement::Entitlement;
-pub use list::{Billing, Subscription, SubscriptionItem, get, list};
+pub use list::{Billing, Subscription, SubscriptionItem, get, list, subscribed};
 
 use crate::tenants::Plan;
 

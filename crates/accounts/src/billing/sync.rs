@@ -4,6 +4,8 @@
 //! so what it brought is at least as new: what has a lower number than what was applied last is dropped. What happens to
 //! the subscription during a fetch makes it dirty again, and another fetch follows.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
 use serde_json::{Value, json};
@@ -13,7 +15,7 @@ use tenantry_stripe::{Status, Subscription};
 use uuid::Uuid;
 
 use super::{
-    Settings,
+    Settings, directory,
     entitlement::{self, Entitlement, Held},
 };
 use crate::{
@@ -25,7 +27,7 @@ use crate::{
 };
 
 /// A fetch that is about to begin.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Begun {
     number: i64,
     dirty: i64,
@@ -40,6 +42,11 @@ impl Begun {
     /// What happened in between is not in the answer for certain, so only what was synced before counts as such.
     pub fn of(&self, known: &Self) -> Self {
         Self { number: self.number, dirty: known.synced, ..known.clone() }
+    }
+
+    /// Of two fetches the one with the higher number began later.
+    pub fn number(&self) -> i64 {
+        self.number
     }
 
     /// Whose it is, as far as that is known before Stripe is asked.
@@ -62,15 +69,44 @@ pub async fn begin(app: &App, subscription: &str) -> Result<Begun> {
     let sql =
         "select number, dirty, synced, newest_event, parked, tenant_id from tenantry.begin_stripe_fetch($1)";
     let statement = client.prepare_cached(sql).await?;
-    let row = client.query_one(&statement, &[&subscription]).await?;
-    Ok(Begun {
-        number: row.try_get("number")?,
-        dirty: row.try_get("dirty")?,
-        synced: row.try_get("synced")?,
-        newest_event: row.try_get("newest_event")?,
-        parked: row.try_get("parked")?,
-        tenant: row.try_get::<_, Option<Uuid>>("tenant_id")?.map(TenantId),
-    })
+    Begun::try_from(&client.query_one(&statement, &[&subscription]).await?)
+}
+
+/// What is known of each of `subscriptions`, by their ids: for [`Begun::of`]. Nothing is known of those that are left out.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn known(app: &App, subscriptions: &[&str]) -> Result<HashMap<String, Begun>> {
+    let mut client = app.db.client().await?;
+    let tx = db::as_system(&mut client).await?;
+    let statement = tx
+        .prepare_cached(
+            "select o.id, 0::bigint as number, o.dirty, o.synced, o.newest_event, o.parked_at is not null as parked,
+               coalesce(c.tenant_id, p.tenant_id) as tenant_id
+             from tenantry.stripe_objects o
+               left join tenantry.billing_customers c on c.customer_id = o.customer_id
+               left join tenantry.billing_past_customers p on p.customer_id = o.customer_id
+             where o.id = any ($1)",
+        )
+        .await?;
+    let rows = tx.query(&statement, &[&subscriptions]).await?;
+    tx.commit().await?;
+    rows.iter().map(|row| Ok((row.try_get("id")?, Begun::try_from(row)?))).collect()
+}
+
+impl TryFrom<&tokio_postgres::Row> for Begun {
+    type Error = Error;
+
+    fn try_from(row: &tokio_postgres::Row) -> Result<Self> {
+        Ok(Self {
+            number: row.try_get("number")?,
+            dirty: row.try_get("dirty")?,
+            synced: row.try_get("synced")?,
+            newest_event: row.try_get("newest_event")?,
+            parked: row.try_get("parked")?,
+            tenant: row.try_get::<_, Option<Uuid>>("tenant_id")?.map(TenantId),
+        })
+    }
 }
 
 /// What Stripe answered.
@@ -105,13 +141,24 @@ pub async fn apply(app: &App, id: &str, begun: &Begun, fetched: Fetched, at: Opt
     };
     let (app, id, begun) = (app.clone(), id.to_owned(), begun.clone());
     to_the_end(async move {
-        let mut client = app.db.client().await?;
-        let tx = db::as_system(&mut client).await?;
         let customer = match &fetched {
             Fetched::Found(subscription) => Some(subscription.customer.clone()),
             Fetched::Gone => None,
         };
-        let tenant = tenant_of(&tx, &id, customer.as_deref()).await?;
+        let mut client = app.db.client().await?;
+        let mut tx = db::as_system(&mut client).await?;
+        let mut tenant = tenant_of(&tx, &id, customer.as_deref()).await?;
+        if let (None, Fetched::Found(subscription)) = (tenant, &fetched) {
+            // Whoever links the customer at this moment either sees what is parked here, or is seen.
+            let listed = if subscription.status.is_final() { 0 } else { begun.number };
+            directory::lock(&tx, &subscription.customer, listed).await?;
+            tenant = tenant_of(&tx, &id, customer.as_deref()).await?;
+            if tenant.is_some() {
+                // Seats are locked first; a customer that pays for somebody goes on doing so.
+                tx.rollback().await?;
+                tx = db::as_system(&mut client).await?;
+            }
+        }
         if let Some(tenant) = tenant {
             // The first lock of all that touch a tenant's seats.
             seats::lock(&tx, tenant).await?;
@@ -142,16 +189,19 @@ pub async fn apply(app: &App, id: &str, begun: &Begun, fetched: Fetched, at: Opt
     .await
 }
 
-/// Whose subscription it is: by who pays for it, never by what it says itself. One that is gone is whose it was.
+/// Whose subscription it is: by who pays for it or did until Stripe deleted them, never by what it says itself. One that is
+/// gone is whose it was.
 async fn tenant_of(tx: &Transaction<'_>, id: &str, customer: Option<&str>) -> Result<Option<TenantId>> {
     let statement = tx
         .prepare_cached(
-            "select c.tenant_id from tenantry.billing_customers c join tenantry.tenants t on t.id = c.tenant_id
-             where c.customer_id = coalesce($2, (select o.customer_id from tenantry.stripe_objects o where o.id = $1))",
+            "select coalesce(c.tenant_id, p.tenant_id) from (
+               select coalesce($2, (select o.customer_id from tenantry.stripe_objects o where o.id = $1)) as id) payer
+               left join tenantry.billing_customers c on c.customer_id = payer.id
+               left join tenantry.billing_past_customers p on p.customer_id = payer.id",
         )
         .await?;
-    let row = tx.query_opt(&statement, &[&id, &customer]).await?;
-    Ok(row.map(|row| row.try_get(0)).transpose()?.map(TenantId))
+    let row = tx.query_one(&statement, &[&id, &customer]).await?;
+    Ok(row.try_get::<_, Option<Uuid>>(0)?.map(TenantId))
 }
 
 /// What is known of the object; locked.
