@@ -113,7 +113,7 @@ async fn backfill(app: &App, client: &Client, restart: bool, every: Duration) ->
             _ => println!("{done} subscriptions taken in, {changed} of them new or changed"),
         }
     }
-    status::print_customers(app).await
+    status::print_customers(app, 0).await
 }
 
 async fn reconcile(app: &App, client: &Client, since: Duration, resume: bool, every: Duration) -> Result {

