@@ -51,7 +51,7 @@ create index billing_customers_unlinked on billing_customers (key) where custome
 insert into job_kinds (kind, required, max_attempts) values ('sync_customer', '{"customer_id": "string"}', 100);
 
 -- As in V13. A customer that was deleted is noted as such, and a job waits that unlinks it when Stripe says so; what a
--- deleted customer paid for stays the tenant's. Locks: the customer, then objects, then jobs.
+-- deleted customer paid for stays the tenant's. Locks: the customer, then objects by their ids, then jobs.
 create or replace function receive_stripe_event(event text, event_kind text, happened timestamptz, subscription text, customer text, came_by text)
 returns boolean language plpgsql as $$
 declare
@@ -69,6 +69,7 @@ begin
   elsif event_kind = 'customer.deleted' and customer is not null then
     insert into tenantry.stripe_customers as s (id, deleted_at) values (customer, happened)
       on conflict (id) do update set deleted_at = coalesce(s.deleted_at, excluded.deleted_at);
+    perform o.id from tenantry.stripe_objects o where o.customer_id = customer order by o.id for update;
     update tenantry.stripe_objects o set dirty = o.dirty + 1, newest_event = greatest(o.newest_event, happened)
       where o.customer_id = customer;
     select c.tenant_id into owner from tenantry.billing_customers c where c.customer_id = customer;

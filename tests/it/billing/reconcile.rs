@@ -61,6 +61,30 @@ async fn lost_events_are_found_and_what_differs_is_put_right() {
     );
 }
 
+#[tokio::test]
+async fn a_comparison_lets_plans_follow_what_prices_give_now() {
+    let stage = Stage::alone().await;
+    stage.subscribe(&stage.customer, 1);
+    stage.delivered().await;
+    assert_eq!(stage.plan().await, "pro");
+    let reconcile = async |gives: &str| {
+        let mut command = stage.process(&["reconcile"]);
+        let output =
+            command.env("STRIPE_PRICES", format!("{}={gives}", stage.prices[1])).output().await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+
+    let said = reconcile("enterprise").await;
+    assert!(said.contains("0 were different"), "the subscription itself is as it was: {said}");
+    assert_eq!(stage.plan().await, "enterprise");
+    // What an operator sets stays until it gives another plan than before.
+    let by_hand = "update tenantry.tenants set plan = 'basic' where id = $1";
+    stage.database.execute(by_hand, &[&stage.app.tenant]).await.unwrap();
+    reconcile("enterprise").await;
+    assert_eq!(stage.plan().await, "basic");
+}
+
 /// The walk through events goes on where it stopped, and the comparison has its turn meanwhile.
 #[tokio::test]
 async fn many_events_take_many_turns_and_nothing_waits_for_their_end() {

@@ -13,6 +13,7 @@ use tenantry_accounts::{
         customers, directory,
         events::{self, By},
         sync::{self, Applied, Begun, Fetched},
+        unchanged,
         walk::{self, Name, Walk},
     },
 };
@@ -208,13 +209,16 @@ async fn unlisted(
     Ok((step, together(found, ask).await?))
 }
 
-/// Applies each subscription of a page.
+/// Applies each subscription of a page: those that are as they were together.
 async fn take_in_subscriptions(
     app: &App,
     stripe: &Client,
     begun: &Begun,
     page: Vec<Subscription>,
 ) -> Result<Seen, Unfinished> {
+    let same = unchanged::note(app, begun, &page).await?;
+    let seen = Seen { seen: same.len() as u64, ..Seen::default() };
+    let page: Vec<_> = page.into_iter().filter(|subscription| !same.contains(&subscription.id)).collect();
     let ids: Vec<_> = page.iter().map(|subscription| subscription.id.as_str()).collect();
     // After Stripe has answered.
     let known = &sync::known(app, &ids).await?;
@@ -228,7 +232,7 @@ async fn take_in_subscriptions(
         let changed = u64::from(applied == Applied::Changed && !known.is_dirty());
         Ok(Seen { seen: 1, changed, linked: 0 })
     };
-    together(page, apply).await
+    Ok(seen + together(page, apply).await?)
 }
 
 /// Subscriptions that we have and did not come by.

@@ -7,7 +7,7 @@ use tenantry_queue::Options;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{directory, sync};
+use super::{directory, follow::follow};
 use crate::{
     Actor, App, Error, Result, TenantId,
     audit::{self, By},
@@ -149,7 +149,7 @@ async fn link_by(app: &App, tenant: TenantId, customer: &str, actor: Option<Acto
         if let Some(actor) = actor {
             if let Some(settings) = &app.settings.billing {
                 // What the customer paid who did so far is not this tenant's any more.
-                sync::follow(&app, &tx, tenant, settings).await?;
+                follow(&app, &tx, tenant, settings).await?;
             }
             audit::record(&tx, tenant, actor, "billing.customer_linked", tenant.0, json!({"customer_id": linked})).await?;
         }
@@ -219,7 +219,7 @@ async fn unlink_in(app: &App, tx: &Transaction<'_>, tenant: TenantId, customer: 
         .await?;
     tx.execute(&statement, &[&tenant.0, &customer]).await?;
     if let Some(settings) = &app.settings.billing {
-        sync::follow(app, tx, tenant, settings).await?;
+        follow(app, tx, tenant, settings).await?;
     }
     let detail = json!({"customer_id": customer});
     audit::record(tx, tenant, By::SYSTEM, "billing.customer_unlinked", tenant.0, detail).await?;

@@ -7,9 +7,11 @@ pub mod customers;
 pub mod directory;
 mod entitlement;
 pub mod events;
+mod follow;
 mod list;
 pub mod seats;
 pub mod sync;
+pub mod unchanged;
 pub mod walk;
 
 use std::{collections::HashMap, time::Duration};

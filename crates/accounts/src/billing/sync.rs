@@ -14,15 +14,12 @@ use tenantry_queue::Options;
 use tenantry_stripe::{Status, Subscription};
 use uuid::Uuid;
 
-use super::{
-    Settings, directory,
-    entitlement::{self, Entitlement, Held},
-};
+use super::{Settings, directory, follow::follow};
 use crate::{
     App, Error, Result, SubscriptionId, TenantId,
     audit::{self, By},
     billing, db,
-    tenants::{self, Plan, seats},
+    tenants::seats,
     to_the_end,
 };
 
@@ -272,7 +269,7 @@ async fn store(tx: &Transaction<'_>, tenant: TenantId, new: &Subscription) -> Re
 }
 
 /// Whether what matters of a row is another than what Stripe says: somebody may have changed it by hand.
-fn differs(before: &tokio_postgres::Row, new: &Subscription) -> Result<bool> {
+pub(super) fn differs(before: &tokio_postgres::Row, new: &Subscription) -> Result<bool> {
     let mut stored: Vec<String> = before.try_get("items")?;
     let quantity = |n: Option<i64>| n.map(|n| n.to_string()).unwrap_or_default();
     let mut items: Vec<_> = new
@@ -374,96 +371,6 @@ async fn store_gone(tx: &Transaction<'_>, tenant: TenantId, stripe_id: &str) -> 
     audit::record(tx, tenant, By::SYSTEM, "subscription.updated", row.try_get::<_, Uuid>("id")?, detail)
         .await?;
     Ok(true)
-}
-
-/// Lets plan and seats follow what the tenant's subscriptions give now. Only when that has changed: what an operator has
-/// set by hand stays until it does.
-pub(super) async fn follow(
-    app: &App,
-    tx: &Transaction<'_>,
-    tenant: TenantId,
-    settings: &Settings,
-) -> Result<()> {
-    let now: DateTime<Utc> = tx.query_one("select now()", &[]).await?.try_get(0)?;
-    let new = entitlement::of(&held(tx, tenant).await?, settings, now);
-    let statement = tx
-        .prepare_cached(
-            "select plan, active_until, grace_until from tenantry.entitlements where tenant_id = $1",
-        )
-        .await?;
-    let before = match tx.query_opt(&statement, &[&tenant.0]).await? {
-        Some(row) => Entitlement {
-            plan: row.try_get::<_, Option<&str>>("plan")?.and_then(Plan::named),
-            active_until: row.try_get("active_until")?,
-            grace_until: row.try_get("grace_until")?,
-        },
-        None => Entitlement::default(),
-    };
-    if new == before {
-        return Ok(());
-    }
-    let statement = tx
-        .prepare_cached(
-            "insert into tenantry.entitlements as e (tenant_id, plan, active_until, grace_until) values ($1, $2, $3, $4)
-             on conflict (tenant_id) do update set plan = excluded.plan, active_until = excluded.active_until,
-               grace_until = excluded.grace_until, updated_at = now()",
-        )
-        .await?;
-    let plan = new.plan.map(Plan::as_str);
-    tx.execute(&statement, &[&tenant.0, &plan, &new.active_until, &new.grace_until]).await?;
-    if new.plan != before.plan {
-        let plan = new.plan.unwrap_or(Plan::Basic);
-        tenants::set_plan(app, tx, tenant, plan, By::SYSTEM).await?;
-    }
-    if let (Some(until), true) = (new.grace_until, new.grace_until != before.grace_until) {
-        // Nothing tells us that it is over.
-        end_of_grace(tx, tenant, until).await?;
-    }
-    Ok(())
-}
-
-/// What the tenant's customer pays for. What one paid who no longer pays for it counts for nothing.
-async fn held(tx: &Transaction<'_>, tenant: TenantId) -> Result<Vec<Held>> {
-    let statement = tx
-        .prepare_cached(
-            "select s.status, s.past_due_since,
-               array_remove(array_agg(i.price_id order by i.stripe_id), null) as prices,
-               array_agg(i.period_end order by i.stripe_id) filter (where i.price_id is not null) as ends
-             from tenantry.subscriptions s
-               join tenantry.billing_customers c on c.tenant_id = s.tenant_id and c.customer_id = s.customer_id
-               left join tenantry.subscription_items i on i.tenant_id = s.tenant_id and i.subscription_id = s.id
-             where s.tenant_id = $1 group by s.tenant_id, s.id",
-        )
-        .await?;
-    let rows = tx.query(&statement, &[&tenant.0]).await?;
-    let held = |row: &tokio_postgres::Row| {
-        let prices: Vec<String> = row.try_get("prices")?;
-        let ends: Option<Vec<Option<DateTime<Utc>>>> = row.try_get("ends")?;
-        Ok(Held {
-            status: Status::named(row.try_get("status")?),
-            past_due_since: row.try_get("past_due_since")?,
-            items: prices.into_iter().zip(ends.unwrap_or_default()).collect(),
-        })
-    };
-    rows.iter().map(held).collect()
-}
-
-async fn end_of_grace(tx: &Transaction<'_>, tenant: TenantId, until: DateTime<Utc>) -> Result<()> {
-    let statement = tx
-        .prepare_cached(
-            "select s.stripe_id from tenantry.subscriptions s
-               join tenantry.billing_customers c on c.tenant_id = s.tenant_id and c.customer_id = s.customer_id
-             where s.tenant_id = $1 and s.status = 'past_due' order by s.id limit 1",
-        )
-        .await?;
-    let Some(row) = tx.query_opt(&statement, &[&tenant.0]).await? else { return Ok(()) };
-    let job = SyncSubscription { subscription_id: row.try_get(0)?, if_dirty: false };
-    let run_at = Some(until + chrono::TimeDelta::seconds(1));
-    // With the time in it: one that waits for the end of an earlier grace would be too early for this one.
-    let key = format!("grace:{}", until.timestamp());
-    let options = Options { run_at, unique_key: Some(&key), ..Options::default() };
-    tenantry_queue::enqueue_with(tx, tenant.0, &job, options).await?;
-    Ok(())
 }
 
 /// Has it fetched again when an event came meanwhile, and a little later when one had only just happened: the copy that
