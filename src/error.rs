@@ -306,6 +306,9 @@ impl From<accounts::Error> for ApiError {
             E::NoInvitation => Self::new(Code::InvitationNotFound, "Invitation not found"),
             E::NoSubscription => Self::new(Code::SubscriptionNotFound, "Subscription not found"),
             E::CustomerTaken => Self::new(Code::CustomerTaken, "This customer pays for another tenant"),
+            E::CustomerDeleted => {
+                Self::unavailable("Stripe has just deleted the customer of this tenant, please try again", 1)
+            }
             E::NoApiKey => Self::new(Code::ApiKeyNotFound, "API key not found"),
             E::NameTaken => Self::new(Code::NameTaken, "API key with this name already exists"),
             E::TooManyKeys => Self::new(Code::TooManyApiKeys, "Revoke API keys that are not used any more"),

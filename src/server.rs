@@ -243,7 +243,8 @@ pub fn handlers(app: &App, config: &Config) -> Result<tenantry_workers::Handlers
     let letters = tenantry_workers::Letters::new(config.mail_templates_dir.as_deref(), &config.product_name)
         .map_err(|error| ServeError::Refused(error.to_string()))?;
     let stripe = config.stripe().map_err(|error| ServeError::Refused(error.to_string()))?;
-    Ok(tenantry_workers::Handlers { app: app.clone(), mailer, letters, app_url, stripe })
+    let stretch = tenantry_workers::STRETCH;
+    Ok(tenantry_workers::Handlers { app: app.clone(), mailer, letters, app_url, stripe, stretch })
 }
 
 /// The process's metrics; installed once.

@@ -15,7 +15,7 @@ use tenantry_accounts::{
     fields::Problem,
     tenants::{self, Plan},
 };
-use tenantry_stripe::{Checkout, Client, Error as StripeError};
+use tenantry_stripe::{Checkout, Client, Error as StripeError, Standing};
 use tenantry_workers::stripe::{self, Unfinished};
 
 use super::{
@@ -154,46 +154,18 @@ impl BillingApi {
         let stripe = billed(&state)?;
         let (price, gives) = price(&state, plan, price_id.map(|id| id.0))?;
         known_origins(&state, &[("/success_url", &success_url), ("/cancel_url", &cancel_url)])?;
-        let billing = billing::list(&state.app, *caller).await?;
-        if billing
-            .subscriptions
-            .iter()
-            .any(|held| held.ended_at.is_none() && held.status != "incomplete_expired")
-        {
+        if billing::subscribed(&state.app, *caller).await? {
             let message = "The tenant has a subscription; change it in the portal";
             return Err(ApiError::new(Code::AlreadySubscribed, message));
         }
-        let customer = customer(&state, stripe, *caller).await?;
         let quantity = if gives.by_seat {
             i64::from(tenants::used(&state.app, caller.tenant).await?.used.max(1))
         } else {
             1
         };
-        let mut keys = Keys::new(caller.tenant, "checkout", key);
-        let key = keys.of_client.clone();
-        let note = (key.as_str(), request.as_str());
-        let checkout = Checkout {
-            customer: &customer,
-            price: &price,
-            quantity,
-            success_url: &success_url.0,
-            cancel_url: &cancel_url.0,
-            note,
-        };
-        let made = loop {
-            match stripe.create_checkout(&checkout, &keys.next()).await {
-                Err(error) if keys.outlives(&error) => {}
-                made => break made,
-            }
-        };
-        match made {
-            // The body may be the same all the same, and the seats others.
-            Err(StripeError::KeyUsed) => match stripe.find_checkout(&customer, note).await {
-                Ok(found) => page(found.ok_or(StripeError::KeyUsed)),
-                Err(error) => page(Err(error)),
-            },
-            made => page(made),
-        }
+        let (success_url, cancel_url) = (success_url.0, cancel_url.0);
+        let wanted = Wanted::Checkout { price, quantity, success_url, cancel_url, request };
+        wanted.page(&state, stripe, *caller, key).await
     }
 
     /// Open the billing portal
@@ -213,14 +185,7 @@ impl BillingApi {
         let stripe = billed(&state)?;
         let return_url = body.0.return_url;
         known_origins(&state, &[("/return_url", &return_url)])?;
-        let customer = customer(&state, stripe, *caller).await?;
-        let mut keys = Keys::new(caller.tenant, "portal", key);
-        loop {
-            match stripe.create_portal(&customer, &return_url.0, &keys.next()).await {
-                Err(error) if keys.outlives(&error) => {}
-                made => return page(made),
-            }
-        }
+        Wanted::Portal { return_url: return_url.0 }.page(&state, stripe, *caller, key).await
     }
 }
 
@@ -275,12 +240,15 @@ fn origin(url: &str) -> Option<(String, String, u16)> {
 
 /// The customer of the actor's tenant, made now if the job has not been there yet: as the job makes it.
 async fn customer(state: &State, stripe: &Client, actor: Actor) -> Result<String, ApiError> {
-    match stripe::customer(&state.app, stripe, actor.tenant).await {
-        Ok(customer) => Ok(customer),
+    stripe::customer(&state.app, stripe, actor.tenant).await.map_err(unfinished)
+}
+
+fn unfinished(error: Unfinished) -> ApiError {
+    match error {
         // These keys are our own: another is used the next time.
-        Err(Unfinished::Stripe(StripeError::KeyUsed | StripeError::KeyBusy)) => Err(busy(1)),
-        Err(Unfinished::Stripe(error)) => Err(refused(error)),
-        Err(Unfinished::Accounts(error)) => Err(error.into()),
+        Unfinished::Stripe(StripeError::KeyUsed | StripeError::KeyBusy) => busy(1),
+        Unfinished::Stripe(error) => refused(error),
+        Unfinished::Accounts(error) => error.into(),
     }
 }
 
@@ -288,45 +256,116 @@ async fn customer(state: &State, stripe: &Client, actor: Actor) -> Result<String
 fn fingerprint(body: &CreateCheckout) -> String {
     let CreateCheckout { plan, price_id, success_url, cancel_url } = body;
     let body = json!([plan, price_id.as_ref().map(|id| &id.0), success_url.0, cancel_url.0]);
-    Sha256::digest(body.to_string()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&body.to_string())
 }
 
-/// The keys by which Stripe is asked for what a client asked for by one. Stripe keeps a fault under a key for a day, as it
-/// keeps any other answer. Where it tells one that it had kept, nothing else will come of that key, and the next is used: the
-/// same for the same key of the client, whoever asks and however often.
-struct Keys {
-    /// Tenant and operation: what others call theirs has nothing to do with it.
-    scope: String,
-    /// Without one it is asked for this once.
-    of_client: String,
-    faults: u8,
+/// The SHA-256 of a text.
+fn hex(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A page of Stripe's that is to be opened.
+enum Wanted {
+    Checkout {
+        price: String,
+        quantity: i64,
+        success_url: String,
+        cancel_url: String,
+        /// The fingerprint of the body.
+        request: String,
+    },
+    Portal {
+        return_url: String,
+    },
+}
+
+impl Wanted {
+    /// Opens it for the customer of the actor's tenant. When Stripe has deleted that one, another is made and pays from now on.
+    async fn page(
+        &self,
+        state: &State,
+        stripe: &Client,
+        actor: Actor,
+        key: IdempotencyKey,
+    ) -> Result<PageMade, ApiError> {
+        let key = key.0.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let mut payer = customer(state, stripe, actor).await?;
+        let mut opened = self.open(stripe, actor.tenant, &payer, &key).await;
+        if opened.as_ref().is_err_and(StripeError::is_missing) {
+            match stripe::ask_for(&state.app, stripe, &payer, 0).await.map_err(unfinished)? {
+                Standing::Deleted => {
+                    payer = customer(state, stripe, actor).await?;
+                    opened = self.open(stripe, actor.tenant, &payer, &key).await;
+                }
+                Standing::Unknown => {
+                    tracing::error!(tenant.id = %actor.tenant, "stripe does not know the customer by STRIPE_SECRET_KEY");
+                    let message =
+                        "Stripe does not know the customer of this tenant; only the operator can mend that";
+                    return Err(ApiError::new(Code::BillingRefused, message));
+                }
+                // It is something else that is missing.
+                Standing::Live => {}
+            }
+        }
+        let (id, url) = opened.map_err(refused)?;
+        Ok(PageMade::Made(Envelope::of(&StripePage { id, url })))
+    }
+
+    /// Stripe keeps a fault under a key for a day, as it keeps any other answer. Where it tells one that it had kept, nothing else
+    /// will come of that key, and the next is used: the same for the same key of the client, whoever asks and however often.
+    async fn open(
+        &self,
+        stripe: &Client,
+        tenant: TenantId,
+        customer: &str,
+        key: &str,
+    ) -> Result<(String, String), StripeError> {
+        let mut faults = 0;
+        let made = loop {
+            match self.ask(stripe, customer, key, &self.own_key(tenant, customer, faults, key)).await {
+                Err(StripeError::Failed(fault)) if fault.kept && faults < FAULTS => faults += 1,
+                made => break made,
+            }
+        };
+        match (self, made) {
+            // The body may be the same all the same, and the seats others.
+            (Self::Checkout { request, .. }, Err(StripeError::KeyUsed)) => {
+                stripe.find_checkout(customer, (key, request)).await?.ok_or(StripeError::KeyUsed)
+            }
+            (_, made) => made,
+        }
+    }
+
+    async fn ask(
+        &self,
+        stripe: &Client,
+        customer: &str,
+        key: &str,
+        own_key: &str,
+    ) -> Result<(String, String), StripeError> {
+        match self {
+            Self::Checkout { price, quantity, success_url, cancel_url, request } => {
+                let (quantity, note) = (*quantity, (key, request.as_str()));
+                let checkout = Checkout { customer, price, quantity, success_url, cancel_url, note };
+                stripe.create_checkout(&checkout, own_key).await
+            }
+            Self::Portal { return_url } => stripe.create_portal(customer, return_url, own_key).await,
+        }
+    }
+
+    /// What others call theirs has nothing to do with it, and neither has what the same client calls so for another operation or
+    /// customer: Stripe takes a key for one set of parameters only.
+    fn own_key(&self, tenant: TenantId, customer: &str, faults: u8, key: &str) -> String {
+        let operation = match self {
+            Self::Checkout { .. } => "checkout",
+            Self::Portal { .. } => "portal",
+        };
+        hex(&format!("{tenant}:{operation}:{customer}:{faults}:{key}"))
+    }
 }
 
 /// So many faults of Stripe's a client's key outlives.
 const FAULTS: u8 = 5;
-
-impl Keys {
-    fn new(tenant: TenantId, operation: &str, key: IdempotencyKey) -> Self {
-        let of_client = key.0.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-        Self { scope: format!("{tenant}:{operation}"), of_client, faults: 0 }
-    }
-
-    fn next(&self) -> String {
-        format!("{}:{}:{}", self.scope, self.faults, self.of_client)
-    }
-
-    /// Whether the next is to be used.
-    fn outlives(&mut self, error: &StripeError) -> bool {
-        let kept = matches!(error, StripeError::Failed(fault) if fault.kept) && self.faults < FAULTS;
-        self.faults += u8::from(kept);
-        kept
-    }
-}
-
-fn page(made: Result<(String, String), StripeError>) -> Result<PageMade, ApiError> {
-    let (id, url) = made.map_err(refused)?;
-    Ok(PageMade::Made(Envelope::of(&StripePage { id, url })))
-}
 
 fn busy(seconds: u64) -> ApiError {
     ApiError::unavailable("Stripe is busy at the moment, please try again", seconds)

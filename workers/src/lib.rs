@@ -42,7 +42,13 @@ pub struct Handlers {
     pub app_url: String,
     /// The way out to Stripe; none: there is none.
     pub stripe: Option<tenantry_stripe::Client>,
+    /// How long a job goes on with one walk through Stripe, at least one step: [`STRETCH`].
+    pub stretch: Duration,
 }
+
+/// How long a job goes on with one walk through Stripe. Then comes the other that it has, and other jobs; all within its
+/// time-out, even when the last page of each takes long.
+pub const STRETCH: Duration = Duration::from_secs(30);
 
 /// How a worker process works.
 pub struct Settings {
@@ -87,10 +93,11 @@ impl Handlers {
                     Kind::InvalidateUser => invalidate_user::run(&handlers, &job).await,
                     Kind::SyncSubscription => stripe::sync_subscription(&handlers, &job).await,
                     Kind::CreateCustomer => stripe::create_customer(&handlers, &job).await,
+                    Kind::SyncCustomer => stripe::sync_customer(&handlers, &job).await,
                     Kind::SyncSeats => stripe::sync_seats(&handlers, &job).await,
                     Kind::EndSubscriptions => stripe::end_subscriptions(&handlers, &job).await,
                     Kind::StripeReconcile => stripe::reconcile(&handlers).await,
-                    Kind::StripeBackfill => stripe::backfill(&handlers).await,
+                    Kind::StripeBackfill => stripe::backfill(&handlers, &job).await,
                     Kind::PruneJobs => prune_jobs::run(&handlers).await,
                     Kind::PurgeDeleted => purge_deleted::run(&handlers).await,
                     Kind::PurgeTenants => purge_tenants::run(&handlers).await,

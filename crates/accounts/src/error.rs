@@ -97,6 +97,9 @@ pub enum Error {
     /// The customer pays for another tenant.
     #[error("the customer pays for another tenant")]
     CustomerTaken,
+    /// Stripe has deleted the customer, for good.
+    #[error("stripe has deleted the customer")]
+    CustomerDeleted,
     /// The address must be verified first (`REQUIRE_VERIFIED_EMAIL`).
     #[error("the e-mail address is not verified")]
     NotVerified,

@@ -68,10 +68,12 @@ pub(crate) fn list(state: &mut State, _: &str, params: &mut Params) -> Result<Va
     types.extend(params.text("type")?);
     params.finish()?;
     let oldest = state.now() - KEPT;
-    state.table("evt").page(&page, "/v1/events", None, |event| {
+    let kept = |event: &Value| event["created"].as_i64().is_some_and(|created| created >= oldest);
+    let events = state.table("evt");
+    page.from_among(events, kept)?;
+    events.page(&page, "/v1/events", None, |event| {
         let kind = event["type"].as_str().unwrap_or_default();
-        event["created"].as_i64().is_some_and(|created| created >= oldest)
-            && (types.is_empty() || types.iter().any(|wanted| matches(wanted, kind)))
+        kept(event) && (types.is_empty() || types.iter().any(|wanted| matches(wanted, kind)))
     })
 }
 

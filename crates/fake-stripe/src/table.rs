@@ -49,10 +49,13 @@ impl Table {
         customer: Option<&str>,
         fits: impl Fn(&Value) -> bool,
     ) -> Result<Value> {
+        // What has been deleted marks no place any more.
+        let there = |number: &u64| self.rows.get(number).is_some_and(|row| row["deleted"] != true);
         let place = |cursor: &Option<String>, param: &str| match cursor {
             None => Ok(None),
             Some(id) => {
-                self.by_id.get(id).copied().map(Some).ok_or_else(|| Error::no_such("object", id, param))
+                let number = self.by_id.get(id).copied().filter(there);
+                number.map(Some).ok_or_else(|| Error::no_such("object", id, param))
             }
         };
         let (after, before) =
@@ -107,6 +110,19 @@ impl Page {
             return Err(Error::invalid("You can only pass one of starting_after and ending_before."));
         }
         Ok(page)
+    }
+}
+
+impl Page {
+    /// Refuses a place that is marked by something which `fits` does not let through, if there is such a thing.
+    pub(crate) fn from_among(&self, table: &Table, fits: impl Fn(&Value) -> bool) -> Result<()> {
+        let cursors = [(&self.starting_after, "starting_after"), (&self.ending_before, "ending_before")];
+        for (cursor, param) in cursors {
+            if let Some(id) = cursor.as_deref().filter(|id| table.get(id).is_some_and(|row| !fits(row))) {
+                return Err(Error::no_such("object", id, param));
+            }
+        }
+        Ok(())
     }
 }
 

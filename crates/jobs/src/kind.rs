@@ -23,6 +23,8 @@ pub enum Kind {
     SyncSubscription,
     /// See [`CreateCustomer`](crate::CreateCustomer).
     CreateCustomer,
+    /// See [`SyncCustomer`](crate::SyncCustomer).
+    SyncCustomer,
     /// See [`SyncSeats`](crate::SyncSeats).
     SyncSeats,
     /// See [`EndSubscriptions`](crate::EndSubscriptions).
@@ -52,6 +54,7 @@ impl Kind {
         Kind::InvalidateUser,
         Kind::SyncSubscription,
         Kind::CreateCustomer,
+        Kind::SyncCustomer,
         Kind::SyncSeats,
         Kind::EndSubscriptions,
         Kind::StripeReconcile,
@@ -73,6 +76,7 @@ impl Kind {
             Kind::InvalidateUser => "invalidate_user",
             Kind::SyncSubscription => "sync_subscription",
             Kind::CreateCustomer => "create_customer",
+            Kind::SyncCustomer => "sync_customer",
             Kind::SyncSeats => "sync_seats",
             Kind::EndSubscriptions => "end_subscriptions",
             Kind::StripeReconcile => "stripe_reconcile",
@@ -112,20 +116,22 @@ impl Kind {
                 backoff: Backoff::every(Duration::from_secs(1)),
             },
             // A hundred attempts last for more than a day: Stripe may be away that long, and events come only once.
-            Kind::SyncSubscription | Kind::CreateCustomer | Kind::SyncSeats | Kind::EndSubscriptions => {
-                Policy {
-                    max_attempts: 100,
-                    timeout: Duration::from_secs(60),
-                    concurrency: 16,
-                    reserved: 2,
-                    backoff: Backoff {
-                        least: Duration::ZERO,
-                        base: Duration::from_secs(2),
-                        cap: Duration::from_secs(1800),
-                    },
-                }
-            }
-            // Walks through all of Stripe's: they stop after three quarters of a minute and go on where they were.
+            Kind::SyncSubscription
+            | Kind::CreateCustomer
+            | Kind::SyncCustomer
+            | Kind::SyncSeats
+            | Kind::EndSubscriptions => Policy {
+                max_attempts: 100,
+                timeout: Duration::from_secs(60),
+                concurrency: 16,
+                reserved: 2,
+                backoff: Backoff {
+                    least: Duration::ZERO,
+                    base: Duration::from_secs(2),
+                    cap: Duration::from_secs(1800),
+                },
+            },
+            // Walks through all of Stripe's: they stop after half a minute and go on where they were.
             Kind::StripeReconcile | Kind::StripeBackfill => Policy {
                 max_attempts: 10,
                 timeout: Duration::from_secs(120),

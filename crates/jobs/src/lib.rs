@@ -14,5 +14,5 @@ pub use kind::{Backoff, Kind, Policy, UnknownKind};
 pub use payload::{
     AddressNoticeEmail, CreateCustomer, EndSubscriptions, InvalidateUser, InvitationEmail, Job, PruneJobs,
     PurgeDeleted, PurgeTenants, ResetPasswordEmail, RotateAudit, SecondFactorEvent, SecondFactorNoticeEmail,
-    Stale, StripeBackfill, StripeReconcile, SyncSeats, SyncSubscription, VerifyEmail,
+    Stale, StripeBackfill, StripeReconcile, SyncCustomer, SyncSeats, SyncSubscription, VerifyEmail,
 };

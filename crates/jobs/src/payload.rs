@@ -162,6 +162,18 @@ impl Job for CreateCustomer {
     const KIND: Kind = Kind::CreateCustomer;
 }
 
+/// Ask Stripe for the customer that pays for the job's tenant. When Stripe has deleted it, it is unlinked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct SyncCustomer {
+    /// The customer, as Stripe names it.
+    pub customer_id: String,
+}
+
+impl Job for SyncCustomer {
+    const KIND: Kind = Kind::SyncCustomer;
+}
+
 /// Let the quantity in Stripe follow the seats that the job's tenant uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     AddressNoticeEmail, CreateCustomer, EndSubscriptions, InvalidateUser, InvitationEmail, Job, Kind,
     PruneJobs, PurgeDeleted, PurgeTenants, ResetPasswordEmail, RotateAudit, SecondFactorNoticeEmail,
-    StripeBackfill, StripeReconcile, SyncSeats, SyncSubscription, VerifyEmail,
+    StripeBackfill, StripeReconcile, SyncCustomer, SyncSeats, SyncSubscription, VerifyEmail,
 };
 
 /// The schema of a kind's payload.
@@ -20,6 +20,7 @@ pub fn payload(kind: Kind) -> Value {
         Kind::InvalidateUser => of::<InvalidateUser>(),
         Kind::SyncSubscription => of::<SyncSubscription>(),
         Kind::CreateCustomer => of::<CreateCustomer>(),
+        Kind::SyncCustomer => of::<SyncCustomer>(),
         Kind::SyncSeats => of::<SyncSeats>(),
         Kind::EndSubscriptions => of::<EndSubscriptions>(),
         Kind::StripeReconcile => of::<StripeReconcile>(),

@@ -111,13 +111,72 @@ pub struct Dated<T> {
     pub at: Option<i64>,
 }
 
+/// From where on a list is asked for. Lists have the newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Place {
+    /// From the newest.
+    #[default]
+    Newest,
+    /// After the object of this id. Stripe refuses that when the object has been deleted: then from the newest of those that
+    /// had been made by then.
+    After {
+        /// Names it.
+        id: String,
+        /// When it was made, in Unix seconds; none: not known, and the list begins anew.
+        made: Option<i64>,
+    },
+}
+
 /// Part of a list.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
     /// What is in it, the newest first.
     pub data: Vec<T>,
-    /// Where the next part begins; none: this is the last.
+    /// After what the next part begins; none: this is the last.
     pub next: Option<String>,
+    /// When the first of it was made, in Unix seconds.
+    pub newest: Option<i64>,
+    /// When the last of it was made.
+    pub oldest: Option<i64>,
+}
+
+/// What is listed from the newest to the oldest, all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listed {
+    /// Customers that have not been deleted.
+    Customers,
+    /// Subscriptions, ended ones too.
+    Subscriptions,
+}
+
+impl Listed {
+    /// Path and parameters.
+    fn query(self) -> (&'static str, &'static [(&'static str, &'static str)]) {
+        match self {
+            Self::Customers => ("customers", &[]),
+            Self::Subscriptions => ("subscriptions", &[("status", "all")]),
+        }
+    }
+}
+
+/// A customer in a list: nothing about the person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// Names it.
+    pub id: String,
+    /// The mark that it was made with, if it was made with one. Everybody with a key can write one there.
+    pub mark: Option<String>,
+}
+
+/// Whether there is a customer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// There is.
+    Live,
+    /// There was: for good.
+    Deleted,
+    /// Not by our key, which may be that of another account.
+    Unknown,
 }
 
 /// A customer to be made.
@@ -203,25 +262,64 @@ impl Client {
         Ok(subscription)
     }
 
-    /// All subscriptions, ended ones too, a hundred at a time.
+    /// Subscriptions, ended ones too, a hundred at a time.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn subscriptions(&self, after: Option<&str>) -> Result<Page<Subscription>, Error> {
-        let query = [("status", "all"), ("limit", PAGE)];
-        let page = self.list("subscriptions", &query, after).await?;
-        let read = |value: Value| Subscription::read(value).ok_or(Error::Unreadable("subscription"));
-        Ok(Page { data: page.data.into_iter().map(read).collect::<Result<_, _>>()?, next: page.next })
+    pub async fn subscriptions(&self, place: &Place) -> Result<Page<Subscription>, Error> {
+        let page = self.list(Listed::Subscriptions, place).await?;
+        page.read(|value| Subscription::read(value).ok_or(Error::Unreadable("subscription")))
+    }
+
+    /// Customers that have not been deleted, a hundred at a time.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn customers(&self, place: &Place) -> Result<Page<Listing>, Error> {
+        let page = self.list(Listed::Customers, place).await?;
+        page.read(|value| {
+            let id = value["id"].as_str().ok_or(Error::Unreadable("customer"))?.to_owned();
+            Ok(Listing { id, mark: value["metadata"]["tenant_key"].as_str().map(str::to_owned) })
+        })
+    }
+
+    /// When the newest was made of those that had been made before `than`, in Unix seconds; none: there are none.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn older(&self, listed: Listed, than: i64) -> Result<Option<i64>, Error> {
+        let (path, query) = listed.query();
+        let than = than.to_string();
+        let query = [query, &[("created[lt]", than.as_str()), ("limit", "1")]].concat();
+        Ok(self.page(path, &query, &Place::Newest).await?.newest)
     }
 
     /// Events since `since` (Unix seconds), the newest first, a hundred at a time. Those that cannot be read are left out.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn events(&self, since: i64, after: Option<&str>) -> Result<Page<Event>, Error> {
+    pub async fn events(&self, since: i64, place: &Place) -> Result<Page<Event>, Error> {
         let since = since.to_string();
-        let page = self.list("events", &[("created[gte]", since.as_str()), ("limit", PAGE)], after).await?;
-        Ok(Page { data: page.data.iter().filter_map(Event::read).collect(), next: page.next })
+        let page = self.page("events", &[("created[gte]", &since), ("limit", PAGE)], place).await?;
+        let Page { data, next, newest, oldest } = page;
+        Ok(Page { data: data.iter().filter_map(Event::read).collect(), next, newest, oldest })
+    }
+
+    /// Whether there is a customer of this id.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn customer(&self, id: &str) -> Result<Standing, Error> {
+        if segment(id) != id {
+            return Ok(Standing::Unknown);
+        }
+        match self.get(&format!("customers/{id}"), &[]).await {
+            Err(error) if error.is_missing() => Ok(Standing::Unknown),
+            Err(error) => Err(error),
+            Ok(Dated { value, .. }) if value["id"] != id => Err(Error::Unreadable("customer")),
+            Ok(Dated { value, .. }) if value["deleted"] == true => Ok(Standing::Deleted),
+            Ok(_) => Ok(Standing::Live),
+        }
     }
 
     /// Makes a customer. The same `key` again makes none, and gives the same answer.
@@ -241,16 +339,15 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn find_customer(&self, email: &str, mark: &str) -> Result<Option<String>, Error> {
-        let mut after = None::<String>;
+        let mut place = Place::Newest;
         loop {
-            let query = [("email", email), ("limit", PAGE)];
-            let page = self.list("customers", &query, after.as_deref()).await?;
+            let page = self.page("customers", &[("email", email), ("limit", PAGE)], &place).await?;
             let found = page.data.iter().find(|customer| customer["metadata"]["tenant_key"] == mark);
             if let Some(found) = found {
                 return Ok(found["id"].as_str().map(str::to_owned));
             }
             match page.next {
-                Some(next) => after = Some(next),
+                Some(id) => place = Place::After { id, made: page.oldest },
                 None => return Ok(None),
             }
         }
@@ -331,19 +428,32 @@ impl Client {
         self.post(&path, &[("cancel_at_period_end", "true")], key).await.map(drop)
     }
 
-    async fn list(
-        &self,
-        path: &str,
-        query: &[(&str, &str)],
-        after: Option<&str>,
-    ) -> Result<Page<Value>, Error> {
-        let mut query = query.to_vec();
-        query.extend(after.map(|after| ("starting_after", after)));
-        let mut answer = self.get(path, &query).await?.value;
+    async fn list(&self, listed: Listed, place: &Place) -> Result<Page<Value>, Error> {
+        let (path, query) = listed.query();
+        self.page(path, &[query, &[("limit", PAGE)]].concat(), place).await
+    }
+
+    async fn page(&self, path: &str, query: &[(&str, &str)], place: &Place) -> Result<Page<Value>, Error> {
+        let mut answer = match place {
+            Place::Newest => self.get(path, query).await?,
+            Place::After { id, made } => {
+                match self.get(path, &[query, &[("starting_after", id)]].concat()).await {
+                    Err(error) if error.is_missing() => {
+                        let made = made.map(|at| at.to_string());
+                        let by = made.as_ref().map(|at| ("created[lte]", at.as_str()));
+                        self.get(path, &[query, by.as_slice()].concat()).await?
+                    }
+                    answer => answer?,
+                }
+            }
+        }
+        .value;
         let Value::Array(data) = answer["data"].take() else { return Err(Error::Unreadable("list")) };
         let last = data.last().and_then(|last| last["id"].as_str()).map(str::to_owned);
         let next = last.filter(|_| answer["has_more"].as_bool().unwrap_or(false));
-        Ok(Page { data, next })
+        let created = |object: Option<&Value>| object?["created"].as_i64();
+        let (newest, oldest) = (created(data.first()), created(data.last()));
+        Ok(Page { data, next, newest, oldest })
     }
 
     async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Dated<Value>, Error> {
@@ -401,6 +511,25 @@ impl Client {
                 at,
             }),
         }
+    }
+}
+
+impl Error {
+    /// Whether what was named is not there: not any more, or not by our key.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "resource_missing")
+    }
+
+    /// Whether the same may be answered if it is asked again later.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Limited(_) | Self::Unavailable(_) | Self::Failed(_))
+    }
+}
+
+impl Page<Value> {
+    fn read<T>(self, read: impl Fn(Value) -> Result<T, Error>) -> Result<Page<T>, Error> {
+        let Self { data, next, newest, oldest } = self;
+        Ok(Page { data: data.into_iter().map(read).collect::<Result<_, _>>()?, next, newest, oldest })
     }
 }
 

@@ -11,7 +11,10 @@ mod signature;
 mod subscription;
 
 #[cfg(feature = "client")]
-pub use client::{Checkout, Client, Dated, Error, Fault, NewCustomer, Page, Price, Settings};
+pub use client::{
+    Checkout, Client, Dated, Error, Fault, Listed, Listing, NewCustomer, Page, Place, Price, Settings,
+    Standing,
+};
 pub use event::Event;
 pub use signature::{NotStripe, Secrets, TOLERANCE};
 pub use subscription::{Item, Status, Subscription};

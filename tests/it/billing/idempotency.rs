@@ -169,6 +169,6 @@ async fn a_key_outlives_a_fault_of_stripes() {
     }
 }
 
-async fn with_key(app: &TestApp, path: &str, key: &str, body: &Value) -> (StatusCode, Value) {
+pub(super) async fn with_key(app: &TestApp, path: &str, key: &str, body: &Value) -> (StatusCode, Value) {
     answer(app.request(Method::POST, path).header("idempotency-key", key).json(body)).await
 }

@@ -1,20 +1,23 @@
 //! Billing, against a Stripe that keeps what it is told and sends what it should: `tenantry_fake_stripe`.
 
+mod backfill;
 mod check;
+mod deleted;
 mod edges;
 mod events;
 mod idempotency;
+mod linking;
 mod metrics;
 mod order;
 mod others;
 mod out;
 mod parking;
+mod reconcile;
 mod signatures;
 mod states;
 mod trouble;
-mod walks;
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 use hmac::{Hmac, Mac};
 use reqwest::{Method, StatusCode};
@@ -23,12 +26,15 @@ use tenantry::server;
 use tenantry_accounts::{
     App,
     billing::{
+        directory,
         events::{By, receive},
         sync::Fetched,
+        walk::{self, Name, Walk},
     },
 };
 use tenantry_fake_stripe::{ApiFaults, Fake, Faults, Options, WebhookFaults};
 use tenantry_stripe::{Event, Subscription};
+use tenantry_workers::stripe::{Seen, step};
 use uuid::Uuid;
 
 use crate::{
@@ -198,8 +204,12 @@ impl Stage {
 
     /// Requests for one subscription so far.
     fn fetches(&self) -> u64 {
-        let requests = self.fake.requests();
-        requests.iter().filter(|(route, _)| route.starts_with("GET /v1/subscriptions/")).map(|(_, n)| n).sum()
+        self.requests("GET /v1/subscriptions/{id}")
+    }
+
+    /// Requests of a route so far.
+    fn requests(&self, route: &str) -> u64 {
+        self.fake.requests().get(route).copied().unwrap_or_default()
     }
 
     /// An event as Stripe would send it, the latest of that kind.
@@ -217,6 +227,49 @@ impl Stage {
     async fn run_all_jobs(&self) {
         let handlers = server::handlers(self.house(), &self.app.config()).unwrap();
         tenantry_queue::run_due(self.house().db.pool(), None, handlers.handler()).await.unwrap();
+    }
+
+    /// Somebody who pays for nobody we know.
+    fn stranger(&self) -> String {
+        let customer = id(&self.call("POST", "/v1/customers", &[("name", "Somebody")]));
+        self.give_card(&customer);
+        customer
+    }
+
+    /// Customers that pay for nobody: how many, and those with the most subscriptions.
+    async fn nobodys(&self) -> (i64, Vec<(String, i64)>) {
+        let nobodys = directory::nobodys(self.house(), 100).await.unwrap();
+        (nobodys.total, nobodys.first)
+    }
+
+    async fn walk(&self, name: Name) -> Walk {
+        walk::find(self.house(), name).await.unwrap().unwrap()
+    }
+
+    /// Runs `tenantry stripe` beside the API; what it prints.
+    async fn command(&self, arguments: &[&str]) -> String {
+        let output = self.process(arguments).output().await.unwrap();
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
+        assert!(output.status.success(), "{said}");
+        said
+    }
+
+    /// The same, to be started.
+    fn process(&self, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tenantry"));
+        command
+            .arg("stripe")
+            .args(arguments)
+            .env_clear()
+            .env("DATABASE_URL", self.app.config().database_url().unwrap())
+            .env("STRIPE_SECRET_KEY", "sk_test_1")
+            .env("STRIPE_API_BASE", self.fake.url())
+            .env("STRIPE_PRICES", format!("{}=pro,{}=enterprise", self.prices[1], self.prices[2]))
+            .current_dir("/")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
     }
 
     fn house(&self) -> &App {
@@ -263,6 +316,18 @@ pub(crate) fn price(fake: &Fake, amount: &str) -> String {
 
 fn id(object: &Value) -> String {
     object["id"].as_str().unwrap().to_owned()
+}
+
+/// A walk to its end, and what was seen on the way.
+async fn walked(house: &App, stripe: &tenantry_stripe::Client, name: Name) -> Seen {
+    let mut all = Seen::default();
+    loop {
+        let (walk, seen) = step(house, stripe, name).await.unwrap();
+        all = all + seen;
+        if walk.ended_at.is_some() {
+            return all;
+        }
+    }
 }
 
 /// What we keep of what Stripe says.

@@ -11,14 +11,15 @@ use std::{
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tenantry::server;
-use tenantry_workers::stripe::{Seen, events, subscriptions};
+use tenantry_accounts::billing::walk::{self, Name};
+use tenantry_workers::stripe::Seen;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
     process::{Child, Command},
 };
 
-use super::{EVENTS, SOON, Stage, id};
+use super::{EVENTS, SOON, Stage, id, walked};
 use crate::app::{TestApp, eventually};
 
 fn tools() -> PathBuf {
@@ -290,13 +291,14 @@ async fn what_was_missed_of_somebody_elses_stripe_is_found_by_its_lists() {
     let subscription = stage.subscribe(&customer).await;
     let (house, client) = (&stage.app.state.app, stage.app.config().stripe().unwrap().unwrap());
 
-    let mut seen = vec![];
-    assert!(subscriptions(house, &client, "backfill", None, |page| seen.push(page)).await.unwrap());
-    assert_eq!(seen, [Seen { seen: 1, drifted: 1, parked: 0 }]);
+    let seen = walked(house, &client, Name::Subscriptions).await;
+    assert_eq!(seen, Seen { seen: 1, changed: 1, linked: 0 });
     assert_eq!(stage.plan().await, "pro");
 
     stage.ask(Method::DELETE, &format!("subscriptions/{}", id(&subscription)), &[]).await;
-    assert!(events(house, &client, chrono::Utc::now().timestamp() - 600).await.unwrap() > 0);
+    let lately = chrono::Utc::now() - chrono::TimeDelta::minutes(10);
+    walk::begin(house, Name::Events, Some(lately)).await.unwrap();
+    assert!(walked(house, &client, Name::Events).await.changed > 0);
     let handlers = server::handlers(house, &stage.app.config()).unwrap();
     tenantry_queue::run_due(house.db.pool(), None, handlers.handler()).await.unwrap();
     assert_eq!(stage.plan().await, "basic");

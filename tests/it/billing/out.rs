@@ -145,7 +145,8 @@ impl Stage {
         self.delivered().await;
     }
 
-    fn customers_of(&self, mark: &str) -> Vec<String> {
+    /// Those that say in Stripe that they are this tenant's.
+    pub(super) fn customers_of(&self, mark: &str) -> Vec<String> {
         let all = self.call("GET", "/v1/customers", &[("limit", "100")]);
         let all = all["data"].as_array().unwrap();
         all.iter().filter(|customer| customer["metadata"]["tenant_id"] == mark).map(id).collect()

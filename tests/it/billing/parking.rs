@@ -1,11 +1,10 @@
 //! A subscription of somebody unknown is put aside while an operator says for whom they pay: whoever is first, it ends with the
 //! tenant. A superuser's lock holds one of them where it would have to be unlucky to be.
 
-use tenantry_accounts::billing::customers;
+use tenantry_accounts::billing::walk::Name;
 use tenantry_fake_stripe::{ApiFaults, WebhookFaults};
-use tenantry_workers::stripe::subscriptions;
 
-use super::{SOON, Stage, id};
+use super::{SOON, Stage, id, walked};
 use crate::{app::eventually, cli::tenantry, node::connect};
 
 /// Somebody who pays for nobody yet, and their subscription.
@@ -26,7 +25,7 @@ impl Stage {
     }
 
     /// Waits until so many stand before locks.
-    async fn waiting(&self, n: i64) {
+    async fn standing(&self, n: i64) {
         let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
         eventually(SOON, async || self.database.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) >= n)
             .await;
@@ -51,20 +50,16 @@ impl Stage {
 
     /// Links while somebody stands before the lock that `holder` has, and gives that back when the one who links waits, too.
     async fn linked_meanwhile(&self, customer: &str, holder: tokio_postgres::Client) {
-        self.waiting(1).await;
+        self.standing(1).await;
         let link = self.link(customer);
-        self.waiting(2).await;
+        self.standing(2).await;
         holder.batch_execute("rollback").await.unwrap();
         link.await.unwrap();
     }
 
-    async fn parked(&self) -> usize {
-        customers::parked(self.house()).await.unwrap().len()
-    }
-
     async fn is_the_tenants(&self) {
         assert_eq!(self.seen().await, ("active".into(), self.prices[1].clone(), "pro".into()));
-        assert_eq!(self.parked().await, 0);
+        assert_eq!(self.nobodys().await.0, 0);
     }
 }
 
@@ -102,9 +97,9 @@ async fn parked_while_it_is_being_linked_it_is_the_tenants() {
         };
         let holder = stage.hold(&lock).await;
         let link = stage.link(&customer);
-        stage.waiting(1).await;
+        stage.standing(1).await;
         tokio::join!(stage.run_all_jobs(), async {
-            stage.waiting(2).await;
+            stage.standing(2).await;
             holder.batch_execute("rollback").await.unwrap();
         });
         link.await.unwrap();
@@ -123,9 +118,9 @@ async fn linked_while_a_walk_parks_what_nobody_knew_it_is_the_tenants() {
     let lock = format!("insert into tenantry.stripe_objects (id) values ('{subscription}')");
     let holder = stage.hold(&lock).await;
     let (house, client) = (stage.house(), stage.client());
-    let walk = subscriptions(house, &client, "backfill", None, |_| {});
-    let (walked, ()) = tokio::join!(walk, stage.linked_meanwhile(&customer, holder));
-    assert!(walked.unwrap());
+    let walk = walked(house, &client, Name::Subscriptions);
+    let (seen, ()) = tokio::join!(walk, stage.linked_meanwhile(&customer, holder));
+    assert_eq!(seen.seen, 1);
     stage.run_all_jobs().await;
     stage.is_the_tenants().await;
 }

@@ -1,10 +1,14 @@
-//! Makes the customer that pays for a tenant.
+//! The customer that pays for a tenant: made, asked for, unlinked when Stripe has deleted it.
 
-use tenantry_accounts::{App, Error, TenantId, billing::customers};
+use tenantry_accounts::{
+    App, Error, TenantId,
+    billing::{customers, directory},
+};
+use tenantry_jobs::SyncCustomer;
 use tenantry_queue::{Leased, Outcome};
-use tenantry_stripe::{Client, Error as StripeError, NewCustomer};
+use tenantry_stripe::{Client, Error as StripeError, NewCustomer, Standing};
 
-use super::{Unfinished, unfinished};
+use super::{Unfinished, failed, unfinished};
 use crate::Handlers;
 
 pub(crate) async fn create(handlers: &Handlers, job: &Leased) -> Outcome {
@@ -45,5 +49,65 @@ pub async fn customer(app: &App, stripe: &Client, tenant: TenantId) -> Result<St
         }
         made => made?,
     };
-    Ok(customers::link(app, tenant, &customer).await?)
+    match customers::link(app, tenant, &customer).await {
+        // By the same key Stripe would name it for a day although it is gone.
+        Err(error @ Error::CustomerDeleted) => {
+            customers::use_another_key(app, tenant, &wanted).await?;
+            Err(error.into())
+        }
+        linked => Ok(linked?),
+    }
+}
+
+/// Asks Stripe whether there is a customer, and unlinks it when Stripe has deleted it. One that Stripe does not know by our key
+/// stays linked: the key may be that of another account.
+///
+/// # Errors
+/// When Stripe or the database does not answer; then nothing has changed.
+pub async fn ask_for(
+    app: &App,
+    stripe: &Client,
+    customer: &str,
+    number: i64,
+) -> Result<Standing, Unfinished> {
+    let standing = stripe.customer(customer).await?;
+    match standing {
+        Standing::Live => drop(directory::note(app, number, &[customer]).await?),
+        Standing::Unknown => directory::note_missing(app, customer).await?,
+        Standing::Deleted => {
+            if let Some(tenant) = customers::unlink(app, customer).await? {
+                tracing::warn!(tenant.id = %tenant, "stripe has deleted the customer of a tenant; it is unlinked");
+            }
+        }
+    }
+    Ok(standing)
+}
+
+pub(crate) async fn sync(handlers: &Handlers, job: &Leased) -> Outcome {
+    let args: SyncCustomer = match job.decode() {
+        Ok(args) => args,
+        Err(outcome) => return outcome,
+    };
+    let stripe = match handlers.stripe() {
+        Ok(stripe) => stripe,
+        Err(outcome) => return outcome,
+    };
+    let (app, customer) = (&handlers.app, args.customer_id.as_str());
+    match customers::tenant_of(app, customer).await {
+        Ok(Some(tenant)) if tenant.0 == job.tenant => {}
+        Ok(_) => return Outcome::Cancel("the tenant has no such customer".into()),
+        Err(error) => return failed(&error),
+    }
+    let told = match directory::is_deleted(app, customer).await {
+        Ok(told) => told,
+        Err(error) => return failed(&error),
+    };
+    match ask_for(app, stripe, customer, 0).await {
+        // An event says so, and Stripe's own copies may be behind it; or the key is that of another account.
+        Ok(Standing::Live | Standing::Unknown) if told => {
+            Outcome::Retry("stripe does not say yet that it has deleted the customer".into())
+        }
+        Ok(_) => Outcome::Done,
+        Err(error) => unfinished(&error),
+    }
 }

@@ -1,7 +1,9 @@
 //! Jobs that ask Stripe.
 
+mod backfill;
 mod customer;
 mod ending;
+mod oldest;
 mod reconcile;
 mod seats;
 mod subscription;
@@ -12,13 +14,15 @@ use std::time::Duration;
 use tenantry_queue::Outcome;
 use tenantry_stripe::{Client, Error};
 
-pub(crate) use customer::create as create_customer;
-pub use customer::customer;
+pub(crate) use backfill::run as backfill;
+pub use customer::{ask_for, customer};
+pub(crate) use customer::{create as create_customer, sync as sync_customer};
 pub(crate) use ending::run as end_subscriptions;
-pub(crate) use reconcile::{backfill, run as reconcile};
+pub use reconcile::begin_events;
+pub(crate) use reconcile::run as reconcile;
 pub(crate) use seats::run as sync_seats;
 pub(crate) use subscription::run as sync_subscription;
-pub use walk::{Seen, events, subscriptions};
+pub use walk::{Seen, step};
 
 use crate::Handlers;
 

@@ -4,11 +4,13 @@ use deadpool_postgres::Transaction;
 use serde_json::json;
 use tenantry_jobs::{CreateCustomer, SyncSubscription};
 use tenantry_queue::Options;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::sync;
+use super::{directory, follow::follow};
 use crate::{
-    Actor, App, Error, Result, TenantId, audit,
+    Actor, App, Error, Result, TenantId,
+    audit::{self, By},
     db::{self, OnConstraint},
     tenants::seats,
     to_the_end,
@@ -105,7 +107,8 @@ pub async fn use_another_key(app: &App, tenant: TenantId, wanted: &Wanted) -> Re
 /// already stays: the one that is returned.
 ///
 /// # Errors
-/// [`Error::CustomerTaken`] when it pays for another tenant.
+/// [`Error::CustomerTaken`] when it pays for another tenant, [`Error::CustomerDeleted`] when Stripe has deleted it,
+/// [`Error::NoTenant`].
 pub async fn link(app: &App, tenant: TenantId, customer: &str) -> Result<String> {
     link_by(app, tenant, customer, None).await
 }
@@ -113,7 +116,7 @@ pub async fn link(app: &App, tenant: TenantId, customer: &str) -> Result<String>
 /// The same at the word of an operator, and instead of the one that the tenant had.
 ///
 /// # Errors
-/// [`Error::CustomerTaken`], [`Error::NoTenant`], [`Error::Forbidden`].
+/// As [`link`], and [`Error::Forbidden`].
 pub async fn relink(app: &App, actor: Actor, customer: &str) -> Result<String> {
     actor.require(crate::users::Role::SuperAdmin)?;
     link_by(app, actor.tenant, customer, Some(actor)).await
@@ -124,8 +127,10 @@ async fn link_by(app: &App, tenant: TenantId, customer: &str, actor: Option<Acto
     to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_system(&mut client).await?;
-        lock(&tx, &customer).await?;
         seats::lock(&tx, tenant).await?;
+        if directory::lock(&tx, &customer, 0).await? {
+            return Err(Error::CustomerDeleted);
+        }
         let statement = tx
             .prepare_cached(
                 "insert into tenantry.billing_customers as c (tenant_id, customer_id)
@@ -144,19 +149,14 @@ async fn link_by(app: &App, tenant: TenantId, customer: &str, actor: Option<Acto
         if let Some(actor) = actor {
             if let Some(settings) = &app.settings.billing {
                 // What the customer paid who did so far is not this tenant's any more.
-                sync::follow(&app, &tx, tenant, settings).await?;
+                follow(&app, &tx, tenant, settings).await?;
             }
             audit::record(&tx, tenant, actor, "billing.customer_linked", tenant.0, json!({"customer_id": linked})).await?;
         }
-        // All of them, not those alone that are parked: some may be another tenant's.
+        // All of them, not those alone that are parked: what pays for another tenant now may have been stored there.
         let theirs = "select id from tenantry.stripe_objects where customer_id = $1 order by id";
         let statement = tx.prepare_cached(theirs).await?;
-        for row in tx.query(&statement, &[&linked]).await? {
-            let subscription_id: String = row.try_get(0)?;
-            let options = Options { unique_key: Some(&subscription_id), ..Options::default() };
-            let job = SyncSubscription { subscription_id: subscription_id.clone(), if_dirty: false };
-            tenantry_queue::enqueue_with(&tx, tenant.0, &job, options).await?;
-        }
+        fetch_again(&tx, tenant, tx.query(&statement, &[&linked]).await?).await?;
         tx.commit().await?;
         app.db.nudge();
         Ok(linked)
@@ -164,24 +164,89 @@ async fn link_by(app: &App, tenant: TenantId, customer: &str, actor: Option<Acto
     .await
 }
 
-/// Makes who links a customer and who applies what it pays for wait for each other: what is parked for want of a tenant is
-/// seen by the one who links, or the tenant by the one who parks. Before any lock of a tenant's or a subscription's.
-pub(super) async fn lock(tx: &Transaction<'_>, customer: &str) -> Result<()> {
-    let statement = tx.prepare_cached("select pg_advisory_xact_lock(hashtextextended($1, 8))").await?;
-    tx.query_one(&statement, &[&customer]).await?;
+/// Has these subscriptions fetched, when `tx` commits.
+async fn fetch_again(tx: &Transaction<'_>, tenant: TenantId, subscriptions: Vec<Row>) -> Result<()> {
+    for row in subscriptions {
+        let subscription_id: String = row.try_get(0)?;
+        let options = Options { unique_key: Some(&subscription_id), ..Options::default() };
+        let job = SyncSubscription { subscription_id: subscription_id.clone(), if_dirty: false };
+        tenantry_queue::enqueue_with(tx, tenant.0, &job, options).await?;
+    }
     Ok(())
 }
 
-/// Customers that are known to pay for nobody, each with how many subscriptions.
+/// Unlinks a customer of whom Stripe has said that it has deleted it: another is made when one is needed next, and plan and
+/// seats follow. What it paid for stays the tenant's, and is fetched once more. Returns whose it was; none: nobody's.
+///
+/// # Errors
+/// When the database fails; then nothing has changed.
+pub async fn unlink(app: &App, customer: &str) -> Result<Option<TenantId>> {
+    let (app, customer) = (app.clone(), customer.to_owned());
+    to_the_end(async move {
+        loop {
+            let mut client = app.db.client().await?;
+            let tx = db::as_system(&mut client).await?;
+            let tenant = payer(&tx, &customer).await?;
+            if let Some(tenant) = tenant {
+                seats::lock(&tx, tenant).await?;
+            }
+            directory::bury(&tx, &customer).await?;
+            if payer(&tx, &customer).await? != tenant {
+                // Somebody has linked it in between, and needs the lock of other seats. Nobody will from here on.
+                tx.rollback().await?;
+                continue;
+            }
+            if let Some(tenant) = tenant {
+                unlink_in(&app, &tx, tenant, &customer).await?;
+            }
+            tx.commit().await?;
+            app.db.nudge();
+            return Ok(tenant);
+        }
+    })
+    .await
+}
+
+async fn unlink_in(app: &App, tx: &Transaction<'_>, tenant: TenantId, customer: &str) -> Result<()> {
+    let statement = tx
+        .prepare_cached(
+            "with past as (
+               insert into tenantry.billing_past_customers (tenant_id, customer_id) values ($1, $2) on conflict do nothing
+             )
+             update tenantry.billing_customers set customer_id = null, attempt = attempt + 1
+             where tenant_id = $1 and customer_id = $2",
+        )
+        .await?;
+    tx.execute(&statement, &[&tenant.0, &customer]).await?;
+    if let Some(settings) = &app.settings.billing {
+        follow(app, tx, tenant, settings).await?;
+    }
+    let detail = json!({"customer_id": customer});
+    audit::record(tx, tenant, By::SYSTEM, "billing.customer_unlinked", tenant.0, detail).await?;
+    let statement = tx
+        .prepare_cached(
+            "select stripe_id from tenantry.subscriptions
+             where tenant_id = $1 and customer_id = $2 and status not in ('canceled', 'incomplete_expired') order by stripe_id",
+        )
+        .await?;
+    fetch_again(tx, tenant, tx.query(&statement, &[&tenant.0, &customer]).await?).await
+}
+
+/// For whom a customer pays; none: for nobody.
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub async fn parked(app: &App) -> Result<Vec<(String, i64)>> {
+pub async fn tenant_of(app: &App, customer: &str) -> Result<Option<TenantId>> {
     let mut client = app.db.client().await?;
     let tx = db::as_system(&mut client).await?;
-    let sql = "select customer_id, count(*) from tenantry.stripe_objects
-               where parked_at is not null and customer_id is not null group by 1 order by 1";
-    let rows = tx.query(sql, &[]).await?;
+    let tenant = payer(&tx, customer).await?;
     tx.commit().await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    Ok(tenant)
+}
+
+async fn payer(tx: &Transaction<'_>, customer: &str) -> Result<Option<TenantId>> {
+    let sql = "select tenant_id from tenantry.billing_customers where customer_id = $1";
+    let statement = tx.prepare_cached(sql).await?;
+    let row = tx.query_opt(&statement, &[&customer]).await?;
+    Ok(row.map(|row| row.try_get(0)).transpose()?.map(TenantId))
 }

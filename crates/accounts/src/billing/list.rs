@@ -94,8 +94,9 @@ const SELECT: &str =
     "select s.tenant_id, s.id, s.stripe_id, s.customer_id, s.status, s.created_at, s.trial_end, s.cancel_at,
     s.cancel_at_period_end, s.canceled_at, s.ended_at, s.payment_paused, s.resumes_at, s.schedule_id, s.updated_at, s.version
   from tenantry.subscriptions s
-    join tenantry.billing_customers c on c.tenant_id = s.tenant_id and c.customer_id = s.customer_id
-  where s.tenant_id = $1";
+  where s.tenant_id = $1 and s.customer_id in (
+    select c.customer_id from tenantry.billing_customers c where c.tenant_id = $1
+    union all select p.customer_id from tenantry.billing_past_customers p where p.tenant_id = $1)";
 
 /// What the actor's tenant pays for and may have.
 ///
@@ -141,6 +142,26 @@ pub async fn get(app: &App, actor: Actor, id: SubscriptionId) -> Result<Subscrip
     let found = with_items(&tx, tenant, rows).await?.pop();
     tx.commit().await?;
     found.ok_or(Error::NoSubscription)
+}
+
+/// Whether the tenant has a subscription that has not ended. What a customer paid for whom Stripe has deleted has.
+///
+/// # Errors
+/// [`Error::Forbidden`].
+pub async fn subscribed(app: &App, actor: Actor) -> Result<bool> {
+    actor.require(Role::Admin)?;
+    let mut client = app.db.client().await?;
+    let tx = db::as_tenant(&mut client, actor.tenant).await?;
+    let statement = tx
+        .prepare_cached(
+            "select exists (select from tenantry.subscriptions s
+               join tenantry.billing_customers c on c.tenant_id = s.tenant_id and c.customer_id = s.customer_id
+             where s.tenant_id = $1 and s.ended_at is null and s.status <> 'incomplete_expired')",
+        )
+        .await?;
+    let subscribed = tx.query_one(&statement, &[&actor.tenant.0]).await?.try_get(0)?;
+    tx.commit().await?;
+    Ok(subscribed)
 }
 
 async fn with_items(

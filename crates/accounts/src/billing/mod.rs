@@ -5,17 +5,20 @@
 
 pub mod closed;
 pub mod customers;
+pub mod directory;
 mod entitlement;
 pub mod events;
+mod follow;
 mod list;
 pub mod seats;
 pub mod sync;
+pub mod unchanged;
 pub mod walk;
 
 use std::{collections::HashMap, time::Duration};
 
 pub use entitlement::Entitlement;
-pub use list::{Billing, Subscription, SubscriptionItem, get, list};
+pub use list::{Billing, Subscription, SubscriptionItem, get, list, subscribed};
 
 use crate::tenants::Plan;
 

@@ -3,6 +3,7 @@
 use deadpool_postgres::Transaction;
 use tenantry_jobs::SyncSeats;
 use tenantry_queue::Options;
+use uuid::Uuid;
 
 use super::Settings;
 use crate::{App, Result, TenantId, db};
@@ -35,7 +36,7 @@ pub(crate) async fn changed(
 /// price was not by seat then.
 pub(super) async fn keep_in_step(tx: &Transaction<'_>, settings: &Settings, tenant: TenantId) -> Result<()> {
     if settings.prices.values().any(|price| price.by_seat)
-        && !differing(tx, settings, tenant).await?.is_empty()
+        && !differing(tx, settings, &[tenant.0]).await?.is_empty()
     {
         request(tx, tenant).await?;
     }
@@ -51,6 +52,8 @@ async fn request(tx: &Transaction<'_>, tenant: TenantId) -> Result<()> {
 /// An item whose quantity is another than the seats that are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutOfStep {
+    /// Whose.
+    pub tenant: TenantId,
     /// The item in Stripe.
     pub item: String,
     /// How many seats are used; one at least, since Stripe takes no subscription to nothing.
@@ -65,26 +68,32 @@ pub async fn out_of_step(app: &App, tenant: TenantId) -> Result<Vec<OutOfStep>> 
     let Some(settings) = &app.settings.billing else { return Ok(vec![]) };
     let mut client = app.db.client().await?;
     let tx = db::as_tenant(&mut client, tenant).await?;
-    let items = differing(&tx, settings, tenant).await?;
+    let items = differing(&tx, settings, &[tenant.0]).await?;
     tx.commit().await?;
     Ok(items)
 }
 
-async fn differing(tx: &Transaction<'_>, settings: &Settings, tenant: TenantId) -> Result<Vec<OutOfStep>> {
+/// The same of several tenants.
+pub(super) async fn differing(
+    tx: &Transaction<'_>,
+    settings: &Settings,
+    tenants: &[Uuid],
+) -> Result<Vec<OutOfStep>> {
     let statement = tx
         .prepare_cached(
-            "select i.stripe_id, greatest(t.used, 1)::bigint as used
+            "select i.tenant_id, i.stripe_id, greatest(t.used, 1)::bigint as used
              from tenantry.subscription_items i
                join tenantry.subscriptions s on s.tenant_id = i.tenant_id and s.id = i.subscription_id
                join tenantry.billing_customers c on c.tenant_id = s.tenant_id and c.customer_id = s.customer_id
                join tenantry.tenant_seats t on t.tenant_id = i.tenant_id
-             where i.tenant_id = $1 and i.price_id = any ($2) and s.status in ('trialing', 'active', 'past_due')
+             where i.tenant_id = any ($1) and i.price_id = any ($2) and s.status in ('trialing', 'active', 'past_due')
                and i.quantity is distinct from greatest(t.used, 1)",
         )
         .await?;
-    let rows = tx.query(&statement, &[&tenant.0, &by_seat(settings)]).await?;
+    let rows = tx.query(&statement, &[&tenants, &by_seat(settings)]).await?;
     let row = |row: &tokio_postgres::Row| {
-        Ok(OutOfStep { item: row.try_get("stripe_id")?, used: row.try_get("used")? })
+        let tenant = TenantId(row.try_get("tenant_id")?);
+        Ok(OutOfStep { tenant, item: row.try_get("stripe_id")?, used: row.try_get("used")? })
     };
     rows.iter().map(row).collect()
 }

@@ -4,6 +4,8 @@
 //! so what it brought is at least as new: what has a lower number than what was applied last is dropped. What happens to
 //! the subscription during a fetch makes it dirty again, and another fetch follows.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
 use serde_json::{Value, json};
@@ -12,20 +14,17 @@ use tenantry_queue::Options;
 use tenantry_stripe::{Item, Status, Subscription};
 use uuid::Uuid;
 
-use super::{
-    Settings, customers,
-    entitlement::{self, Entitlement, Held},
-};
+use super::{Settings, directory, follow::follow};
 use crate::{
     App, Error, Result, SubscriptionId, TenantId,
     audit::{self, By},
     billing, db,
-    tenants::{self, Plan, seats},
+    tenants::seats,
     to_the_end,
 };
 
 /// A fetch that is about to begin.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Begun {
     number: i64,
     dirty: i64,
@@ -40,6 +39,11 @@ impl Begun {
     /// What happened in between is not in the answer for certain, so only what was synced before counts as such.
     pub fn of(&self, known: &Self) -> Self {
         Self { number: self.number, dirty: known.synced, ..known.clone() }
+    }
+
+    /// Of two fetches the one with the higher number began later.
+    pub fn number(&self) -> i64 {
+        self.number
     }
 
     /// Whose it is, as far as that is known before Stripe is asked.
@@ -62,15 +66,44 @@ pub async fn begin(app: &App, subscription: &str) -> Result<Begun> {
     let sql =
         "select number, dirty, synced, newest_event, parked, tenant_id from tenantry.begin_stripe_fetch($1)";
     let statement = client.prepare_cached(sql).await?;
-    let row = client.query_one(&statement, &[&subscription]).await?;
-    Ok(Begun {
-        number: row.try_get("number")?,
-        dirty: row.try_get("dirty")?,
-        synced: row.try_get("synced")?,
-        newest_event: row.try_get("newest_event")?,
-        parked: row.try_get("parked")?,
-        tenant: row.try_get::<_, Option<Uuid>>("tenant_id")?.map(TenantId),
-    })
+    Begun::try_from(&client.query_one(&statement, &[&subscription]).await?)
+}
+
+/// What is known of each of `subscriptions`, by their ids: for [`Begun::of`]. Nothing is known of those that are left out.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn known(app: &App, subscriptions: &[&str]) -> Result<HashMap<String, Begun>> {
+    let mut client = app.db.client().await?;
+    let tx = db::as_system(&mut client).await?;
+    let statement = tx
+        .prepare_cached(
+            "select o.id, 0::bigint as number, o.dirty, o.synced, o.newest_event, o.parked_at is not null as parked,
+               coalesce(c.tenant_id, p.tenant_id) as tenant_id
+             from tenantry.stripe_objects o
+               left join tenantry.billing_customers c on c.customer_id = o.customer_id
+               left join tenantry.billing_past_customers p on p.customer_id = o.customer_id
+             where o.id = any ($1)",
+        )
+        .await?;
+    let rows = tx.query(&statement, &[&subscriptions]).await?;
+    tx.commit().await?;
+    rows.iter().map(|row| Ok((row.try_get("id")?, Begun::try_from(row)?))).collect()
+}
+
+impl TryFrom<&tokio_postgres::Row> for Begun {
+    type Error = Error;
+
+    fn try_from(row: &tokio_postgres::Row) -> Result<Self> {
+        Ok(Self {
+            number: row.try_get("number")?,
+            dirty: row.try_get("dirty")?,
+            synced: row.try_get("synced")?,
+            newest_event: row.try_get("newest_event")?,
+            parked: row.try_get("parked")?,
+            tenant: row.try_get::<_, Option<Uuid>>("tenant_id")?.map(TenantId),
+        })
+    }
 }
 
 /// What Stripe answered.
@@ -105,16 +138,24 @@ pub async fn apply(app: &App, id: &str, begun: &Begun, fetched: Fetched, at: Opt
     };
     let (app, id, begun) = (app.clone(), id.to_owned(), begun.clone());
     to_the_end(async move {
-        let mut client = app.db.client().await?;
-        let tx = db::as_system(&mut client).await?;
         let customer = match &fetched {
             Fetched::Found(subscription) => Some(subscription.customer.clone()),
             Fetched::Gone => None,
         };
-        if let Some(customer) = &customer {
-            customers::lock(&tx, customer).await?;
+        let mut client = app.db.client().await?;
+        let mut tx = db::as_system(&mut client).await?;
+        let mut tenant = tenant_of(&tx, &id, customer.as_deref()).await?;
+        if let (None, Fetched::Found(subscription)) = (tenant, &fetched) {
+            // Whoever links the customer at this moment either sees what is parked here, or is seen.
+            let listed = if subscription.status.is_final() { 0 } else { begun.number };
+            directory::lock(&tx, &subscription.customer, listed).await?;
+            tenant = tenant_of(&tx, &id, customer.as_deref()).await?;
+            if tenant.is_some() {
+                // Seats are locked first; a customer that pays for somebody goes on doing so.
+                tx.rollback().await?;
+                tx = db::as_system(&mut client).await?;
+            }
         }
-        let tenant = tenant_of(&tx, &id, customer.as_deref()).await?;
         if let Some(tenant) = tenant {
             // The first lock of all that touch a tenant's seats.
             seats::lock(&tx, tenant).await?;
@@ -147,16 +188,19 @@ pub async fn apply(app: &App, id: &str, begun: &Begun, fetched: Fetched, at: Opt
     .await
 }
 
-/// Whose subscription it is: by who pays for it, never by what it says itself. One that is gone is whose it was.
+/// Whose subscription it is: by who pays for it or did until Stripe deleted them, never by what it says itself. One that is
+/// gone is whose it was.
 async fn tenant_of(tx: &Transaction<'_>, id: &str, customer: Option<&str>) -> Result<Option<TenantId>> {
     let statement = tx
         .prepare_cached(
-            "select c.tenant_id from tenantry.billing_customers c join tenantry.tenants t on t.id = c.tenant_id
-             where c.customer_id = coalesce($2, (select o.customer_id from tenantry.stripe_objects o where o.id = $1))",
+            "select coalesce(c.tenant_id, p.tenant_id) from (
+               select coalesce($2, (select o.customer_id from tenantry.stripe_objects o where o.id = $1)) as id) payer
+               left join tenantry.billing_customers c on c.customer_id = payer.id
+               left join tenantry.billing_past_customers p on p.customer_id = payer.id",
         )
         .await?;
-    let row = tx.query_opt(&statement, &[&id, &customer]).await?;
-    Ok(row.map(|row| row.try_get(0)).transpose()?.map(TenantId))
+    let row = tx.query_one(&statement, &[&id, &customer]).await?;
+    Ok(row.try_get::<_, Option<Uuid>>(0)?.map(TenantId))
 }
 
 /// Notes of the object which fetch has been applied, and returns how dirty it is by now; none: a later one was before.
@@ -187,14 +231,7 @@ async fn note(
 async fn store(tx: &Transaction<'_>, tenant: TenantId, new: &Subscription) -> Result<bool> {
     let statement = tx
         .prepare_cached(
-            "select s.id, s.raw, jsonb_build_array(s.status, s.customer_id, extract(epoch from s.created_at)::bigint,
-                 extract(epoch from s.trial_end)::bigint, extract(epoch from s.cancel_at)::bigint, s.cancel_at_period_end,
-                 extract(epoch from s.canceled_at)::bigint, extract(epoch from s.ended_at)::bigint, s.payment_paused,
-                 extract(epoch from s.resumes_at)::bigint, s.schedule_id) as facts,
-               (select coalesce(jsonb_agg(jsonb_build_array(i.stripe_id, i.price_id, i.product_id, i.quantity,
-                     extract(epoch from i.period_start)::bigint, extract(epoch from i.period_end)::bigint)), '[]')
-                from tenantry.subscription_items i where i.tenant_id = s.tenant_id and i.subscription_id = s.id) as items
-             from tenantry.subscriptions s where s.tenant_id = $1 and s.stripe_id = $2",
+            &format!("select s.id, s.raw, {FACTS} from tenantry.subscriptions s where s.tenant_id = $1 and s.stripe_id = $2"),
         )
         .await?;
     let before = tx.query_opt(&statement, &[&tenant.0, &new.id]).await?;
@@ -252,8 +289,17 @@ async fn beside(tx: &Transaction<'_>, tenant: TenantId, new: &Subscription) -> R
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<std::result::Result<_, _>>()?)
 }
 
+/// What is stored by itself of a subscription `s`; [`differs`] compares it.
+pub(super) const FACTS: &str = "jsonb_build_array(s.status, s.customer_id, extract(epoch from s.created_at)::bigint,
+      extract(epoch from s.trial_end)::bigint, extract(epoch from s.cancel_at)::bigint, s.cancel_at_period_end,
+      extract(epoch from s.canceled_at)::bigint, extract(epoch from s.ended_at)::bigint, s.payment_paused,
+      extract(epoch from s.resumes_at)::bigint, s.schedule_id) as facts,
+    (select coalesce(jsonb_agg(jsonb_build_array(i.stripe_id, i.price_id, i.product_id, i.quantity,
+        extract(epoch from i.period_start)::bigint, extract(epoch from i.period_end)::bigint)), '[]')
+     from tenantry.subscription_items i where i.tenant_id = s.tenant_id and i.subscription_id = s.id) as items";
+
 /// Whether anything that is stored by itself is another than what Stripe says.
-fn differs(before: &tokio_postgres::Row, new: &Subscription) -> Result<bool> {
+pub(super) fn differs(before: &tokio_postgres::Row, new: &Subscription) -> Result<bool> {
     let facts = json!([
         new.status.as_str(),
         new.customer,
@@ -367,98 +413,6 @@ async fn store_gone(tx: &Transaction<'_>, tenant: TenantId, stripe_id: &str) -> 
     audit::record(tx, tenant, By::SYSTEM, "subscription.updated", row.try_get::<_, Uuid>("id")?, detail)
         .await?;
     Ok(true)
-}
-
-/// Lets plan and seats follow what the tenant's subscriptions give now. Only when that has changed: what an operator has
-/// set by hand stays until it does.
-pub(super) async fn follow(
-    app: &App,
-    tx: &Transaction<'_>,
-    tenant: TenantId,
-    settings: &Settings,
-) -> Result<()> {
-    let now: DateTime<Utc> = tx.query_one("select now()", &[]).await?.try_get(0)?;
-    let new = entitlement::of(&held(tx, tenant).await?, settings, now);
-    let statement = tx
-        .prepare_cached(
-            "select plan, active_until, grace_until from tenantry.entitlements where tenant_id = $1",
-        )
-        .await?;
-    let before = match tx.query_opt(&statement, &[&tenant.0]).await? {
-        Some(row) => Entitlement {
-            plan: row.try_get::<_, Option<&str>>("plan")?.and_then(Plan::named),
-            active_until: row.try_get("active_until")?,
-            grace_until: row.try_get("grace_until")?,
-        },
-        None => Entitlement::default(),
-    };
-    if new == before {
-        return Ok(());
-    }
-    let statement = tx
-        .prepare_cached(
-            "insert into tenantry.entitlements as e (tenant_id, plan, active_until, grace_until) values ($1, $2, $3, $4)
-             on conflict (tenant_id) do update set plan = excluded.plan, active_until = excluded.active_until,
-               grace_until = excluded.grace_until, updated_at = now()",
-        )
-        .await?;
-    let plan = new.plan.map(Plan::as_str);
-    tx.execute(&statement, &[&tenant.0, &plan, &new.active_until, &new.grace_until]).await?;
-    if new.plan != before.plan {
-        let plan = new.plan.unwrap_or(Plan::Basic);
-        tenants::set_plan(app, tx, tenant, plan, By::SYSTEM).await?;
-    }
-    if let (Some(until), true) = (new.grace_until, new.grace_until != before.grace_until) {
-        // Nothing tells us that it is over.
-        end_of_grace(tx, tenant, until).await?;
-    }
-    Ok(())
-}
-
-/// What the tenant's customer pays for. What one paid who no longer pays for it counts for nothing.
-async fn held(tx: &Transaction<'_>, tenant: TenantId) -> Result<Vec<Held>> {
-    let statement = tx
-        .prepare_cached(
-            "select s.status, s.past_due_since,
-               array_remove(array_agg(i.price_id order by i.stripe_id), null) as prices,
-               array_agg(i.period_end order by i.stripe_id) filter (where i.price_id is not null) as ends
-             from tenantry.subscriptions s
-               join tenantry.billing_customers c on c.tenant_id = s.tenant_id and c.customer_id = s.customer_id
-               left join tenantry.subscription_items i on i.tenant_id = s.tenant_id and i.subscription_id = s.id
-                 -- None of something is nothing. No quantity: it is metered.
-                 and i.quantity is distinct from 0
-             where s.tenant_id = $1 group by s.tenant_id, s.id",
-        )
-        .await?;
-    let rows = tx.query(&statement, &[&tenant.0]).await?;
-    let held = |row: &tokio_postgres::Row| {
-        let prices: Vec<String> = row.try_get("prices")?;
-        let ends: Option<Vec<Option<DateTime<Utc>>>> = row.try_get("ends")?;
-        Ok(Held {
-            status: Status::named(row.try_get("status")?),
-            past_due_since: row.try_get("past_due_since")?,
-            items: prices.into_iter().zip(ends.unwrap_or_default()).collect(),
-        })
-    };
-    rows.iter().map(held).collect()
-}
-
-async fn end_of_grace(tx: &Transaction<'_>, tenant: TenantId, until: DateTime<Utc>) -> Result<()> {
-    let statement = tx
-        .prepare_cached(
-            "select s.stripe_id from tenantry.subscriptions s
-               join tenantry.billing_customers c on c.tenant_id = s.tenant_id and c.customer_id = s.customer_id
-             where s.tenant_id = $1 and s.status = 'past_due' order by s.id limit 1",
-        )
-        .await?;
-    let Some(row) = tx.query_opt(&statement, &[&tenant.0]).await? else { return Ok(()) };
-    let job = SyncSubscription { subscription_id: row.try_get(0)?, if_dirty: false };
-    let run_at = Some(until + chrono::TimeDelta::seconds(1));
-    // With the time in it: one that waits for the end of an earlier grace would be too early for this one.
-    let key = format!("grace:{}", until.timestamp());
-    let options = Options { run_at, unique_key: Some(&key), ..Options::default() };
-    tenantry_queue::enqueue_with(tx, tenant.0, &job, options).await?;
-    Ok(())
 }
 
 /// Has it fetched again when an event came meanwhile, and a little later when one had only just happened: the copy that

@@ -149,17 +149,22 @@ pub(crate) fn list(state: &mut State, _: &str, params: &mut Params) -> Result<Va
     let status = params.choice("status", STATUSES)?;
     let ends = Range::read(params, "current_period_end")?;
     params.finish()?;
-    state.table("sub").page(&page, "/v1/subscriptions", customer.as_deref(), |subscription| {
+    let in_state = |subscription: &Value| match status.as_deref() {
+        Some("all") => true,
+        Some("ended") => is_over(subscription),
+        Some(wanted) => subscription["status"] == wanted,
+        None => subscription["status"] != "canceled",
+    };
+    let subscriptions = state.table("sub");
+    // As Stripe does: who cancels what a list has come to cannot go on from there.
+    page.from_among(subscriptions, in_state)?;
+    subscriptions.page(&page, "/v1/subscriptions", customer.as_deref(), |subscription| {
         let is = |field: &str, wanted: &Option<String>| {
             wanted.as_deref().is_none_or(|wanted| subscription[field] == wanted)
         };
         let items = || subscription["items"]["data"].as_array().into_iter().flatten();
-        (match status.as_deref() {
-            Some("all") => true,
-            Some("ended") => is_over(subscription),
-            Some(wanted) => subscription["status"] == wanted,
-            None => subscription["status"] != "canceled",
-        }) && is("test_clock", &clock)
+        in_state(subscription)
+            && is("test_clock", &clock)
             && is("collection_method", &collection)
             && ends.contains(period_end(subscription))
             && price.as_deref().is_none_or(|price| items().any(|item| item["price"]["id"] == price))

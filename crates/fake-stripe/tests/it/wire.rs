@@ -126,6 +126,39 @@ async fn lists_come_by_page_and_by_time_newest_first() {
 }
 
 #[tokio::test]
+async fn what_is_gone_marks_no_place_in_a_list() {
+    let stage = stage().await;
+    let price = stage.price(&[]);
+    let made: Vec<String> = (0..3).map(|_| stage.customer(Some("pm_card_visa"), &[])).collect();
+    let ask = |path: String| {
+        let stage = &stage;
+        async move { stage.ask("GET", &path, "", None).await }
+    };
+    let missing = (400, "invalid_request_error", "resource_missing", "starting_after");
+    stage.ask("DELETE", &format!("/v1/customers/{}", made[1]), "", None).await;
+
+    let customers = |parameters: String| ask(format!("/v1/customers?{parameters}"));
+    assert_eq!(error(&customers(format!("starting_after={}", made[1])).await), missing);
+    let (status, rest) = customers(format!("starting_after={}", made[2])).await;
+    assert_eq!((status, id(&rest["data"][0])), (200, made[0].clone()));
+
+    // A list of those that are alive does not go on from one that no longer is; one of all does.
+    let form = format!("customer={}&items[0][price]={price}", made[0]);
+    let subscription = id(&stage.ask("POST", "/v1/subscriptions", &form, None).await.1);
+    stage.ask("DELETE", &format!("/v1/subscriptions/{subscription}"), "", None).await;
+    let after = |more: &str| ask(format!("/v1/subscriptions?starting_after={subscription}{more}"));
+    assert_eq!(error(&after("").await), missing);
+    assert_eq!(after("&status=all").await.0, 200);
+
+    // Events are listed for 30 days.
+    let event = id(&stage.get("/v1/events?limit=1")["data"][0]);
+    let after = || ask(format!("/v1/events?starting_after={event}"));
+    assert_eq!(after().await.0, 200);
+    stage.fake.advance(31 * 86_400);
+    assert_eq!(error(&after().await), missing);
+}
+
+#[tokio::test]
 async fn a_key_makes_it_happen_once() {
     let stage = stage().await;
     let create = |form: &'static str, key: &'static str| stage.ask("POST", "/v1/customers", form, Some(key));
