@@ -1,5 +1,6 @@
 //! Checkout sessions: what a page is about, and what paying there does.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
@@ -13,13 +14,21 @@ use crate::{
 };
 
 /// What somebody is about to subscribe to.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Order {
     /// As the session shows them when asked to.
     pub(crate) line_items: Value,
     items: Vec<(String, i64)>,
     /// The parameters `subscription_data`, which have been read once.
     data: Params,
+}
+
+impl Order {
+    /// Whether nothing is due at first.
+    pub(crate) fn has_trial(&self) -> bool {
+        ["trial_period_days", "trial_end"].iter().any(|field| self.data.has(field))
+    }
 }
 
 /// What sessions have at Stripe, and nothing in here.

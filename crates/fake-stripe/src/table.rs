@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::{
@@ -14,6 +15,23 @@ pub(crate) struct Table {
     rows: BTreeMap<u64, Value>,
     by_id: HashMap<String, u64>,
     by_customer: HashMap<String, BTreeSet<u64>>,
+}
+
+/// As the list of its objects.
+impl Serialize for Table {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.rows.values())
+    }
+}
+
+impl<'de> Deserialize<'de> for Table {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let mut table = Self::default();
+        for row in Vec::<Value>::deserialize(deserializer)? {
+            table.put(row);
+        }
+        Ok(table)
+    }
 }
 
 impl Table {
@@ -30,6 +48,17 @@ impl Table {
             self.by_customer.entry(customer.to_owned()).or_default().insert(number);
         }
         self.rows.insert(number, object)
+    }
+
+    /// Forgets the oldest objects for as long as they are old.
+    pub(crate) fn drop_first_while(&mut self, old: impl Fn(&Value) -> bool) {
+        while let Some(first) = self.rows.first_entry().filter(|first| old(first.get())) {
+            let (number, row) = first.remove_entry();
+            self.by_id.remove(row["id"].as_str().unwrap_or_default());
+            if let Some(numbers) = row["customer"].as_str().and_then(|c| self.by_customer.get_mut(c)) {
+                numbers.remove(&number);
+            }
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Value> {
