@@ -142,7 +142,7 @@ pub(crate) fn create(state: &mut State, _: &str, params: &mut Params) -> Result<
     });
     without(&mut session, NOTHING);
     let items = items.iter().map(|item| (text(&item.price, "id").to_owned(), item.quantity)).collect();
-    state.orders.insert(id, Order { line_items, items, data });
+    state.orders.insert(id, Order { line_items, items, data }.into());
     state.put("cs_test", session.clone());
     Ok(session)
 }
@@ -259,7 +259,11 @@ pub(crate) fn expire_due(state: &mut State) {
 /// The button "Pay": the customer if there is none, the card, the subscription, the session. Where the browser goes.
 pub(crate) fn pay(state: &mut State, id: &str, email: Option<&str>) -> Result<String> {
     let mut session = state.get("cs_test", id)?;
-    let order = state.orders.get(id).cloned().ok_or_else(|| Error::not_found("checkout.session", id))?;
+    let order = state
+        .orders
+        .get(id)
+        .map(|order| (**order).clone())
+        .ok_or_else(|| Error::not_found("checkout.session", id))?;
     if session["status"] != "open" {
         return Err(Error::invalid("This Checkout Session is no longer open."));
     }

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use crate::{
+    cached::Cached,
+    error::{Error, Result},
+};
 
 /// Stripe forgets keys after a day at the earliest.
 const KEPT: i64 = 24 * 3600;
@@ -30,7 +33,7 @@ struct Entry {
 }
 
 #[derive(Default, Deserialize)]
-pub(crate) struct Keys(HashMap<String, Entry>);
+pub(crate) struct Keys(HashMap<String, Cached<Entry>>);
 
 /// What is under way will not have happened where this is read.
 impl Serialize for Keys {
@@ -53,7 +56,7 @@ impl Keys {
             return entry.answer.clone().map(Some).ok_or_else(|| Error::in_flight(key));
         }
         let entry = Entry { digest, at: now, answer: None };
-        self.0.insert(key.to_owned(), entry);
+        self.0.insert(key.to_owned(), entry.into());
         Ok(None)
     }
 
@@ -64,15 +67,11 @@ impl Keys {
 
     /// Keeps the answer, or frees the key.
     pub(crate) fn end(&mut self, key: &str, answer: Option<Kept>) {
-        match answer {
-            None => {
-                self.0.remove(key);
-            }
-            Some(answer) => {
-                if let Some(entry) = self.0.get_mut(key) {
-                    entry.answer = Some(answer);
-                }
-            }
+        if let Some(entry) = self.0.remove(key)
+            && answer.is_some()
+        {
+            let entry = Entry { answer, ..entry.into_inner() };
+            self.0.insert(key.to_owned(), entry.into());
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod api;
 mod browsers;
+mod cached;
 mod cards;
 mod catalog;
 mod checkout;

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use crate::{
     Dunning,
+    cached::Cached,
+    checkout::Order,
     error::{Error, Result},
     events,
     faults::{Dice, Faults},
@@ -65,7 +67,7 @@ pub(crate) struct State {
     pub(crate) announced: HashMap<String, i64>,
     pub(crate) subscription_of_item: HashMap<String, String>,
     /// What checkout sessions are about; their objects show it only when asked.
-    pub(crate) orders: HashMap<String, crate::checkout::Order>,
+    pub(crate) orders: HashMap<String, Cached<Order>>,
     /// Payment methods that are declined.
     pub(crate) declining: HashSet<String>,
     pub(crate) secrets: HashMap<String, Vec<String>>,

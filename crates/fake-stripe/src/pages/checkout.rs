@@ -55,7 +55,7 @@ pub(super) fn page(state: &State, id: &str, problem: Option<&'static str>) -> Re
         has_customer: customer.is_some(),
         lines: items.iter().map(line).collect(),
         due: words::money(int(&session, "amount_total"), text(&session, "currency")),
-        trial: order.is_some_and(checkout::Order::has_trial),
+        trial: order.is_some_and(|order| order.has_trial()),
         next: next.clone(),
         cancel: text(&session, "cancel_url").to_owned(),
         problem,
