@@ -154,6 +154,7 @@ impl Fake {
         };
         let listener = listen(options.listen, kept.as_ref()).await?;
         let url = format!("http://{}", listener.local_addr()?);
+        let moved = kept.as_ref().is_none_or(|kept| kept.base != url);
         let mut state = match kept {
             Some(kept) => kept.resume(url.clone(), options.seed, options.faults, options.dunning),
             None => State::new(url.clone(), options.seed, options.faults, options.dunning),
@@ -171,9 +172,11 @@ impl Fake {
             wake: Notify::new(),
             settled: Notify::new(),
         });
-        // A place where nothing can be written is found now.
-        shared.changed();
-        store::save(&shared).await?;
+        if moved {
+            // A place where nothing can be written is found now.
+            shared.changed();
+            store::save(&shared).await?;
+        }
         let tasks = [
             tokio::spawn(server::run(shared.clone(), listener)),
             tokio::spawn(delivery::run(shared.clone())),
@@ -212,7 +215,9 @@ impl Fake {
         let route = path.strip_prefix("/v1/").and_then(|path| api::route(method, path));
         let route = route.ok_or_else(|| error::Error::no_route(method, path).body())?;
         let answer = api::call(&mut self.shared.lock(), &route, params).map_err(|error| error.body());
-        self.shared.changed();
+        if method != "GET" {
+            self.shared.changed();
+        }
         answer
     }
 

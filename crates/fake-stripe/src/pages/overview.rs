@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{STYLE, go, html, words};
 use crate::{
-    cards,
+    cards::{self, Charge},
     error::{Error, Result},
     form::Params,
     portal,
@@ -86,15 +86,14 @@ pub(super) fn page(state: &State) -> Answer {
 
 fn customer(state: &State, row: &Value) -> Customer {
     let id = text(row, "id");
-    let of = |prefix: &str| state.of_customer(prefix, id);
-    let cards = of("pm");
-    let subscriptions = of("sub");
+    let subscriptions = state.of_customer("sub", id);
+    let declined = |row: &Value| cards::charge(state, row) == Charge::Declined;
     Customer {
         id: id.to_owned(),
         name: text(row, "name").to_owned(),
         email: text(row, "email").to_owned(),
-        has_cards: !cards.is_empty(),
-        declines: cards.iter().any(|card| state.declining.contains(text(card, "id"))),
+        has_cards: !state.of_customer("pm", id).is_empty(),
+        declines: subscriptions.iter().any(|row| !subscriptions::is_over(row) && declined(row)),
         subscriptions: subscriptions.iter().rev().map(|row| subscription(state, row)).collect(),
     }
 }

@@ -164,6 +164,8 @@ async fn another_card_pays_what_is_owed() {
     assert_eq!(truth["status"], "active");
     let invoice = stage.get(&format!("/v1/invoices/{}", truth["latest_invoice"].as_str().unwrap()));
     assert_eq!(invoice["status"], "paid");
+    let overview = stage.http.get(format!("{}/", stage.fake.url())).send().await.unwrap();
+    assert!(!overview.text().await.unwrap().contains("the next payment fails"), "that was the other card");
     // There is nothing left to pay, and the page says so.
     let (code, _, page) = press(&stage, url, &form).await;
     assert!(code == 200 && page.contains("already paid"), "{code} {page}");
