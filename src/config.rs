@@ -137,7 +137,7 @@ pub struct Config {
     #[arg(long, env = "MAIL_TEMPLATES_DIR", global = true, value_name = "DIR")]
     pub mail_templates_dir: Option<PathBuf>,
 
-    /// Secret key of the Stripe account; none: no billing
+    /// Secret key of the Stripe account; none: no billing, and for `dev` a fake Stripe
     #[arg(long, env = "STRIPE_SECRET_KEY", global = true, hide_env_values = true, value_name = "KEY")]
     pub stripe_secret_key: Option<String>,
 

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a surprise here fails the test, as it should")]
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use serde_json::Value as Json;
 use spdx::{Expression, ParseMode};
@@ -67,6 +67,36 @@ fn every_dependency_says_its_version() {
         .collect();
 
     assert_eq!(found, [""; 0], "any version would do for these");
+}
+
+/// It is in the program, for newcomers, and may not get into the way of anything else.
+#[test]
+fn the_fake_stripe_is_known_to_dev_alone() {
+    let known_to: Vec<String> = packages()
+        .iter()
+        .filter(|package| {
+            let mut dependencies = package["dependencies"].as_array().unwrap().iter();
+            dependencies.any(|one| one["name"] == "tenantry-fake-stripe" && one["kind"].is_null())
+        })
+        .map(name)
+        .collect();
+    assert_eq!(known_to, ["tenantry"]);
+
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut naming = vec![];
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if std::fs::read_to_string(&path).unwrap().contains("tenantry_fake_stripe") {
+                naming.push(path.strip_prefix(&root).unwrap().to_owned());
+            }
+        }
+    }
+    naming.sort();
+    assert_eq!(naming, [Path::new("commands/dev/billing.rs"), Path::new("dev/stripe.rs")]);
 }
 
 fn rules() -> Table {

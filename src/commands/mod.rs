@@ -42,7 +42,7 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Everything in one process, with a private PostgreSQL and Redis where none are given
+    /// Everything in one process, with a private PostgreSQL and Redis and a fake Stripe where none are given
     Dev(dev::Dev),
     /// API and workers in one process
     All,

@@ -31,6 +31,10 @@ pub enum ServerError {
     NoUser,
     #[error("{name} does not start; {log} ends with:\n{tail}")]
     Start { name: &'static str, log: PathBuf, tail: String },
+    #[error("the fake Stripe: {0}")]
+    Stripe(#[source] io::Error),
+    #[error("the fake Stripe refuses this: {0}")]
+    Refused(String),
     #[error("cannot {action} {path}")]
     Io { action: &'static str, path: PathBuf, source: io::Error },
 }

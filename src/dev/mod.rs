@@ -1,4 +1,4 @@
-//! The embedded default: a private PostgreSQL and a private Redis of our own.
+//! The embedded default: a private PostgreSQL, a private Redis and a fake Stripe of our own.
 
 mod binaries;
 mod error;
@@ -6,6 +6,7 @@ mod home;
 pub mod postgres;
 mod process;
 pub mod redis;
+pub mod stripe;
 mod user;
 
 pub use error::ServerError;

@@ -75,7 +75,7 @@ pub(crate) fn charge(state: &State, subscription: &Value) -> Charge {
 
 /// From now on all cards of a customer are declined, or none.
 pub(crate) fn set_declining(state: &mut State, customer: &str, declining: bool) -> usize {
-    let cards = state.table("pm").of_customer(customer);
+    let cards = state.of_customer("pm", customer);
     for card in &cards {
         let id = text(card, "id").to_owned();
         if declining {

@@ -1,5 +1,6 @@
 //! Checkout sessions: what a page is about, and what paying there does.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
@@ -13,13 +14,21 @@ use crate::{
 };
 
 /// What somebody is about to subscribe to.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Order {
     /// As the session shows them when asked to.
     pub(crate) line_items: Value,
     items: Vec<(String, i64)>,
     /// The parameters `subscription_data`, which have been read once.
     data: Params,
+}
+
+impl Order {
+    /// Whether nothing is due at first.
+    pub(crate) fn has_trial(&self) -> bool {
+        ["trial_period_days", "trial_end"].iter().any(|field| self.data.has(field))
+    }
 }
 
 /// What sessions have at Stripe, and nothing in here.
@@ -133,7 +142,7 @@ pub(crate) fn create(state: &mut State, _: &str, params: &mut Params) -> Result<
     });
     without(&mut session, NOTHING);
     let items = items.iter().map(|item| (text(&item.price, "id").to_owned(), item.quantity)).collect();
-    state.orders.insert(id, Order { line_items, items, data });
+    state.orders.insert(id, Order { line_items, items, data }.into());
     state.put("cs_test", session.clone());
     Ok(session)
 }
@@ -250,7 +259,11 @@ pub(crate) fn expire_due(state: &mut State) {
 /// The button "Pay": the customer if there is none, the card, the subscription, the session. Where the browser goes.
 pub(crate) fn pay(state: &mut State, id: &str, email: Option<&str>) -> Result<String> {
     let mut session = state.get("cs_test", id)?;
-    let order = state.orders.get(id).cloned().ok_or_else(|| Error::not_found("checkout.session", id))?;
+    let order = state
+        .orders
+        .get(id)
+        .map(|order| (**order).clone())
+        .ok_or_else(|| Error::not_found("checkout.session", id))?;
     if session["status"] != "open" {
         return Err(Error::invalid("This Checkout Session is no longer open."));
     }

@@ -128,14 +128,14 @@ fn state(state: &State) -> Value {
 }
 
 pub(crate) fn pending_count(state: &State) -> usize {
-    state.queue.all().count() + state.queue.under_way
+    state.queue.all().count() + state.queue.under_way.len()
 }
 
 fn pending(state: &State) -> Value {
     let queue = &state.queue;
     json!({
         "pending": pending_count(state),
-        "under_way": queue.under_way,
+        "under_way": queue.under_way.len(),
         "delivered": queue.delivered,
         "refused": queue.refused,
         "given_up": queue.given_up,
@@ -163,17 +163,22 @@ pub(crate) fn set_faults(shared: &Shared, faults: Faults) -> std::result::Result
     }
     state.faults = faults;
     drop(state);
-    shared.wake.notify_one();
+    shared.changed();
     Ok(())
 }
 
 /// Lets time pass for all that is on no test clock, as when it passes by itself.
 pub(crate) fn advance(shared: &Shared, seconds: u32) {
-    shared.lock().ahead += i64::from(seconds);
-    server::pass(shared);
+    {
+        let mut state = shared.lock();
+        state.ahead += i64::from(seconds);
+        server::pass_in(&mut state);
+    }
+    shared.changed();
 }
 
 pub(crate) fn clear(shared: &Shared) {
     shared.lock().clear();
+    shared.changed();
     shared.settled.notify_waiters();
 }

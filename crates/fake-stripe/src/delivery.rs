@@ -26,7 +26,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             let most = state.faults.webhooks.concurrency;
             let due = state.queue.take(most);
             // With all places taken the next one waits for a place and not for its time.
-            (due, state.queue.next_at().filter(|_| state.queue.under_way < most))
+            (due, state.queue.next_at().filter(|_| state.queue.under_way.len() < most))
         };
         for delivery in due {
             let (shared, client) = (shared.clone(), client.clone());
@@ -79,7 +79,7 @@ async fn deliver(shared: &Shared, client: &Client, delivery: Delivery) {
 
 fn settle(shared: &Shared, mut delivery: Delivery, taken: bool) {
     let mut state = shared.lock();
-    state.queue.under_way -= 1;
+    state.queue.tried(&delivery);
     if taken {
         state.queue.delivered += 1;
     } else {

@@ -73,6 +73,16 @@ impl Error {
         Self::new(500, "api_error", None, "An unknown error occurred")
     }
 
+    /// It is done, and may be forgotten.
+    pub(crate) fn unsaved(error: &std::io::Error) -> Self {
+        Self::new(500, "api_error", None, format!("The state of this fake is not kept: {error}"))
+    }
+
+    /// A browser that another site's page makes ask.
+    pub(crate) fn foreign(message: &'static str) -> Self {
+        Self::new(403, "invalid_request_error", None, message)
+    }
+
     pub(crate) fn other_parameters(key: &str) -> Self {
         let message = format!(
             "Keys for idempotent requests can only be used with the same parameters they were first used with. Try \

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::{API_VERSION, error::Result, form::Params, state::State, table::Page, webhooks};
 
 /// Stripe shows the events of the last 30 days.
-const KEPT: i64 = 30 * 24 * 3600;
+pub(crate) const KEPT: i64 = 30 * 24 * 3600;
 
 /// Notes that something happened to an object, and sends it to the endpoints.
 pub(crate) fn record(state: &mut State, kind: &str, object: &Value, previous: Option<Value>) {

@@ -112,6 +112,12 @@ pub(crate) struct Dice {
     recent: VecDeque<Instant>,
 }
 
+impl Default for Dice {
+    fn default() -> Self {
+        Self::new(rand::random())
+    }
+}
+
 impl Dice {
     pub(crate) fn new(seed: u64) -> Self {
         let webhooks = StdRng::seed_from_u64(seed.wrapping_add(1));

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
 enum Node {
     Text(String),
     /// A hash, or a list whose keys are numbers.
@@ -14,7 +16,8 @@ enum Node {
 }
 
 /// Parameters of one level. Reading takes: what is left at the end nobody knows.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Params {
     /// Where these are, such as `items[0]`; empty at the top.
     at: String,
@@ -51,6 +54,10 @@ impl Params {
 
     pub(crate) fn is_finished(&self) -> bool {
         self.finished
+    }
+
+    pub(crate) fn has(&self, field: &str) -> bool {
+        self.fields.contains_key(field)
     }
 
     pub(crate) fn name(&self, field: &str) -> String {

@@ -1,5 +1,5 @@
-//! A stateful Stripe at the wire, for tests and development. It keeps what it is told in memory, lets time pass, makes
-//! invoices and events, and delivers these as signed webhooks. Faults can be asked for: see [`Faults`].
+//! A stateful Stripe at the wire, for tests and development. It keeps what it is told in memory, and in a file if asked to,
+//! lets time pass, makes invoices and events, and delivers these as signed webhooks. Faults can be asked for: see [`Faults`].
 //!
 //! It speaks one version of the API, [`API_VERSION`], and knows the part of Stripe that subscriptions need.
 
@@ -7,6 +7,8 @@
 #![recursion_limit = "256"]
 
 mod api;
+mod browsers;
+mod cached;
 mod cards;
 mod catalog;
 mod checkout;
@@ -27,6 +29,7 @@ mod queue;
 mod schedules;
 mod server;
 mod state;
+mod store;
 mod subscriptions;
 mod table;
 mod webhooks;
@@ -35,14 +38,18 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde_json::Value;
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 
-pub use crate::faults::{ApiFaults, Faults, WebhookFaults};
-use crate::{form::Params, state::State};
+pub use crate::{
+    faults::{ApiFaults, Faults, WebhookFaults},
+    state::is_fake,
+};
+use crate::{form::Params, state::State, store::Store};
 
 /// The version of Stripe's API whose objects these are.
 pub const API_VERSION: &str = "2026-10-28.endive";
@@ -50,7 +57,7 @@ pub const API_VERSION: &str = "2026-10-28.endive";
 /// How a fake is started.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Port 0: any that is free.
+    /// Port 0: that of the last time if the state file tells it and it is free, else any.
     pub listen: SocketAddr,
     /// Where all events are delivered; endpoints made over the API come besides.
     pub webhook_url: Option<String>,
@@ -64,6 +71,9 @@ pub struct Options {
     pub faults: Faults,
     /// What becomes of subscriptions whose renewal is never paid.
     pub dunning: Dunning,
+    /// Where all that it knows is kept: objects, events, deliveries, answers under idempotency keys, endpoints, and how far it
+    /// is ahead of the clock. None: it forgets them when it ends.
+    pub state: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -76,6 +86,7 @@ impl Default for Options {
             seed: rand::random(),
             faults: Faults::default(),
             dunning: Dunning::default(),
+            state: None,
         }
     }
 }
@@ -103,6 +114,9 @@ pub struct Fake {
 
 pub(crate) struct Shared {
     state: Mutex<State>,
+    store: Option<Store>,
+    /// Only reached from this machine.
+    loopback: bool,
     api_key: Option<String>,
     secrets: Vec<String>,
     /// There is something new to deliver, or another setting.
@@ -115,31 +129,54 @@ impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Something has changed: it is to be kept, and may be worth an event.
+    pub(crate) fn changed(&self) {
+        if let Some(store) = &self.store {
+            store.touch();
+        }
+        self.wake.notify_one();
+    }
 }
 
 impl Fake {
     /// Starts a fake on the runtime that this is called in.
     ///
     /// # Errors
-    /// When the address cannot be had, or the options make no sense.
+    /// When the address or the state file cannot be had, or the options make no sense.
     pub async fn start(options: Options) -> io::Result<Self> {
         if let Some(problem) = options.faults.problem() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
         }
-        let listener = TcpListener::bind(options.listen).await?;
+        let (store, kept) = match &options.state {
+            Some(path) => Store::open(path).map(|(store, kept)| (Some(store), kept))?,
+            None => (None, None),
+        };
+        let listener = listen(options.listen, kept.as_ref()).await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let mut state = State::new(url.clone(), options.seed, options.faults, options.dunning);
+        let moved = kept.as_ref().is_none_or(|kept| kept.base != url);
+        let mut state = match kept {
+            Some(kept) => kept.resume(url.clone(), options.seed, options.faults, options.dunning),
+            None => State::new(url.clone(), options.seed, options.faults, options.dunning),
+        };
         let secret = options.secrets.first().cloned().unwrap_or_default();
         if let Some(webhook_url) = &options.webhook_url {
             webhooks::configure(&mut state, webhook_url, options.secrets.clone());
         }
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
+            store,
+            loopback: options.listen.ip().is_loopback(),
             api_key: options.api_key,
             secrets: options.secrets,
             wake: Notify::new(),
             settled: Notify::new(),
         });
+        if moved {
+            // A place where nothing can be written is found now.
+            shared.changed();
+            store::save(&shared).await?;
+        }
         let tasks = [
             tokio::spawn(server::run(shared.clone(), listener)),
             tokio::spawn(delivery::run(shared.clone())),
@@ -163,6 +200,7 @@ impl Fake {
     /// From now on all events are delivered to `url` as well, signed with the secrets of the options.
     pub fn send_webhooks_to(&self, url: &str) {
         webhooks::configure(&mut self.shared.lock(), url, self.shared.secrets.clone());
+        self.shared.changed();
     }
 
     /// Asks for `method path` with these parameters, past keys, faults and counts: what a test does behind the back of
@@ -177,8 +215,30 @@ impl Fake {
         let route = path.strip_prefix("/v1/").and_then(|path| api::route(method, path));
         let route = route.ok_or_else(|| error::Error::no_route(method, path).body())?;
         let answer = api::call(&mut self.shared.lock(), &route, params).map_err(|error| error.body());
-        self.shared.wake.notify_one();
+        if method != "GET" {
+            self.shared.changed();
+        }
         answer
+    }
+
+    /// Returns when all that has happened so far is in the state file. What is asked over HTTP is there when it is answered, all
+    /// else within a second.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn save(&self) -> io::Result<()> {
+        store::save(&self.shared).await
+    }
+
+    /// Ends it, with all that it knows in the state file.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub async fn stop(self) -> io::Result<()> {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        // Deliveries are no changes that are noted.
+        self.shared.changed();
+        store::close(&self.shared).await
     }
 
     /// All subscriptions as they are, in the order in which they were made.
@@ -221,6 +281,19 @@ impl Fake {
     pub fn clear(&self) {
         control::clear(&self.shared);
     }
+}
+
+/// Where it listened before, if it may listen anywhere: pages that are open and clients that were told go on.
+async fn listen(address: SocketAddr, kept: Option<&State>) -> io::Result<TcpListener> {
+    let before = kept.and_then(|kept| kept.base.rsplit_once(':')?.1.parse().ok());
+    let failed =
+        |error: io::Error| io::Error::new(error.kind(), format!("it cannot listen on {address}: {error}"));
+    if let Some(port) = before.filter(|_| address.port() == 0)
+        && let Ok(listener) = TcpListener::bind((address.ip(), port)).await
+    {
+        return Ok(listener);
+    }
+    TcpListener::bind(address).await.map_err(failed)
 }
 
 impl Drop for Fake {

@@ -1,13 +1,14 @@
 //! A fake Stripe to talk to: `fake-stripe --help`.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use tenantry_fake_stripe::{Dunning, Faults, Options};
+use tenantry_fake_stripe::{Dunning, Fake, Faults, Options};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// A stateful fake of Stripe: its API below /v1, checkout and billing pages, events as signed webhooks.
 ///
-/// It keeps everything in memory. Point a client's API base at it, with any key that begins with sk_. Test cards work:
+/// It keeps everything in memory, and with --state in a file. Point a client's API base at it, with any key that begins with sk_. Test cards work:
 /// pm_card_visa pays, pm_card_chargeCustomerFail is declined.
 #[derive(Parser)]
 #[command(
@@ -52,6 +53,10 @@ struct Arguments {
     /// What becomes of a subscription whose renewal is never paid.
     #[arg(long, env = "FAKE_STRIPE_DUNNING", value_enum, default_value = "cancel")]
     dunning: Dunning,
+    /// Where all that it knows is kept and found again when it is started anew, with the port where --listen has none. A file of
+    /// its own: no other process may have it.
+    #[arg(long, env = "FAKE_STRIPE_STATE", value_name = "FILE")]
+    state: Option<PathBuf>,
     /// What goes wrong from the beginning, in JSON, as for POST /_fake/faults.
     #[arg(long, env = "FAKE_STRIPE_FAULTS", value_parser = faults, default_value = "{}")]
     faults: Faults,
@@ -73,16 +78,25 @@ async fn main() -> ExitCode {
         seed: arguments.seed.unwrap_or(defaults.seed),
         faults: arguments.faults,
         dunning: arguments.dunning,
+        state: arguments.state,
     };
-    match tenantry_fake_stripe::Fake::start(options).await {
-        Ok(fake) => {
-            println!("a fake Stripe listens on {}", fake.url());
-            let _ = tokio::signal::ctrl_c().await;
-            ExitCode::SUCCESS
-        }
+    match run(options).await {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("fake-stripe: it cannot listen on {}: {error}", arguments.listen);
+            eprintln!("fake-stripe: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Until Ctrl-C, or until it is told to stop.
+async fn run(options: Options) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let fake = Fake::start(options).await?;
+    println!("a fake Stripe listens on {0}; its page is {0}/", fake.url());
+    tokio::select! {
+        stopped = tokio::signal::ctrl_c() => stopped?,
+        _ = terminate.recv() => {}
+    }
+    fake.stop().await
 }

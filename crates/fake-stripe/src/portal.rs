@@ -6,6 +6,7 @@ use crate::{
     checkout::url,
     error::{Error, Result},
     form::Params,
+    invoices,
     state::{State, text},
     subscriptions,
 };
@@ -45,6 +46,14 @@ fn of_session(state: &State, session: &Value, id: &str) -> Result<Value> {
     }
 }
 
+/// A card that works from now on, and what is owed by it.
+fn pay(state: &mut State, subscription: &Value) -> Result<()> {
+    let mut params = Params::default();
+    params.set("default_payment_method", "pm_card_visa")?;
+    let subscription = subscriptions::update(state, text(subscription, "id"), &mut params)?;
+    invoices::pay(state, text(&subscription, "latest_invoice"), &mut Params::default()).map(drop)
+}
+
 /// What a form of the page asks for.
 pub(crate) fn act(state: &mut State, id: &str, form: &mut Params) -> Result<()> {
     let session = state.get("bps", id)?;
@@ -58,6 +67,7 @@ pub(crate) fn act(state: &mut State, id: &str, form: &mut Params) -> Result<()> 
             params.set("items[0][price]", &price)?;
             params.set("items[0][quantity]", &quantity.to_string())?;
         }
+        "pay" => return pay(state, &subscription),
         "cancel_at_period_end" => params.set("cancel_at_period_end", "true")?,
         "keep" => params.set("cancel_at_period_end", "false")?,
         "cancel" => return subscriptions::cancel(state, text(&subscription, "id"), &mut params).map(drop),

@@ -5,11 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::faults::Waits;
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Delivery {
     pub(crate) event: String,
     pub(crate) endpoint: String,
@@ -23,11 +24,24 @@ pub(crate) struct Queue {
     /// Until somebody lets them go.
     held: Vec<Delivery>,
     next: u64,
-    pub(crate) under_way: usize,
+    pub(crate) under_way: Vec<Delivery>,
     pub(crate) delivered: u64,
     pub(crate) refused: u64,
     pub(crate) given_up: u64,
     pub(crate) lost: u64,
+}
+
+/// As the list of what has not been delivered for certain. What is read from one is held until somebody lets it go.
+impl Serialize for Queue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.under_way.iter().chain(self.all()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Queue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { held: Vec::deserialize(deserializer)?, ..Self::default() })
+    }
 }
 
 impl Queue {
@@ -49,15 +63,23 @@ impl Queue {
     /// Takes what is due, and counts it as under way.
     pub(crate) fn take(&mut self, most: usize) -> Vec<Delivery> {
         let mut due = vec![];
-        while self.under_way < most {
+        while self.under_way.len() < most {
             let Some(first) = self.waiting.first_entry().filter(|first| first.key().0 <= Instant::now())
             else {
                 break;
             };
-            due.push(first.remove());
-            self.under_way += 1;
+            let delivery = first.remove();
+            self.under_way.push(delivery.clone());
+            due.push(delivery);
         }
         due
+    }
+
+    /// A delivery that was taken has been tried.
+    pub(crate) fn tried(&mut self, delivery: &Delivery) {
+        if let Some(place) = self.under_way.iter().position(|one| one == delivery) {
+            self.under_way.swap_remove(place);
+        }
     }
 
     pub(crate) fn next_at(&self) -> Option<Instant> {
@@ -81,6 +103,6 @@ impl Queue {
 
     /// Whether something is due or under way that was let go at `at` or before.
     pub(crate) fn is_busy(&self, at: Instant) -> bool {
-        self.under_way > 0 || self.next_at().is_some_and(|next| next <= at)
+        !self.under_way.is_empty() || self.next_at().is_some_and(|next| next <= at)
     }
 }

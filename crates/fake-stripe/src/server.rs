@@ -17,8 +17,8 @@ use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet, time::sleep};
 
 use crate::{
-    API_VERSION, Shared, api, checkout, control, error::Error, faults::Fate, form::Params, idempotency::Kept,
-    pages, subscriptions,
+    API_VERSION, Shared, api, browsers, checkout, control, error::Error, faults::Fate, form::Params,
+    idempotency::Kept, pages, state::State, store, subscriptions,
 };
 
 const LARGEST_BODY: usize = 1024 * 1024;
@@ -70,17 +70,28 @@ pub(crate) async fn tick(shared: Arc<Shared>) {
     loop {
         sleep(Duration::from_secs(1)).await;
         pass(&shared);
+        // What cannot be written now is tried again, and said to whoever changes something next.
+        let _ = store::save(&shared).await;
     }
 }
 
-pub(crate) fn pass(shared: &Shared) {
+fn pass(shared: &Shared) {
     let mut state = shared.lock();
+    let events = state.made("evt");
+    pass_in(&mut state);
+    let happened = state.made("evt") > events;
+    drop(state);
+    if happened {
+        shared.changed();
+    }
+}
+
+/// What was due by now happens.
+pub(crate) fn pass_in(state: &mut State) {
     state.request = (None, None);
     let now = state.now();
-    subscriptions::run_until(&mut state, "", now);
-    checkout::expire_due(&mut state);
-    drop(state);
-    shared.wake.notify_one();
+    subscriptions::run_until(state, "", now);
+    checkout::expire_due(state);
 }
 
 /// A request that has been read to its end.
@@ -93,7 +104,7 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
@@ -118,13 +129,22 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
     let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|_| Cut)?.to_bytes();
     let (path, query) = (head.uri.path().to_owned(), head.uri.query().unwrap_or_default().to_owned());
     let asked = Asked { method: head.method, path, query, headers: head.headers, body };
+    if let Err(error) = browsers::admit(&shared, &asked) {
+        return Ok(json(error.status, pretty(&error.body())));
+    }
     let answer = match asked.path.split('/').nth(1) {
-        Some("v1") => v1(&shared, &asked).await?,
-        Some("_fake") => control::answer(&shared, &asked).await,
-        _ => pages::answer(&shared, &asked),
+        Some("v1") => v1(&shared, &asked).await,
+        Some("_fake") => Ok(control::answer(&shared, &asked).await),
+        _ => Ok(pages::answer(&shared, &asked)),
     };
-    shared.wake.notify_one();
-    Ok(answer)
+    if asked.method != Method::GET {
+        shared.changed();
+        if let Err(error) = store::save(&shared).await {
+            let error = Error::unsaved(&error);
+            return Ok(json(error.status, pretty(&error.body())));
+        }
+    }
+    answer
 }
 
 async fn v1(shared: &Shared, asked: &Asked) -> Result<Answer, Cut> {
@@ -193,10 +213,9 @@ async fn work(
             Err(error) => return Ok(Err(error)),
         };
         if let Some(key) = key {
-            let fingerprint =
-                [asked.path.as_bytes(), b"?", asked.query.as_bytes(), b"\n", &asked.body].concat();
+            let request = [asked.path.as_bytes(), b"?", asked.query.as_bytes(), b"\n", &asked.body].concat();
             let now = state.now();
-            match state.keys.begin(key, &fingerprint, now) {
+            match state.keys.begin(key, &request, now) {
                 Err(error) => return Ok(Err(error)),
                 Ok(Some(kept)) => return Ok(Ok(Done::Before(kept))),
                 Ok(None) => {}

@@ -2,19 +2,30 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::{
     Dunning,
+    cached::Cached,
+    checkout::Order,
     error::{Error, Result},
+    events,
     faults::{Dice, Faults},
     idempotency::Keys,
     queue::Queue,
+    subscriptions,
     table::Table,
 };
+
+/// In every id, behind its prefix: what came from a fake is known as such wherever it turns up.
+const MARK: &str = "Fake";
+
+/// Each start leaves so many ids out: some may have been given away after the state was last written.
+const GAP: u64 = 1_000_000;
 
 /// Kinds of object: the prefix of their ids, and what Stripe calls them when there is none.
 const KINDS: &[(&str, &str)] = &[
@@ -35,34 +46,49 @@ const KINDS: &[(&str, &str)] = &[
     ("clock", "test_clock"),
 ];
 
+/// All of it is kept in the state file, but for what is skipped.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct State {
     /// Where the fake is reached, without a slash at the end.
     pub(crate) base: String,
     /// The first part of every id, so that another run's ids are others.
     run: String,
-    counters: HashMap<&'static str, u64>,
-    tables: BTreeMap<&'static str, Table>,
+    counters: BTreeMap<String, u64>,
+    tables: BTreeMap<String, Table>,
     /// Seconds by which the fake is ahead of the machine's clock.
     pub(crate) ahead: i64,
     /// What will happen to subscriptions by itself: test clock (or nothing), second, subscription.
+    #[serde(skip)]
     pub(crate) due: BTreeSet<(String, i64, String)>,
+    #[serde(skip)]
     pub(crate) due_of: HashMap<String, (String, i64)>,
     /// Subscriptions whose coming end of trial has been announced, and for which.
     pub(crate) announced: HashMap<String, i64>,
     pub(crate) subscription_of_item: HashMap<String, String>,
     /// What checkout sessions are about; their objects show it only when asked.
-    pub(crate) orders: HashMap<String, crate::checkout::Order>,
+    pub(crate) orders: HashMap<String, Cached<Order>>,
     /// Payment methods that are declined.
     pub(crate) declining: HashSet<String>,
     pub(crate) secrets: HashMap<String, Vec<String>>,
+    /// Endpoints that nobody has made over the API.
+    pub(crate) configured: BTreeSet<String>,
+    /// Those of an earlier run, which the next ones to be configured go on as.
+    #[serde(skip)]
+    pub(crate) earlier: BTreeSet<String>,
+    #[serde(skip)]
     pub(crate) dunning: Dunning,
+    #[serde(skip)]
     pub(crate) faults: Faults,
+    #[serde(skip)]
     pub(crate) dice: Dice,
     pub(crate) queue: Queue,
     pub(crate) keys: Keys,
     /// Requests by route.
+    #[serde(skip)]
     pub(crate) counts: BTreeMap<String, u64>,
     /// The request that is being worked on: its id, and its idempotency key.
+    #[serde(skip)]
     pub(crate) request: (Option<String>, Option<String>),
 }
 
@@ -72,7 +98,7 @@ impl State {
         Self {
             base,
             run: letters(seed),
-            counters: HashMap::new(),
+            counters: BTreeMap::new(),
             tables: BTreeMap::new(),
             ahead: 0,
             due: BTreeSet::new(),
@@ -82,6 +108,8 @@ impl State {
             orders: HashMap::new(),
             declining: HashSet::new(),
             secrets: HashMap::new(),
+            configured: BTreeSet::new(),
+            earlier: BTreeSet::new(),
             dunning,
             faults,
             dice,
@@ -92,15 +120,50 @@ impl State {
         }
     }
 
+    /// What an earlier run has left, to go on with at this address.
+    pub(crate) fn resume(mut self, base: String, seed: u64, faults: Faults, dunning: Dunning) -> Self {
+        self.counters.values_mut().for_each(|counter| *counter += GAP);
+        for prefix in ["cs_test", "bps"] {
+            let pages: Vec<Value> = self.rows(prefix).cloned().collect();
+            for mut page in pages {
+                if let Some(path) = page["url"].as_str().and_then(|url| url.strip_prefix(&self.base)) {
+                    page["url"] = json!(format!("{base}{path}"));
+                    self.put(prefix, page);
+                }
+            }
+        }
+        self.earlier.clone_from(&self.configured);
+        (self.base, self.faults, self.dunning) = (base, faults, dunning);
+        self.dice = Dice::new(self.faults.seed.unwrap_or(seed));
+        if self.faults.webhooks.deliver {
+            for delivery in self.queue.take_all() {
+                self.queue.wait(delivery, Duration::ZERO);
+            }
+        }
+        for subscription in self.rows("sub").cloned().collect::<Vec<_>>() {
+            subscriptions::plan(&mut self, &subscription);
+        }
+        self
+    }
+
+    /// Forgets what Stripe would not tell any more.
+    pub(crate) fn forget_old(&mut self) {
+        let now = self.now();
+        self.keys.forget(now);
+        self.table("evt").drop_first_while(|event| int(event, "created") < now - events::KEPT);
+    }
+
     /// Forgets everything but faults, settings and the endpoints that somebody configured. Ids go on.
     pub(crate) fn clear(&mut self) {
         let configured: Vec<Value> =
-            self.rows("we").filter(|we| we["enabled_events"][0] == "*").cloned().collect();
+            self.rows("we").filter(|we| self.configured.contains(text(we, "id"))).cloned().collect();
         let mut new = Self::new(self.base.clone(), 0, self.faults.clone(), self.dunning);
         new.run = std::mem::take(&mut self.run);
         new.counters = std::mem::take(&mut self.counters);
         std::mem::swap(&mut new.dice, &mut self.dice);
-        new.queue.under_way = self.queue.under_way;
+        (new.configured, new.earlier) =
+            (std::mem::take(&mut self.configured), std::mem::take(&mut self.earlier));
+        new.queue.under_way = std::mem::take(&mut self.queue.under_way);
         for endpoint in configured {
             let id = text(&endpoint, "id").to_owned();
             new.secrets.insert(id.clone(), self.secrets.remove(&id).unwrap_or_default());
@@ -111,9 +174,14 @@ impl State {
 
     /// The next id of a kind: later ones sort after earlier ones.
     pub(crate) fn id(&mut self, prefix: &'static str) -> String {
-        let counter = self.counters.entry(prefix).or_default();
+        let counter = self.counters.entry(prefix.to_owned()).or_default();
         *counter += 1;
-        format!("{prefix}_{}{counter:010}", self.run)
+        format!("{prefix}_{MARK}{}{counter:010}", self.run)
+    }
+
+    /// How many ids of a kind have been given so far.
+    pub(crate) fn made(&self, prefix: &str) -> u64 {
+        self.counters.get(prefix).copied().unwrap_or_default()
     }
 
     pub(crate) fn now(&self) -> i64 {
@@ -128,11 +196,16 @@ impl State {
     }
 
     pub(crate) fn table(&mut self, prefix: &'static str) -> &mut Table {
-        self.tables.entry(prefix).or_default()
+        self.tables.entry(prefix.to_owned()).or_default()
     }
 
     pub(crate) fn rows(&self, prefix: &str) -> impl Iterator<Item = &Value> {
         self.tables.get(prefix).into_iter().flat_map(Table::iter)
+    }
+
+    /// The objects of a kind that belong to a customer.
+    pub(crate) fn of_customer(&self, prefix: &str, customer: &str) -> Vec<Value> {
+        self.tables.get(prefix).map(|table| table.of_customer(customer)).unwrap_or_default()
     }
 
     pub(crate) fn put(&mut self, prefix: &'static str, object: Value) {
@@ -160,6 +233,14 @@ impl State {
             KINDS.iter().filter(|(prefix, _)| id.starts_with(prefix)).max_by_key(|(p, _)| p.len())?;
         self.find(prefix, id)
     }
+}
+
+/// Whether an id was given by a fake, this one or another.
+#[must_use]
+pub fn is_fake(id: &str) -> bool {
+    KINDS.iter().any(|(prefix, _)| {
+        id.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('_')?.strip_prefix(MARK)).is_some()
+    })
 }
 
 fn kind(prefix: &str) -> &'static str {

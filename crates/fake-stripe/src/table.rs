@@ -2,27 +2,50 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::{
+    cached::Cached,
     error::{Error, Result},
     form::Params,
 };
 
 #[derive(Default)]
 pub(crate) struct Table {
-    rows: BTreeMap<u64, Value>,
+    rows: BTreeMap<u64, Cached<Value>>,
     by_id: HashMap<String, u64>,
     by_customer: HashMap<String, BTreeSet<u64>>,
 }
 
+/// As the list of its objects.
+impl Serialize for Table {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.rows.values())
+    }
+}
+
+impl<'de> Deserialize<'de> for Table {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let mut table = Self::default();
+        for row in Vec::<Cached<Value>>::deserialize(deserializer)? {
+            table.insert(row);
+        }
+        Ok(table)
+    }
+}
+
 impl Table {
     pub(crate) fn get(&self, id: &str) -> Option<&Value> {
-        self.rows.get(self.by_id.get(id)?)
+        self.rows.get(self.by_id.get(id)?).map(|row| &**row)
     }
 
     /// Stores an object under its `id`; what was there before.
     pub(crate) fn put(&mut self, object: Value) -> Option<Value> {
+        self.insert(object.into()).map(Cached::into_inner)
+    }
+
+    fn insert(&mut self, object: Cached<Value>) -> Option<Cached<Value>> {
         let id = object["id"].as_str().unwrap_or_default().to_owned();
         let next = self.rows.last_key_value().map_or(0, |(last, _)| last + 1);
         let number = *self.by_id.entry(id).or_insert(next);
@@ -32,13 +55,24 @@ impl Table {
         self.rows.insert(number, object)
     }
 
+    /// Forgets the oldest objects for as long as they are old.
+    pub(crate) fn drop_first_while(&mut self, old: impl Fn(&Value) -> bool) {
+        while let Some(first) = self.rows.first_entry().filter(|first| old(first.get())) {
+            let (number, row) = first.remove_entry();
+            self.by_id.remove(row["id"].as_str().unwrap_or_default());
+            if let Some(numbers) = row["customer"].as_str().and_then(|c| self.by_customer.get_mut(c)) {
+                numbers.remove(&number);
+            }
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Value> {
-        self.rows.values()
+        self.rows.values().map(|row| &**row)
     }
 
     pub(crate) fn of_customer(&self, customer: &str) -> Vec<Value> {
         let numbers = self.by_customer.get(customer).into_iter().flatten();
-        numbers.filter_map(|number| self.rows.get(number)).cloned().collect()
+        numbers.filter_map(|number| self.rows.get(number)).map(|row| (**row).clone()).collect()
     }
 
     /// A page of those that `fits` lets through, newest first. With `customer`, only that one's are looked at.
@@ -64,10 +98,12 @@ impl Table {
         let wanted = |row: &&Value| row["deleted"] != true && page.created.holds(row) && fits(row);
         let newest_first: Box<dyn DoubleEndedIterator<Item = &Value>> = match customer {
             _ if low >= high => Box::new(std::iter::empty()),
-            None => Box::new(self.rows.range(low..high).map(|(_, row)| row).rev()),
+            None => Box::new(self.rows.range(low..high).map(|(_, row)| &**row).rev()),
             Some(customer) => match self.by_customer.get(customer) {
                 None => Box::new(std::iter::empty()),
-                Some(numbers) => Box::new(numbers.range(low..high).filter_map(|n| self.rows.get(n)).rev()),
+                Some(numbers) => Box::new(
+                    numbers.range(low..high).filter_map(|n| self.rows.get(n)).map(|row| &**row).rev(),
+                ),
             },
         };
         let size = page.limit + 1;

@@ -13,9 +13,11 @@ use crate::{
     table::Page,
 };
 
-/// An endpoint as it is at the beginning: one that somebody configured, with every event.
+/// An endpoint as it is at the beginning: one that somebody configured, with every event. What an earlier run did not deliver
+/// to one goes there now.
 pub(crate) fn configure(state: &mut State, url: &str, secrets: Vec<String>) {
-    let id = state.id("we");
+    let id = state.earlier.pop_first().unwrap_or_else(|| state.id("we"));
+    state.configured.insert(id.clone());
     let created = state.now();
     state.secrets.insert(id.clone(), secrets);
     state.put("we", endpoint(&id, url, json!(["*"]), created));

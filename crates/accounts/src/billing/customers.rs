@@ -250,3 +250,41 @@ async fn payer(tx: &Transaction<'_>, customer: &str) -> Result<Option<TenantId>>
     let row = tx.query_opt(&statement, &[&customer]).await?;
     Ok(row.map(|row| row.try_get(0)).transpose()?.map(TenantId))
 }
+
+/// A tenant that has a customer.
+#[derive(Debug, Clone)]
+pub struct Paying {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Names in Stripe who pays for it.
+    pub customer: String,
+    /// The tenant's name.
+    pub name: String,
+    /// The address of its first administrator.
+    pub email: Option<String>,
+}
+
+/// Every tenant that has a customer, closed ones too.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn paying(app: &App) -> Result<Vec<Paying>> {
+    let mut client = app.db.client().await?;
+    let tx = db::as_system(&mut client).await?;
+    let sql = "select c.tenant_id, c.customer_id, t.name,
+                 (select u.email from tenantry.users u
+                  where u.tenant_id = t.id and u.role = 'admin' and u.deleted_at is null order by u.id limit 1) as email
+               from tenantry.billing_customers c join tenantry.tenants t on t.id = c.tenant_id
+               where c.customer_id is not null order by c.tenant_id";
+    let rows = tx.query(sql, &[]).await?;
+    tx.commit().await?;
+    let paying = |row: &tokio_postgres::Row| {
+        Ok(Paying {
+            tenant: TenantId(row.try_get("tenant_id")?),
+            customer: row.try_get("customer_id")?,
+            name: row.try_get("name")?,
+            email: row.try_get("email")?,
+        })
+    };
+    rows.iter().map(paying).collect()
+}

@@ -62,6 +62,22 @@ fn coming(state: &State, subscription: &Value) -> Option<(i64, Step)> {
     steps.into_iter().flatten().min_by_key(|(at, _)| *at)
 }
 
+/// The same in words, which follow "it".
+pub(crate) fn coming_next(state: &State, subscription: &Value) -> Option<(i64, &'static str)> {
+    let (at, step) = coming(state, subscription)?;
+    let words = match step {
+        Step::Expire => "expires, as its first invoice is not paid,",
+        Step::End => "ends",
+        Step::Announce => "says that its trial will end",
+        Step::NextPhase => "goes into its next phase",
+        Step::EndTrial => "ends its trial",
+        Step::Resume => "collects payments again",
+        Step::Retry => "tries to be paid again",
+        Step::Renew => "renews",
+    };
+    Some((at, words))
+}
+
 /// Notes when something will happen to a subscription.
 pub(crate) fn plan(state: &mut State, subscription: &Value) {
     let id = text(subscription, "id").to_owned();

@@ -9,7 +9,7 @@ mod update;
 use serde_json::{Value, json};
 
 pub(crate) use self::{
-    course::{force, next, run_until},
+    course::{coming_next, force, next, plan, run_until},
     create::{Behavior, Opening, create, open, read_items},
     items::{
         Item, check_all as check_items, create as create_item, delete as delete_item, get as get_item,

@@ -6,5 +6,6 @@ mod course;
 mod pages;
 mod sdks;
 mod stage;
+mod store;
 mod webhooks;
 mod wire;

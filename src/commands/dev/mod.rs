@@ -1,5 +1,8 @@
 //! `tenantry dev`: everything in one process, on servers of its own where none are given.
 
+mod billing;
+mod greeting;
+
 use std::{io::Write, net::SocketAddr, path::PathBuf, time::Instant};
 
 use clap::Args;
@@ -7,18 +10,20 @@ use tenantry_accounts::{Error, tenants};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::{billing::Billing, greeting::Greeting};
 use super::{Result, seed, stopping, token};
 use crate::{
     config::{Config, DEFAULT_KEYS_DIR},
     dev::{Home, postgres, redis},
     migrate, server,
-    state::State,
 };
 
 /// The demo tenant.
 const TENANT: &str = "demo";
 const ADMIN: &str = "admin@example.org";
 const USERS: u64 = 25;
+/// The folder in the home where the fake Stripe keeps what it knows.
+const STRIPE: &str = "stripe";
 
 #[derive(Args, Debug)]
 pub(super) struct Dev {
@@ -60,8 +65,10 @@ impl Dev {
         let mail = self.home.join("mail");
         if self.fresh {
             home.wipe()?;
-            if mail.exists() {
-                std::fs::remove_dir_all(&mail)?;
+            for folder in [&mail, &self.home.join(STRIPE)] {
+                if folder.exists() {
+                    std::fs::remove_dir_all(folder)?;
+                }
             }
         }
         if config.database_url.is_none() {
@@ -88,57 +95,34 @@ impl Dev {
     }
 
     async fn serve(&self, config: Config, stop: CancellationToken, start: Instant) -> Result {
-        let state = State::new(config)?;
+        let (state, billing) = Billing::choose(config, &self.home.join(STRIPE)).await?;
         if matches!(tenants::find(&state.app, TENANT).await, Err(Error::NoTenant)) {
             let hash = seed::hash(&state.app).await?;
             seed::fill(&state.app, TENANT, "Demo", USERS, &hash, |_| {}).await?;
         }
         let token = token::issue(&state.app, &state.tokens, TENANT, ADMIN).await?;
-        let mail = state.config.mail_dir.clone();
-        let another = another_process(&state.config)?;
-        let greet = move |address: SocketAddr| {
-            let caught =
-                mail.map_or("sent by SMTP_URL".into(), |mail| format!("caught in {}", mail.display()));
-            // Nobody has to read it: with the reader gone, all goes on.
-            let _ = writeln!(
-                std::io::stdout(),
-                "
-  Tenantry is ready after {:.1} s. Ctrl-C stops it; the data stays.
-
-  API          http://{address}/api/v1
-  Swagger UI   http://{address}/docs
-  Mail         {caught}
-  Sign in as   {ADMIN} of tenant {TENANT}, password {}
-
-  Try:
-
-  curl -i http://{address}/api/v1/users/me -H 'Authorization: Bearer {token}'
-
-  A second process beside this one:
-
-  {another}
-",
-                start.elapsed().as_secs_f64(),
-                seed::PASSWORD,
-            );
+        let mail = match &state.config.mail_dir {
+            Some(mail) => format!("caught in {}", mail.display()),
+            None => "sent by SMTP_URL".into(),
         };
-        server::run(state, true, stop, greet).await?;
-        Ok(())
+        let another = greeting::another_process(&state.config, &billing)?;
+        let public_url = state.config.public_url()?;
+        let greet = |address: SocketAddr| {
+            billing.deliver_to(address);
+            let greeting = Greeting {
+                address,
+                after: start.elapsed(),
+                mail: &mail,
+                billing: &billing,
+                token: &token,
+                public_url: &public_url,
+                another: &another,
+            };
+            // Nobody has to read it: with the reader gone, all goes on.
+            let _ = writeln!(std::io::stdout(), "{greeting}");
+        };
+        let served = server::run(state, true, stop, greet).await;
+        billing.stop().await?;
+        Ok(served?)
     }
-}
-
-/// The command line of a second API on the same servers, to be pasted into another shell.
-fn another_process(config: &Config) -> std::result::Result<String, Box<dyn std::error::Error>> {
-    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
-    let settings = [
-        ("DATABASE_URL", config.database_url()?.to_owned()),
-        ("REDIS_URL", config.redis_url.clone().unwrap_or_default()),
-        ("JWT_KEYS_DIR", config.jwt_keys_dir.canonicalize()?.display().to_string()),
-        ("ENCRYPTION_KEYS_DIR", config.encryption_keys_dir().canonicalize()?.display().to_string()),
-        // The issuer in the tokens.
-        ("PUBLIC_URL", config.public_url()?),
-        ("LISTEN", SocketAddr::new(config.listen.ip(), config.listen.port().wrapping_add(1)).to_string()),
-    ];
-    let settings: Vec<_> = settings.iter().map(|(name, value)| format!("{name}={}", quoted(value))).collect();
-    Ok(format!("{} {} api", settings.join(" "), quoted(&std::env::current_exe()?.display().to_string())))
 }
