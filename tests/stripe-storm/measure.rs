@@ -55,15 +55,20 @@ pub(crate) async fn webhooks(cluster: &Cluster, fake: &Fake) -> Result<()> {
     cluster.drain().await
 }
 
-/// Every subscription once more, by one job.
+/// All customers and subscriptions by one job: as if none had ever been seen, and once more.
 pub(crate) async fn backfill(cluster: &Cluster, subscriptions: usize) -> Result<()> {
-    let begun = Instant::now();
-    cluster.backfill().await?;
-    cluster.drain().await?;
-    let seconds = begun.elapsed().as_secs_f64();
-    println!(
-        "       {subscriptions} subscriptions taken in again within {seconds:.1} s: {:.0} a second",
-        subscriptions as f64 / seconds
-    );
+    let forget = "truncate tenantry.subscriptions, tenantry.subscription_items, tenantry.entitlements,
+                    tenantry.stripe_objects, tenantry.stripe_customers, tenantry.stripe_cursors";
+    cluster.database().batch_execute(forget).await?;
+    for how in ["for the first time", "again"] {
+        let begun = Instant::now();
+        cluster.backfill().await?;
+        cluster.drain().await?;
+        let seconds = begun.elapsed().as_secs_f64();
+        println!(
+            "       {subscriptions} subscriptions and their customers taken in {how} within {seconds:.1} s: {:.0} a second",
+            subscriptions as f64 / seconds
+        );
+    }
     Ok(())
 }
