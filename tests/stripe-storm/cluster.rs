@@ -147,10 +147,12 @@ impl Cluster {
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 
-    /// How many subscriptions the last backfill has looked at; none: it has not come to its end.
-    pub(crate) async fn taken_in(&self) -> Result<Option<i64>> {
-        let sql = "select done from tenantry.stripe_cursors where name = 'backfill' and ended_at is not null";
-        Ok(self.database.query_opt(sql, &[]).await?.map(|row| row.try_get(0)).transpose()?)
+    /// How many customers and subscriptions the last backfill came by, those of it that have come to their ends.
+    pub(crate) async fn taken_in(&self) -> Result<Vec<i64>> {
+        let sql = "select done from tenantry.stripe_cursors
+                   where name in ('customers', 'backfill') and ended_at is not null order by name";
+        let rows = self.database.query(sql, &[]).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
     pub(crate) fn database(&self) -> &Client {
