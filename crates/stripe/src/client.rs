@@ -23,6 +23,28 @@ use crate::{API_VERSION, Event, Item, Subscription};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Stripe's code for what it does not have.
 const MISSING: &str = "resource_missing";
+/// Events that may say something about a subscription or a customer. Stripe takes twenty at most.
+const EVENTS: [&str; 19] = [
+    "checkout.session.completed",
+    "customer.deleted",
+    "customer.subscription.created",
+    "customer.subscription.deleted",
+    "customer.subscription.paused",
+    "customer.subscription.pending_update_applied",
+    "customer.subscription.pending_update_expired",
+    "customer.subscription.resumed",
+    "customer.subscription.trial_will_end",
+    "customer.subscription.updated",
+    "invoice.paid",
+    "invoice.payment_failed",
+    "subscription_schedule.aborted",
+    "subscription_schedule.canceled",
+    "subscription_schedule.completed",
+    "subscription_schedule.created",
+    "subscription_schedule.expiring",
+    "subscription_schedule.released",
+    "subscription_schedule.updated",
+];
 /// As many as Stripe sends at once.
 const PAGE: &str = "100";
 
@@ -294,13 +316,16 @@ impl Client {
         Ok(self.page(path, &query, &Place::Newest).await?.newest)
     }
 
-    /// Events since `since` (Unix seconds), the newest first, a hundred at a time. Those that cannot be read are left out.
+    /// Events since `since` (Unix seconds) that may say something about a subscription, the newest first, a hundred at a time.
+    /// Those that cannot be read are left out.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn events(&self, since: i64, place: &Place) -> Result<Page<Event>, Error> {
         let since = since.to_string();
-        let page = self.page("events", &[("created[gte]", &since), ("limit", PAGE)], place).await?;
+        let mut query = vec![("created[gte]", since.as_str()), ("limit", PAGE)];
+        query.extend(EVENTS.iter().map(|kind| ("types[]", *kind)));
+        let page = self.page("events", &query, place).await?;
         let Page { data, next, newest, oldest } = page;
         Ok(Page { data: data.iter().filter_map(Event::read).collect(), next, newest, oldest })
     }
@@ -334,14 +359,15 @@ impl Client {
         answer["id"].as_str().map(str::to_owned).ok_or(Error::Unreadable("customer"))
     }
 
-    /// The customer with this address that was made with this mark; none: there is none.
+    /// The customer that was made with this mark since then (Unix seconds); none: there is none.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn find_customer(&self, email: &str, mark: &str) -> Result<Option<String>, Error> {
+    pub async fn find_customer(&self, since: i64, mark: &str) -> Result<Option<String>, Error> {
+        let since = since.to_string();
         let mut place = Place::Newest;
         loop {
-            let page = self.page("customers", &[("email", email), ("limit", PAGE)], &place).await?;
+            let page = self.page("customers", &[("created[gte]", &since), ("limit", PAGE)], &place).await?;
             let found = page.data.iter().find(|customer| customer["metadata"]["tenant_key"] == mark);
             if let Some(found) = found {
                 return Ok(found["id"].as_str().map(str::to_owned));

@@ -4,8 +4,8 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tenantry_fake_stripe::{ApiFaults, WebhookFaults};
 
-use super::{Stage, id};
-use crate::app::{TestApp, wrong_fields};
+use super::{SOON, Stage, id};
+use crate::app::{TestApp, eventually, wrong_fields};
 
 pub(super) const CHECKOUT: &str = "/api/v1/billing/checkout-sessions";
 pub(super) const PORTAL: &str = "/api/v1/billing/portal-sessions";
@@ -156,7 +156,7 @@ impl Stage {
 /// Stripe keeps the answer to a key, be it 500: asking again by it would never make a customer.
 #[tokio::test]
 async fn a_customer_is_made_once_although_stripe_has_a_fault() {
-    let stage = Stage::new().await;
+    let stage = Stage::with(&["--stripe-settle-delay=1s"]).await;
     for faults in [
         // It was made, and the answer is lost.
         ApiFaults { failed_after: 1.0, ..ApiFaults::default() },
@@ -169,14 +169,18 @@ async fn a_customer_is_made_once_although_stripe_has_a_fault() {
         let other = TestApp::spawn_with(&flags).await;
         other.run_jobs().await;
         stage.faults(ApiFaults::default(), WebhookFaults::default());
+        // What was asked for is no longer what will be.
+        let sql = "update tenantry.users set email = 'eve@example.org' where tenant_id = $1";
+        stage.database.execute(sql, &[&other.tenant]).await.unwrap();
         // As a checkout does which does not wait for the job.
-        let mut status = StatusCode::SERVICE_UNAVAILABLE;
-        for _ in 0..3 {
-            if status == StatusCode::SERVICE_UNAVAILABLE {
-                status = other.post(PORTAL, &json!({"return_url": HOME})).await.0;
+        let opened = async || match other.post(PORTAL, &json!({"return_url": HOME})).await.0 {
+            StatusCode::SERVICE_UNAVAILABLE => false,
+            status => {
+                assert_eq!(status, StatusCode::CREATED, "{faults:?}");
+                true
             }
-        }
-        assert_eq!(status, StatusCode::CREATED, "{faults:?}");
+        };
+        eventually(SOON, opened).await;
         assert_eq!(
             stage.customers_of(&other.tenant.to_string()),
             [stage.customer_of(&other).await],

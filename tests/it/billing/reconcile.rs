@@ -85,6 +85,15 @@ async fn a_comparison_lets_plans_follow_what_prices_give_now() {
     assert_eq!(stage.plan().await, "basic");
 }
 
+impl Stage {
+    /// So many events of a subscription.
+    fn changed(&self, subscription: &str, times: usize) {
+        for n in 0..times {
+            self.change(subscription, &[("metadata[n]", &format!("{n} of {times}"))]);
+        }
+    }
+}
+
 /// The walk through events goes on where it stopped, and the comparison has its turn meanwhile.
 #[tokio::test]
 async fn many_events_take_many_turns_and_nothing_waits_for_their_end() {
@@ -94,9 +103,7 @@ async fn many_events_take_many_turns_and_nothing_waits_for_their_end() {
     stage.faults(ApiFaults::default(), WebhookFaults { lost: 1.0, ..WebhookFaults::default() });
     stage.change_plan(&subscription, 2);
     let oldest = id(&stage.event("customer.subscription.updated"));
-    for _ in 0..260 {
-        stage.call("POST", "/v1/customers", &[]);
-    }
+    stage.changed(&subscription, 260);
 
     stage.reconcile_by_step().await;
     assert_eq!(stage.plan().await, "enterprise", "the comparison has had its turn");
@@ -110,8 +117,8 @@ async fn many_events_take_many_turns_and_nothing_waits_for_their_end() {
     stage.faults(ApiFaults::default(), WebhookFaults { lost: 1.0, ..WebhookFaults::default() });
     let after = stage.walk(Name::Events).await;
     assert_eq!((&after.position, after.done, after.oldest), (&begun.position, 100, begun.oldest));
-    stage.call("POST", "/v1/customers", &[]);
-    let newest = id(&stage.event("customer.created"));
+    stage.changed(&subscription, 1);
+    let newest = id(&stage.event("customer.subscription.updated"));
     let before = stage.requests("GET /v1/events");
     while stage.walk(Name::Events).await.ended_at.is_none() {
         stage.reconcile_by_step().await;
@@ -133,9 +140,8 @@ async fn many_events_take_many_turns_and_nothing_waits_for_their_end() {
 async fn a_walk_through_events_goes_on_when_its_place_is_no_longer_listed() {
     let stage = Stage::alone().await;
     stage.faults(ApiFaults::default(), WebhookFaults { lost: 1.0, ..WebhookFaults::default() });
-    for _ in 0..120 {
-        stage.call("POST", "/v1/customers", &[]);
-    }
+    let subscription = stage.subscribe(&stage.customer, 1);
+    stage.changed(&subscription, 120);
     stage.reconcile_by_step().await;
     assert_eq!(stage.walk(Name::Events).await.done, 100);
     stage.fake.advance(31 * 86_400);

@@ -23,6 +23,9 @@ pub(crate) async fn create(handlers: &Handlers, job: &Leased) -> Outcome {
     }
 }
 
+/// So many seconds Stripe's clock and the database's may be apart.
+const CLOCKS_DIFFER: i64 = 600;
+
 /// The customer that pays for a tenant, made now if there is none.
 ///
 /// # Errors
@@ -37,12 +40,12 @@ pub async fn customer(app: &App, stripe: &Client, tenant: TenantId) -> Result<St
     let customer = match stripe.create_customer(&new, &wanted.key()).await {
         // To this key Stripe will say nothing else for a day, whether it has made the customer or not.
         Err(error @ (StripeError::Failed(_) | StripeError::KeyUsed)) => {
-            let found = match email {
-                Some(email) => stripe.find_customer(email, &mark).await?,
-                None => None,
-            };
-            let Some(found) = found else {
-                customers::use_another_key(app, tenant, &wanted).await?;
+            let Some(found) = stripe.find_customer(wanted.since - CLOCKS_DIFFER, &mark).await? else {
+                // It may be listed a little later.
+                match wanted.is_settled {
+                    true => customers::use_another_key(app, tenant, &wanted).await?,
+                    false => customers::note_fault(app, tenant, &wanted).await?,
+                }
                 return Err(error.into());
             };
             found

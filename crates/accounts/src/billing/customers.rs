@@ -39,6 +39,10 @@ pub struct Wanted {
     pub name: String,
     /// The address of its first administrator.
     pub email: Option<String>,
+    /// It was not made before then, in Unix seconds.
+    pub since: i64,
+    /// Whether Stripe had a fault at it so long ago that what came of it is listed by now.
+    pub is_settled: bool,
 }
 
 impl Wanted {
@@ -67,14 +71,16 @@ pub async fn find(app: &App, tenant: TenantId) -> Result<std::result::Result<Str
     tx.execute(&statement, &[&tenant.0]).await?;
     let statement = tx
         .prepare_cached(
-            "select c.customer_id, c.key, c.attempt, t.name,
+            "select c.customer_id, c.key, c.attempt, t.name, extract(epoch from c.created_at)::bigint as since,
+               coalesce(c.failed_at < now() - make_interval(secs => $2), false) as is_settled,
                (select u.email from tenantry.users u
                 where u.tenant_id = t.id and u.role = 'admin' and u.deleted_at is null order by u.id limit 1) as email
              from tenantry.billing_customers c join tenantry.tenants t on t.id = c.tenant_id
              where c.tenant_id = $1 and t.deleted_at is null",
         )
         .await?;
-    let row = tx.query_opt(&statement, &[&tenant.0]).await?.ok_or(Error::NoTenant)?;
+    let settle = app.settings.billing.as_ref().map_or(0.0, |billing| billing.settle.as_secs_f64());
+    let row = tx.query_opt(&statement, &[&tenant.0, &settle]).await?.ok_or(Error::NoTenant)?;
     tx.commit().await?;
     if let Some(customer) = row.try_get::<_, Option<String>>("customer_id")? {
         return Ok(Ok(customer));
@@ -84,7 +90,19 @@ pub async fn find(app: &App, tenant: TenantId) -> Result<std::result::Result<Str
         attempt: row.try_get("attempt")?,
         name: row.try_get("name")?,
         email: row.try_get("email")?,
+        since: row.try_get("since")?,
+        is_settled: row.try_get("is_settled")?,
     }))
+}
+
+/// Notes that Stripe had a fault while it made what `wanted` asks for, and is not seen to have made it.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn note_fault(app: &App, tenant: TenantId, wanted: &Wanted) -> Result<()> {
+    let sql = "update tenantry.billing_customers set failed_at = coalesce(failed_at, now())
+               where tenant_id = $1 and attempt = $2";
+    of_attempt(app, tenant, wanted, sql).await
 }
 
 /// From now on another key is used: what `wanted` asked for was not made, and never will be by its key.
@@ -92,11 +110,15 @@ pub async fn find(app: &App, tenant: TenantId) -> Result<std::result::Result<Str
 /// # Errors
 /// When the database cannot be asked.
 pub async fn use_another_key(app: &App, tenant: TenantId, wanted: &Wanted) -> Result<()> {
+    let sql = "update tenantry.billing_customers set attempt = attempt + 1, failed_at = null
+               where tenant_id = $1 and attempt = $2";
+    of_attempt(app, tenant, wanted, sql).await
+}
+
+/// Of two who come to the same end at once, one is heard.
+async fn of_attempt(app: &App, tenant: TenantId, wanted: &Wanted, sql: &str) -> Result<()> {
     let mut client = app.db.client().await?;
     let tx = db::as_tenant(&mut client, tenant).await?;
-    // Of two who come to this end at once, one is heard.
-    let sql =
-        "update tenantry.billing_customers set attempt = attempt + 1 where tenant_id = $1 and attempt = $2";
     let statement = tx.prepare_cached(sql).await?;
     tx.execute(&statement, &[&tenant.0, &wanted.attempt]).await?;
     tx.commit().await?;
