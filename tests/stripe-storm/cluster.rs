@@ -54,7 +54,8 @@ impl Cluster {
             ("STRIPE_WEBHOOK_SECRETS", fake.secret().into()),
             ("STRIPE_PRICES", sold.join(",")),
             ("STRIPE_RATE_LIMIT", "400".into()),
-            ("STRIPE_SETTLE_DELAY", "1s".into()),
+            // Longer than what is read may be old.
+            ("STRIPE_SETTLE_DELAY", "3s".into()),
             ("RUST_LOG", "warn".into()),
         ]
         .map(|(name, value)| (name.to_owned(), value))

@@ -96,7 +96,13 @@ async fn storm(arguments: &Arguments, seed: u64, check: &mut Check) -> Result<()
     let subscriptions = people(&fake, &cluster, &prices, arguments.subscriptions, &mut chance).await?;
     let faults = Faults {
         seed: Some(seed),
-        api: ApiFaults { rate_limited: 0.1, failed: 0.1, ..ApiFaults::default() },
+        api: ApiFaults {
+            rate_limited: 0.1,
+            failed: 0.1,
+            stale: 0.2,
+            stale_seconds: 1,
+            ..ApiFaults::default()
+        },
         webhooks: WebhookFaults {
             lost: 0.1,
             copies: (1, 5),

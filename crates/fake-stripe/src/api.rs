@@ -76,7 +76,7 @@ const ROUTES: &[(&str, &str, Handler)] = &[
 /// A request that somebody answers.
 pub(crate) struct Route {
     pub(crate) name: String,
-    id: String,
+    pub(crate) id: String,
     handler: Handler,
 }
 

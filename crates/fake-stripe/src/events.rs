@@ -2,7 +2,14 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{API_VERSION, error::Result, form::Params, state::State, table::Page, webhooks};
+use crate::{
+    API_VERSION,
+    error::{Error, Result},
+    form::Params,
+    state::State,
+    table::Page,
+    webhooks,
+};
 
 /// Stripe shows the events of the last 30 days.
 pub(crate) const KEPT: i64 = 30 * 24 * 3600;
@@ -55,6 +62,15 @@ fn difference(old: &Value, new: &Value) -> Value {
         }
     }
     Value::Object(previous)
+}
+
+/// A subscription as it was at that time: as the last event about it by then has it. One that had not been made is not found.
+pub(crate) fn as_it_was(state: &State, id: &str, at: i64) -> Result<Value> {
+    let about = |event: &&Value| {
+        event["created"].as_i64().is_some_and(|created| created <= at) && event["data"]["object"]["id"] == id
+    };
+    let last = state.rows("evt").rev().find(about).map(|event| event["data"]["object"].clone());
+    last.ok_or_else(|| Error::not_found("subscription", id))
 }
 
 pub(crate) fn get(state: &mut State, id: &str, params: &mut Params) -> Result<Value> {

@@ -36,6 +36,10 @@ pub struct ApiFaults {
     pub cut_after: f64,
     /// Milliseconds that a request takes, from and to; a part of it passes before, the rest after the work.
     pub latency_ms: (u64, u64),
+    /// The share of subscriptions asked for by id that are told as they were `stale_seconds` ago, as from a copy that lags behind.
+    pub stale: f64,
+    /// How far that copy lags.
+    pub stale_seconds: i64,
     /// More requests than this within a second are answered with 429. Nothing: any number.
     pub per_second: Option<u32>,
 }
@@ -78,7 +82,15 @@ impl Faults {
     /// What makes no sense, in words.
     pub(crate) fn problem(&self) -> Option<&'static str> {
         let (api, webhooks) = (&self.api, &self.webhooks);
-        let shares = [api.rate_limited, api.failed, api.failed_after, api.cut, api.cut_after, webhooks.lost];
+        let shares = [
+            api.rate_limited,
+            api.failed,
+            api.failed_after,
+            api.cut,
+            api.cut_after,
+            api.stale,
+            webhooks.lost,
+        ];
         if shares.iter().any(|share| !(0.0..=1.0).contains(share)) {
             return Some("shares are between 0 and 1");
         }
@@ -144,6 +156,11 @@ impl Dice {
             (faults.cut_after, Fate::CutAfter),
         ];
         fates.into_iter().find(|(share, _)| self.api.random_bool(*share)).map_or(Fate::Fine, |(_, fate)| fate)
+    }
+
+    /// How many seconds ago what is told was true; none: it is true now.
+    pub(crate) fn lag(&mut self, faults: &ApiFaults) -> Option<i64> {
+        (faults.stale > 0.0 && self.api.random_bool(faults.stale)).then_some(faults.stale_seconds)
     }
 
     /// How long a request waits before its work and after it.

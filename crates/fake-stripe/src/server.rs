@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet, time::sleep};
 
 use crate::{
-    API_VERSION, Shared, api, browsers, checkout, control, error::Error, faults::Fate, form::Params,
+    API_VERSION, Shared, api, browsers, checkout, control, error::Error, events, faults::Fate, form::Params,
     idempotency::Kept, pages, state::State, store, subscriptions,
 };
 
@@ -189,7 +189,7 @@ async fn work(
     id: &str,
     key: Option<&str>,
 ) -> Result<Result<Done, Error>, Cut> {
-    let (route, params, fate, latency) = {
+    let (route, params, fate, lag, latency) = {
         let mut state = shared.lock();
         let admitted = admit(shared, asked).and_then(|()| version(asked));
         let route = asked.path.strip_prefix("/v1/").and_then(|path| api::route(asked.method.as_str(), path));
@@ -221,13 +221,18 @@ async fn work(
                 Ok(None) => {}
             }
         }
-        (route, params, fate, state.dice.latency(&faults))
+        let one = route.name == "GET /v1/subscriptions/{id}";
+        let lag = if one { state.dice.lag(&faults) } else { None };
+        (route, params, fate, lag, state.dice.latency(&faults))
     };
     sleep(latency.0).await;
     let outcome = {
         let mut state = shared.lock();
         state.request = (Some(id.to_owned()), key.map(str::to_owned));
-        let result = api::call(&mut state, &route, params);
+        let result = match lag {
+            Some(lag) => events::as_it_was(&state, &route.id, state.now() - lag),
+            None => api::call(&mut state, &route, params),
+        };
         state.request = (None, None);
         let result = if fate == Fate::FailedAfter { result.and(Err(Error::internal())) } else { result };
         let (status, body, keep) = match &result {

@@ -199,7 +199,7 @@ impl State {
         self.tables.entry(prefix.to_owned()).or_default()
     }
 
-    pub(crate) fn rows(&self, prefix: &str) -> impl Iterator<Item = &Value> {
+    pub(crate) fn rows(&self, prefix: &str) -> impl DoubleEndedIterator<Item = &Value> {
         self.tables.get(prefix).into_iter().flat_map(Table::iter)
     }
 

@@ -66,7 +66,7 @@ impl Table {
         }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Value> {
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Value> {
         self.rows.values().map(|row| &**row)
     }
 

@@ -1,8 +1,15 @@
 //! At the edges: what tenants may not do to their own state, closed tenants, faults of Stripe's, what is no change.
 
+use std::num::NonZeroU32;
+
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tenantry_fake_stripe::{ApiFaults, WebhookFaults};
+use tenantry_stripe::{Client, Error, Settings};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 use super::Stage;
 use crate::app::{answer, wrong_fields};
@@ -127,4 +134,23 @@ impl Stage {
         assert_eq!(self.database.execute(sql, &[&kind, &self.app.tenant]).await.unwrap(), 1, "{kind}");
         self.app.run_jobs().await;
     }
+}
+
+/// What stands between us and Stripe may answer in its place.
+#[tokio::test]
+async fn what_is_not_found_by_somebody_else_has_not_ended() {
+    let somebody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", somebody.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = somebody.accept().await {
+            let mut request = [0; 4096];
+            let _ = client.read(&mut request).await;
+            let page =
+                "HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 9\r\n\r\nnot here\n";
+            let _ = client.write_all(page.as_bytes()).await;
+        }
+    });
+    let settings = Settings { base, key: "sk_test_1".into(), rate: NonZeroU32::MIN };
+    let answer = Client::new(settings).unwrap().subscription("sub_1").await;
+    assert!(matches!(answer, Err(Error::Unreadable(_))), "{answer:?}");
 }

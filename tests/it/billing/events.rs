@@ -111,6 +111,27 @@ async fn ten_events_cost_one_fetch() {
     assert_eq!((stage.fetches(), stage.seen().await.2.as_str()), (1, "pro"));
 }
 
+/// At first not even that there is such a subscription.
+#[tokio::test]
+async fn what_a_copy_that_lags_tells_is_put_right_by_itself() {
+    let stage = Stage::with(&["--stripe-settle-delay=2s"]).await;
+    let lag = ApiFaults { stale: 1.0, stale_seconds: 1, ..ApiFaults::default() };
+    stage.faults(lag, WebhookFaults::default());
+    let subscription = stage.subscribe(&stage.customer, 1);
+    for (plan, change) in [("pro", 1), ("enterprise", 2)] {
+        if change > 1 {
+            stage.change_plan(&subscription, change);
+        }
+        stage.delivered().await;
+        assert_ne!(stage.plan().await, plan, "the copy does not have it yet");
+        let settled = async || {
+            stage.app.run_jobs().await;
+            stage.plan().await == plan
+        };
+        eventually(3 * SOON, settled).await;
+    }
+}
+
 #[tokio::test]
 async fn what_had_only_just_happened_is_fetched_once_more() {
     let stage = Stage::with(&["--stripe-settle-delay=1s"]).await;

@@ -208,6 +208,25 @@ async fn an_answer_that_is_lost_comes_again_under_its_key() {
 }
 
 #[tokio::test]
+async fn a_copy_that_lags_tells_what_was() {
+    let stage = stage().await;
+    let customer = stage.customer(Some("pm_card_visa"), &[]);
+    let subscription = stage.subscribe(&customer, &stage.price(&[]), &[]);
+    let path = format!("/v1/subscriptions/{}", id(&subscription));
+    let asked = async || stage.ask("GET", &path, "", None).await;
+    stage.fake.set_faults(faults(json!({"api": {"stale": 1.0, "stale_seconds": 100}}))).unwrap();
+    let (status, error) = asked().await;
+    assert_eq!((status, &error["error"]["code"]), (404, &json!("resource_missing")), "not copied yet");
+
+    stage.fake.advance(60);
+    stage.post(&path, &[("metadata[n]", "1")]);
+    stage.fake.advance(60);
+    assert_eq!(asked().await.1["metadata"], json!({}), "as it was made");
+    stage.fake.set_faults(faults(json!({}))).unwrap();
+    assert_eq!(asked().await.1["metadata"], json!({"n": "1"}));
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_leaves_no_key_in_flight() {
     let stage = stage().await;
     stage.fake.set_faults(faults(json!({"api": {"latency_ms": [200, 200]}}))).unwrap();
