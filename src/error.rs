@@ -11,6 +11,7 @@ use poem_openapi::{
 };
 use serde::Serialize;
 use tenantry_accounts as accounts;
+use uuid::Uuid;
 
 /// What went wrong, for programs. The list is closed: a new code is a change of the API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Enum)]
@@ -83,6 +84,11 @@ pub(crate) enum Code {
     SecondFactorEnabled,
     /// 409: who requires a second factor needs one.
     SecondFactorMissing,
+    /// 409: the request with this `Idempotency-Key` is under way; `Retry-After` says when to ask again.
+    RequestInFlight,
+    /// 409: the request with this `Idempotency-Key` was done, and its answer held a secret that is not told again; `id` names
+    /// what was made.
+    AlreadyCreated,
     /// 412: `If-Match` names another version than the current one.
     VersionMismatch,
     /// 412: `X-Min-Version` names a version that does not exist yet.
@@ -99,6 +105,8 @@ pub(crate) enum Code {
     WrongPassword,
     /// 422: the code is wrong, or was used.
     WrongSecondFactor,
+    /// 422: another request had this `Idempotency-Key`.
+    IdempotencyKeyReused,
     /// 428: the request must say with `If-Match` which version it means.
     PreconditionRequired,
     /// 429: too many requests; `Retry-After` says when the next is taken.
@@ -145,13 +153,17 @@ impl Code {
             | Self::LastAdmin
             | Self::SecondFactorEnabled
             | Self::SecondFactorMissing
+            | Self::RequestInFlight
+            | Self::AlreadyCreated
             | Self::JobState => StatusCode::CONFLICT,
             Self::VersionMismatch | Self::VersionNotReached => StatusCode::PRECONDITION_FAILED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::ValidationFailed | Self::InvalidToken | Self::WrongPassword | Self::WrongSecondFactor => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            Self::ValidationFailed
+            | Self::InvalidToken
+            | Self::WrongPassword
+            | Self::WrongSecondFactor
+            | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
             Self::RateLimited | Self::SecondFactorLocked => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -179,11 +191,12 @@ pub(crate) struct ApiError {
     message: Cow<'static, str>,
     errors: Vec<FieldError>,
     retry_after: Option<u64>,
+    made: Option<Uuid>,
 }
 
 impl ApiError {
     pub(crate) fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), errors: vec![], retry_after: None }
+        Self { code, message: message.into(), errors: vec![], retry_after: None, made: None }
     }
 
     pub(crate) fn unauthenticated() -> Self {
@@ -225,6 +238,11 @@ impl ApiError {
 
     pub(crate) fn unconditional() -> Self {
         Self::new(Code::PreconditionRequired, "Read the record, and send its ETag as If-Match")
+    }
+
+    pub(crate) fn already_created(made: Uuid) -> Self {
+        let message = "This was made before, and its secret is told once; delete it and make another";
+        Self { made: Some(made), ..Self::new(Code::AlreadyCreated, message) }
     }
 
     pub(crate) fn unavailable(message: &'static str, retry_after: u64) -> Self {
@@ -303,6 +321,14 @@ impl From<accounts::Error> for ApiError {
                 Self::new(Code::VersionMismatch, "The record has changed; read it and try again")
             }
             E::VersionNotReached => Self::new(Code::VersionNotReached, "This version does not exist yet"),
+            E::KeyReused => Self::new(
+                Code::IdempotencyKeyReused,
+                "Idempotency-Key was used for another request; choose a new one for each",
+            ),
+            E::InFlight => Self {
+                retry_after: Some(1),
+                ..Self::new(Code::RequestInFlight, "The request with this Idempotency-Key is under way")
+            },
             E::Busy => Self::unavailable("Too much is going on at the moment, please try again", 1),
             E::Unavailable(_) | E::NotPrimary(_) => {
                 tracing::warn!("no database connection: {}", sources(&error));
@@ -442,6 +468,9 @@ struct ErrorBody {
     request_id: String,
     /// Every wrong field at once; empty unless the code is `validation_failed`.
     errors: Vec<FieldError>,
+    /// What was made before, where the code is `already_created`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
 }
 
 /// The same as RFC 9457 has it, for clients that prefer `application/problem+json`.
@@ -454,12 +483,15 @@ struct ProblemDetails<'a> {
     code: Code,
     request_id: &'a str,
     errors: &'a [FieldError],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
 }
 
 impl ApiError {
     /// The answer, in the form the client prefers.
     pub(crate) fn into_response(self, request_id: &str, problem_details: bool) -> Response {
         let status = self.code.status();
+        let id = self.made.map(|made| made.to_string());
         let (content_type, body) = if problem_details {
             let problem = ProblemDetails {
                 kind: "about:blank",
@@ -468,6 +500,7 @@ impl ApiError {
                 code: self.code,
                 request_id,
                 errors: &self.errors,
+                id,
             };
             ("application/problem+json", serde_json::to_vec(&problem))
         } else {
@@ -479,6 +512,7 @@ impl ApiError {
                     status_code: status.as_u16(),
                     request_id: request_id.into(),
                     errors: self.errors,
+                    id,
                 },
                 timestamp: chrono::Utc::now().trunc_subsecs(3),
             };

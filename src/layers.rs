@@ -333,7 +333,8 @@ fn cors(headers: &mut HeaderMap, state: &State, origin: Option<HeaderValue>, pre
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     } else {
         const EXPOSED: HeaderValue = HeaderValue::from_static(
-            "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id, X-Process-Time, X-Cache",
+            "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id, X-Process-Time, X-Cache, \
+             Idempotency-Replayed",
         );
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     }

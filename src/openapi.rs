@@ -135,7 +135,7 @@ fn merge_errors(document: &mut Value) {
             "description": description,
             "content": {"application/json": {"schema": reference}},
         });
-        if matches!(status, "429" | "503") {
+        if matches!(status, "409" | "429" | "503") {
             response["headers"] = json!({"Retry-After": {
                 "description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}
             }});

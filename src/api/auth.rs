@@ -21,6 +21,7 @@ use super::{
     Tag,
     body::{Body, body, wrong},
     envelope::{Answer, Created, Deleted, Envelope, Later},
+    idempotency::{IdempotencyKey, Repeatable},
     introspection::{self, Introspection},
     schema::shown,
     tenants::{SignUp, SignedUp, sign_up},
@@ -196,9 +197,13 @@ impl Auth {
         &self,
         state: Data<&State>,
         client: Data<&Client>,
+        /// Names this request: sent again within a day it is answered as before, and nothing happens twice. It has to be as hard
+        /// to guess as a UUID of chance.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<SignUp>,
-    ) -> Result<Created<SignedUp>, ApiError> {
-        sign_up(&state, &client, body.0).await
+    ) -> Result<Repeatable<Created<SignedUp>>, ApiError> {
+        sign_up(&state, &client, key, body.0).await
     }
 
     /// Sign in

@@ -9,6 +9,7 @@ pub(crate) mod body;
 mod docs;
 mod envelope;
 mod health;
+pub(crate) mod idempotency;
 mod introspection;
 mod invitations;
 mod jobs;

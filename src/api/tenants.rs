@@ -9,6 +9,7 @@ use serde::Serialize;
 use tenantry_accounts::{
     TenantId,
     fields::{Email, Name, NewPassword, Slug},
+    idempotency::Namer,
     tenants::{self, Filter, Plan, Tenant},
     users::User,
 };
@@ -17,6 +18,7 @@ use super::{
     Tag,
     body::{Body, body},
     envelope::{Condition, Created, Cursor, Deleted, Envelope, etag},
+    idempotency::{IdempotencyKey, Repeatable},
     params::{IdCursor, Limit, Param, Search},
 };
 use crate::{caller::Caller, error::ApiError, layers::Client, state::State};
@@ -93,13 +95,21 @@ enum TenantPage {
 pub(super) async fn sign_up(
     state: &State,
     client: &Client,
+    key: IdempotencyKey,
     body: SignUp,
-) -> Result<Created<SignedUp>, ApiError> {
+) -> Result<Repeatable<Created<SignedUp>>, ApiError> {
     let SignUp { tenant: NewTenant { name, slug }, email, password, name: admin_name } = body;
     let sign_up = tenants::SignUp { name, slug, email, admin_name, password: Some(password) };
-    let (tenant, user) = tenants::sign_up(&state.app, sign_up, Plan::Basic, client.network()).await?;
+    key.once(state, Namer::Anybody, signed_up, |once| {
+        tenants::sign_up(&state.app, sign_up, Plan::Basic, client.network(), once)
+    })
+    .await
+}
+
+fn signed_up((tenant, user): &(Tenant, User)) -> Created<SignedUp> {
     let (version, location) = (etag(tenant.version), format!("/api/v1/tenants/{}", tenant.id));
-    Ok(Created::Created(Envelope::of(&SignedUp { tenant, user }), version, location))
+    let made = SignedUp { tenant: tenant.clone(), user: user.clone() };
+    Created::Created(Envelope::of(&made), version, location)
 }
 
 #[OpenApi(prefix_path = "/tenants", tag = "Tag::Tenants")]
@@ -113,9 +123,13 @@ impl Tenants {
         &self,
         state: Data<&State>,
         client: Data<&Client>,
+        /// Names this request: sent again within a day it is answered as before, and nothing happens twice. It has to be as hard
+        /// to guess as a UUID of chance.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<SignUp>,
-    ) -> Result<Created<SignedUp>, ApiError> {
-        sign_up(&state, &client, body.0).await
+    ) -> Result<Repeatable<Created<SignedUp>>, ApiError> {
+        sign_up(&state, &client, key, body.0).await
     }
 
     /// List tenants

@@ -9,6 +9,7 @@ use poem_openapi::{
 use tenantry_accounts::{
     UserId,
     fields::{Email, Name, NewPassword},
+    idempotency::Namer,
     users::{self, Filter, Found, Order, Role, SortBy, User},
 };
 use tenantry_cache::Level;
@@ -17,6 +18,7 @@ use super::{
     Tag,
     body::{Body, Ids, body, wrong},
     envelope::{Answer, Condition, Created, Deleted, Envelope, Pagination, etag},
+    idempotency::{IdempotencyKey, Repeatable},
     params::{Limit, MinVersion, PageNumber, Param, Search},
     schema::shown,
 };
@@ -143,15 +145,19 @@ impl Users {
         &self,
         state: Data<&State>,
         caller: Caller,
+        /// Names this request: sent again within a day it is answered as before, and nothing happens twice.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<CreateUser>,
-    ) -> Result<Created<User>, ApiError> {
+    ) -> Result<Repeatable<Created<User>>, ApiError> {
         let CreateUser { email, name, password, role } = body.0;
         let password = password.map(users::Password::Chosen);
         let user =
             users::NewUser { email, name, password, role: role.unwrap_or(Role::User), verified: false };
-        let user = users::create(&state.app, *caller, user).await?;
-        let location = format!("/api/v1/users/{}", user.id);
-        Ok(Created::Created(Envelope::of(&user), etag(user.version), location))
+        key.once(&state, Namer::Actor(*caller), created, |once| {
+            users::create(&state.app, *caller, user, once)
+        })
+        .await
     }
 
     /// List users
@@ -317,6 +323,10 @@ impl Users {
         users::delete(&state.app, *caller, id.0, if_match.0.if_match()).await?;
         Ok(Deleted::Deleted)
     }
+}
+
+pub(super) fn created(user: &User) -> Created<User> {
+    Created::Created(Envelope::of(user), etag(user.version), format!("/api/v1/users/{}", user.id))
 }
 
 async fn find(

@@ -24,6 +24,7 @@ mod node;
 mod operators;
 mod passwords;
 mod primary;
+mod retries;
 mod revocation;
 mod seats;
 mod second_factor;

@@ -114,6 +114,17 @@ impl Cluster {
         cluster
     }
 
+    /// What a variable is set to.
+    pub(crate) fn setting(&self, variable: &str) -> &str {
+        let set = self.settings.iter().rfind(|(name, _)| *name == variable);
+        &set.unwrap_or_else(|| panic!("{variable} is not set")).1
+    }
+
+    /// Sets a variable for the processes that are started from now on.
+    pub(crate) fn set(&mut self, variable: &'static str, value: String) {
+        self.settings.push((variable, value));
+    }
+
     /// A command of the program, to its end.
     pub(crate) fn run(&self, arguments: &[&str]) -> String {
         let output = self.command().args(arguments).output().unwrap();

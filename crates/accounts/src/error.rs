@@ -109,6 +109,12 @@ pub enum Error {
     /// `X-Min-Version` is newer than the row.
     #[error("this version does not exist yet")]
     VersionNotReached,
+    /// Another request was named by this idempotency key.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// The request with this idempotency key is having its effect.
+    #[error("a request with this idempotency key is under way")]
+    InFlight,
     /// More work waits than can be done soon; nothing was changed.
     #[error("too much work is waiting")]
     Busy,

@@ -16,6 +16,7 @@ use crate::{
     Actor, App, Error, Result, TenantId, UserId, Who, audit,
     db::{self, OnConstraint, Transaction},
     fields::{Email, Name, NewPassword},
+    idempotency::Once,
     mail_tokens::{self, Purpose},
     notices,
     passwords::{self, StoredHash},
@@ -61,8 +62,8 @@ pub enum Password {
 ///
 /// # Errors
 /// [`Error::Forbidden`], [`Error::NoTenant`], [`Error::PersonalPassword`], [`Error::EmailTaken`], [`Error::NoSeat`],
-/// [`Error::Busy`].
-pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
+/// [`Error::Busy`], [`Error::InFlight`].
+pub async fn create(app: &App, actor: Actor, user: NewUser, once: Once<User>) -> Result<User> {
     actor.require(Role::Admin)?;
     let is_operator = actor.who == Who::Operator;
     let promotes = user.role == Role::SuperAdmin && !(is_operator && actor.tenant == TenantId::SYSTEM);
@@ -88,10 +89,12 @@ pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
     to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_actor(&mut client, actor, actor.tenant).await?;
+        let once = once.begin(&tx).await?;
         seats::take(&app, &tx, actor.tenant, 1).await?;
         let user = insert(&tx, actor.tenant, &user, hash.as_deref()).await?;
         audit::record(&tx, actor.tenant, actor, "user.created", user.id.0, json!({"role": user.role}))
             .await?;
+        once.end(&app, &tx, &user).await?;
         commit(&app, tx, &user, State::Live, &[&user.email]).await?;
         Ok(user)
     })
