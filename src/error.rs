@@ -13,6 +13,8 @@ use serde::Serialize;
 use tenantry_accounts as accounts;
 use uuid::Uuid;
 
+use crate::api::bulk;
+
 /// What went wrong, for programs. The list is closed: a new code is a change of the API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Enum)]
 #[serde(rename_all = "snake_case")]
@@ -236,6 +238,14 @@ impl ApiError {
         self
     }
 
+    /// Names more fields that are wrong, if it names any.
+    pub(crate) fn beside(mut self, errors: impl Iterator<Item = FieldError>) -> Self {
+        if self.code == Code::ValidationFailed {
+            self.errors.extend(errors);
+        }
+        self
+    }
+
     pub(crate) fn unconditional() -> Self {
         Self::new(Code::PreconditionRequired, "Read the record, and send its ETag as If-Match")
     }
@@ -321,6 +331,10 @@ impl From<accounts::Error> for ApiError {
                 Self::new(Code::VersionMismatch, "The record has changed; read it and try again")
             }
             E::VersionNotReached => Self::new(Code::VersionNotReached, "This version does not exist yet"),
+            E::NotAll(refused) => {
+                let wrong = |(index, outcome): &(usize, _)| bulk::refusal(*index, outcome);
+                Self::invalid(refused.iter().filter_map(wrong).collect())
+            }
             E::KeyReused => Self::new(
                 Code::IdempotencyKeyReused,
                 "Idempotency-Key was used for another request; choose a new one for each",

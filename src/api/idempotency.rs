@@ -102,7 +102,7 @@ impl IdempotencyKey {
         self,
         state: &State,
         namer: Namer<'_>,
-        answer: impl Fn(&T) -> R + Copy + Send + 'static,
+        answer: impl Fn(&T) -> R + Clone + Send + 'static,
         work: impl FnOnce(Once<T>) -> F,
     ) -> Result<Repeatable<R>, ApiError>
     where
@@ -144,7 +144,7 @@ enum Done<R> {
 async fn once<T, R, F>(
     state: &State,
     request: Named,
-    answer: impl Fn(&T) -> R + Copy + Send + 'static,
+    answer: impl Fn(&T) -> R + Clone + Send + 'static,
     work: impl FnOnce(Once<T>) -> F,
 ) -> accounts::Result<Done<R>>
 where
@@ -155,9 +155,9 @@ where
         return Ok(Done::Before(kept));
     }
     let first = Arc::new(Mutex::new(None));
-    let told = first.clone();
+    let (told, say) = (first.clone(), answer.clone());
     let keep = move |made: &T| {
-        let response = answer(made);
+        let response = say(made);
         let kept = serde_json::to_vec(&response.keep(made)).unwrap_or_default();
         *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
         kept

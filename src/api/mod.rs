@@ -6,6 +6,7 @@ mod auth;
 mod billing;
 mod board;
 pub(crate) mod body;
+pub(crate) mod bulk;
 mod docs;
 mod envelope;
 mod health;
@@ -54,6 +55,7 @@ pub(crate) type Api = (
     auth::Auth,
     totp::Totp,
     users::Users,
+    bulk::BulkUsers,
     invitations::Invitations,
     api_keys::ApiKeys,
     tenants::Tenants,
@@ -69,6 +71,7 @@ pub(crate) fn service() -> OpenApiService<Api, ()> {
             auth::Auth,
             totp::Totp,
             users::Users,
+            bulk::BulkUsers,
             invitations::Invitations,
             api_keys::ApiKeys,
             tenants::Tenants,

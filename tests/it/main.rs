@@ -6,6 +6,7 @@ mod app;
 mod audit;
 mod auth;
 mod billing;
+mod bulk;
 mod cache;
 mod cli;
 #[path = "../../crates/cache/tests/it/cluster_server.rs"]

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use crate::app::from_stack;
+use crate::app::{eventually, from_stack};
 
 /// A database with one seeded tenant, a Redis, and processes on both. All of it ends with the value.
 pub(crate) struct Cluster {
@@ -363,4 +363,11 @@ pub(crate) async fn connect(database: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     tokio::spawn(connection);
     client
+}
+
+/// Waits until somebody waits for what this connection holds.
+pub(crate) async fn is_waited_for(holder: &Client) {
+    // Not out of the view of activities, which a transaction reads once.
+    let sql = "select exists (select from pg_locks where not granted and pg_backend_pid() = any (pg_blocking_pids(pid)))";
+    eventually(Duration::from_secs(1), || async { holder.query_one(sql, &[]).await.unwrap().get(0) }).await;
 }

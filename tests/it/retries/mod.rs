@@ -2,8 +2,6 @@
 
 mod crashes;
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -11,7 +9,7 @@ use tenantry_accounts::{TenantId, db};
 use uuid::Uuid;
 
 use crate::{
-    app::{PASSWORD, TestApp, answer, eventually, token_in, wrong_fields},
+    app::{PASSWORD, TestApp, answer, token_in, wrong_fields},
     node,
 };
 
@@ -377,11 +375,7 @@ async fn who_comes_while_the_first_is_under_way_is_told_to_wait() {
     let lock = "select from tenantry.tenant_seats where tenant_id = $1 for update";
     holder.execute(lock, &[&app.tenant]).await.unwrap();
     let first = tokio::spawn(said(app.keyed("/api/v1/users", &key, &body)));
-    eventually(Duration::from_secs(1), || async {
-        let waits = "select exists (select from pg_stat_activity where pg_backend_pid() = any (pg_blocking_pids(pid)))";
-        holder.query_one(waits, &[]).await.unwrap().get(0)
-    })
-    .await;
+    node::is_waited_for(&holder).await;
     for node in [&app, &node] {
         let second = said(node.keyed("/api/v1/users", &key, &body)).await;
         assert_eq!((second.code().as_str(), second.retry_after.as_deref()), ("request_in_flight", Some("1")));

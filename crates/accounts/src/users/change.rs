@@ -10,6 +10,7 @@ use tenantry_cache::{
 };
 use tenantry_jobs::{InvalidateUser, ResetPasswordEmail, Stale, VerifyEmail};
 use tenantry_queue::Options;
+use uuid::Uuid;
 
 use super::{COLUMNS, Role, User, key, pointer};
 use crate::{
@@ -28,7 +29,7 @@ use crate::{
 
 /// How long after COMMIT the invalidation job looks again, when the floor stood: by then the writer has long filled
 /// the entry itself, and the job finds nothing to do.
-const SECOND_LOOK: Duration = Duration::from_secs(2);
+pub(super) const SECOND_LOOK: Duration = Duration::from_secs(2);
 
 /// The versions that a conditional change may start from; none: any.
 pub type IfMatch = Option<Vec<Version>>;
@@ -357,7 +358,9 @@ pub(crate) async fn commit(
         tenantry_queue::enqueue_with(&tx, user.tenant_id.0, &job, Options { delay, ..Options::default() })
             .await;
     let told = match enqueued {
-        Ok(_) if !write.confirmed() => tell_other_nodes(&tx, user).await,
+        Ok(_) if !write.confirmed() => {
+            tell_other_nodes(&tx, user.tenant_id, &[(user.id.0, user.version)]).await
+        }
         Ok(_) => Ok(()),
         Err(error) => Err(error),
     };
@@ -388,17 +391,19 @@ pub(crate) async fn commit(
 }
 
 /// Redis, which others may reach, could not be told that older entries are void: the feed tells every node.
-async fn tell_other_nodes(
+pub(super) async fn tell_other_nodes(
     tx: &Transaction<'_>,
-    user: &User,
+    tenant: TenantId,
+    users: &[(Uuid, Version)],
 ) -> std::result::Result<(), tokio_postgres::Error> {
+    let (ids, versions): (Vec<_>, Vec<_>) = users.iter().copied().unzip();
     let statement = tx
         .prepare_cached(
             "insert into tenantry.revocations (tenant_id, subject, subject_id, min_version)
-             values ($1, 'cached_user', $2, $3)",
+             select $1, 'cached_user', u.id, u.version from unnest($2::uuid[], $3::bigint[]) as u (id, version)",
         )
         .await?;
-    tx.execute(&statement, &[&user.tenant_id.0, &user.id.0, &user.version]).await?;
+    tx.execute(&statement, &[&tenant.0, &ids, &versions]).await?;
     Ok(())
 }
 
