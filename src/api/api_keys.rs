@@ -22,6 +22,7 @@ use super::{
     envelope::{Answer, Deleted, Envelope},
     idempotency::{IdempotencyKey, Keep, Kept, Repeatable},
     jobs::Time,
+    precondition::Precondition,
     schema::shown,
 };
 use crate::{
@@ -174,7 +175,11 @@ impl ApiKeys {
         caller: Caller,
         /// The key's id.
         id: Path<ApiKeyId>,
+        /// It has no versions: 412 unless this is `*`.
+        #[oai(name = "If-Match")]
+        if_match: Precondition,
     ) -> Result<Deleted, ApiError> {
+        if_match.of_no_version()?;
         api_keys::revoke(&state.app, *caller, id.0).await?;
         Ok(Deleted::Deleted)
     }

@@ -23,6 +23,7 @@ use super::{
     envelope::{Answer, Created, Deleted, Envelope, Later},
     idempotency::{IdempotencyKey, Repeatable},
     introspection::{self, Introspection},
+    precondition::Precondition,
     schema::shown,
     tenants::{SignUp, SignedUp, sign_up},
 };
@@ -287,7 +288,11 @@ impl Auth {
         caller: Caller,
         /// The session's id.
         id: Path<SessionId>,
+        /// It has no versions: 412 unless this is `*`.
+        #[oai(name = "If-Match")]
+        if_match: Precondition,
     ) -> Result<Deleted, ApiError> {
+        if_match.of_no_version()?;
         sessions::revoke(&state.app, *caller, id.0).await?;
         Ok(Deleted::Deleted)
     }

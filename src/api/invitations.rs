@@ -16,6 +16,7 @@ use super::{
     body::{Body, Emails, body},
     envelope::{Answer, Created, Deleted, Envelope},
     idempotency::{IdempotencyKey, Keep, Kept, Repeatable},
+    precondition::Precondition,
     users::created,
 };
 use crate::{caller::Caller, error::ApiError, layers::Client, state::State};
@@ -144,7 +145,11 @@ impl Invitations {
         caller: Caller,
         /// The invitation's id.
         id: Path<InvitationId>,
+        /// It has no versions: 412 unless this is `*`.
+        #[oai(name = "If-Match")]
+        if_match: Precondition,
     ) -> Result<Deleted, ApiError> {
+        if_match.of_no_version()?;
         invitations::withdraw(&state.app, *caller, id.0).await?;
         Ok(Deleted::Deleted)
     }

@@ -17,6 +17,7 @@ mod jobs;
 mod json;
 mod pages;
 mod params;
+mod precondition;
 mod schema;
 mod tenants;
 mod totp;

@@ -3,7 +3,7 @@
 use poem::web::Data;
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
-    param::{Header, Path, Query},
+    param::{Path, Query},
 };
 use serde::Serialize;
 use tenantry_accounts::{
@@ -17,9 +17,10 @@ use tenantry_accounts::{
 use super::{
     Tag,
     body::{Body, body},
-    envelope::{Condition, Created, Cursor, Deleted, Envelope, etag},
+    envelope::{Created, Cursor, Deleted, Envelope, etag},
     idempotency::{IdempotencyKey, Repeatable},
     params::{IdCursor, Limit, Param, Search},
+    precondition::Precondition,
 };
 use crate::{caller::Caller, error::ApiError, layers::Client, state::State};
 
@@ -198,12 +199,12 @@ impl Tenants {
         id: Path<TenantId>,
         /// Refuse with 412 unless this is the current version.
         #[oai(name = "If-Match")]
-        if_match: Header<Param<Condition>>,
+        if_match: Precondition,
         body: Body<UpdateTenant>,
     ) -> Result<TenantFound, ApiError> {
         let UpdateTenant { name, plan, is_active, require_second_factor } = body.0;
         let change = tenants::Change { name, plan, is_active, require_second_factor };
-        let tenant = tenants::update(&state.app, *caller, id.0, change, if_match.0.if_match()).await?;
+        let tenant = tenants::update(&state.app, *caller, id.0, change, if_match.versions()).await?;
         Ok(TenantFound::Found(Envelope::of(&tenant), etag(tenant.version)))
     }
 
@@ -221,9 +222,9 @@ impl Tenants {
         id: Path<TenantId>,
         /// The current version; 428 without one, 412 with another one.
         #[oai(name = "If-Match")]
-        if_match: Header<Param<Condition>>,
+        if_match: Precondition,
     ) -> Result<Deleted, ApiError> {
-        let version = if_match.0.if_match().ok_or_else(ApiError::unconditional)?;
+        let version = if_match.versions().ok_or_else(ApiError::unconditional)?;
         tenants::close(&state.app, *caller, id.0, Some(version)).await?;
         Ok(Deleted::Deleted)
     }

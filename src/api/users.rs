@@ -20,6 +20,7 @@ use super::{
     envelope::{Answer, Condition, Created, Deleted, Envelope, Pagination, etag},
     idempotency::{IdempotencyKey, Repeatable},
     params::{Limit, MinVersion, PageNumber, Param, Search},
+    precondition::Precondition,
     schema::shown,
 };
 use crate::{caller::Caller, error::ApiError, state::State};
@@ -297,12 +298,12 @@ impl Users {
         id: Path<UserId>,
         /// Refuse with 412 unless this is the current version.
         #[oai(name = "If-Match")]
-        if_match: Header<Param<Condition>>,
+        if_match: Precondition,
         body: Body<UpdateUser>,
     ) -> Result<UserChanged, ApiError> {
         let UpdateUser { email, name, role, is_active } = body.0;
         let change = users::Change { email, at_once: false, name, role, is_active };
-        let user = users::update(&state.app, *caller, id.0, change, if_match.0.if_match()).await?;
+        let user = users::update(&state.app, *caller, id.0, change, if_match.versions()).await?;
         Ok(UserChanged::Changed(Envelope::of(&user), etag(user.version)))
     }
 
@@ -318,9 +319,9 @@ impl Users {
         id: Path<UserId>,
         /// Refuse with 412 unless this is the current version.
         #[oai(name = "If-Match")]
-        if_match: Header<Param<Condition>>,
+        if_match: Precondition,
     ) -> Result<Deleted, ApiError> {
-        users::delete(&state.app, *caller, id.0, if_match.0.if_match()).await?;
+        users::delete(&state.app, *caller, id.0, if_match.versions()).await?;
         Ok(Deleted::Deleted)
     }
 }

@@ -12,6 +12,7 @@ mod cli;
 #[path = "../../crates/cache/tests/it/cluster_server.rs"]
 #[expect(dead_code, reason = "the tests of the cache use the rest")]
 mod cluster_server;
+mod conditions;
 mod dev;
 mod docs;
 mod enumeration;

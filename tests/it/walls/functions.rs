@@ -136,7 +136,7 @@ async fn calls(world: &World) -> Vec<(&'static str, String)> {
     let hash = "select hash::text from tenantry.api_keys where id = $1";
     let hash: String = world.database.query_one(hash, &[&key.parse::<Uuid>().unwrap()]).await.unwrap().get(0);
     let answered = "insert into tenantry.idempotency_keys (tenant_id, name, key_id, fingerprint, answer)
-                    values ($1, sha256($1::text::bytea), 'none', sha256(''), 'something')";
+                    values ($1, sha256($1::uuid::text::bytea), 'none', sha256(''), 'something')";
     assert_eq!(world.database.execute(answered, &[&world.theirs.id]).await.unwrap(), 1);
     let lease = Uuid::new_v4();
     let leased =
