@@ -300,7 +300,7 @@ async fn a_thousand_cost_as_many_statements_as_two() {
     let bulk = async |batch: usize, n: usize| {
         let row = |m: usize| {
             let mut row = user(&format!("b{batch}-{m}"));
-            if m % 2 == 0 {
+            if m.is_multiple_of(2) {
                 row["password_hash"] = BCRYPT.into();
             }
             row
