@@ -1,5 +1,5 @@
-//! What a look-up costs, and signing in, on servers of its own: `make load`, `make load-large` and `make load-auth`. And whether
-//! the time of an answer tells who exists: `make bench-enumeration`.
+//! What a look-up costs, signing in, and making users, on servers of its own: `make load`, `make load-large`, `make load-auth` and
+//! `make load-bulk`. And whether the time of an answer tells who exists: `make bench-enumeration`.
 //!
 //! ```text
 //! cargo build --release --bin tenantry --examples && target/release/examples/load lookup
@@ -9,6 +9,7 @@
 //! all. A case fails when its look-ups were not answered by the level that it is about.
 
 mod auth;
+mod bulk;
 mod cases;
 #[path = "../tests/harness/connection.rs"]
 #[expect(dead_code, reason = "what is measured here are times, and those who test read bodies")]
@@ -70,6 +71,8 @@ pub(crate) enum Question {
     Enumeration,
     /// Sign-in, look-ups beside it, tokens, and row-level security
     Auth,
+    /// A thousand users in one request and one by one
+    Bulk,
 }
 
 #[tokio::main]
@@ -84,7 +87,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(settings: &Settings) -> Result<()> {
-    if !matches!(settings.question, Question::Enumeration) {
+    if !matches!(settings.question, Question::Enumeration | Question::Bulk) {
         wrk::check()?;
     }
     let folder = std::env::temp_dir().join(format!("tenantry-load-{}", std::process::id()));
@@ -110,6 +113,7 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
         Question::Scale => cases::scale(settings, servers).await?,
         Question::Enumeration => return enumeration::measure(settings, servers).await,
         Question::Auth => return Ok(auth::measure(settings, servers).await?.to_string()),
+        Question::Bulk => return Ok(bulk::measure(settings, servers).await?.to_string()),
     };
     Ok(by_turns(settings, servers, table, &cases).await?.to_string())
 }

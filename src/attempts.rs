@@ -45,6 +45,8 @@ pub(crate) enum What<'a> {
     Mail(&'a str, &'a str, &'a str),
     /// What a signed-in user of a tenant is asked their password for.
     OwnPassword(Uuid, Uuid),
+    /// A request of this name once more, by somebody who has not signed in.
+    Repetition([u8; 32]),
 }
 
 /// An attempt that has been counted.
@@ -117,11 +119,11 @@ impl Attempts {
 }
 
 impl Attempt<'_> {
-    /// Gives the attempt back unless a password was guessed, and guessed wrong. Without this it stays counted: so it is with
+    /// Gives the attempt back unless a password was guessed, and guessed wrong, be it as a part of a request. Without this it stays counted: so it is with
     /// one that was given up before it was answered.
     pub(crate) fn end<T>(self, result: &accounts::Result<T>) {
-        use accounts::Error::{WrongCredentials, WrongPassword};
-        if matches!(result, Err(WrongCredentials | WrongPassword)) {
+        use accounts::Error::{KeyReused, WrongCredentials, WrongPassword};
+        if matches!(result, Err(WrongCredentials | WrongPassword | KeyReused)) {
             return;
         }
         if let Some(Limit { each, .. }) = &self.attempts.limit
@@ -136,13 +138,17 @@ impl What<'_> {
     /// 16 bytes, however long the names are. A tenant may be named by id as well as by slug, so there are twice as many
     /// attempts as were allowed: which names are one tenant's is not known before the database is asked.
     fn key(self) -> u128 {
-        let (home, user);
+        let (home, user, name);
         let [what, tenant, whom] = match self {
             Self::SignIn(tenant, email) => ["sign in", tenant, email],
             Self::Mail(kind, tenant, email) => [kind, tenant, email],
             Self::OwnPassword(tenant, id) => {
                 (home, user) = (tenant.to_string(), id.to_string());
                 ["own password", &home, &user]
+            }
+            Self::Repetition(of) => {
+                name = of.map(|byte| format!("{byte:02x}")).concat();
+                ["repetition", "", &name]
             }
         };
         // Ids are read in any case, slugs are not.

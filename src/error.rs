@@ -11,6 +11,9 @@ use poem_openapi::{
 };
 use serde::Serialize;
 use tenantry_accounts as accounts;
+use uuid::Uuid;
+
+use crate::api::bulk;
 
 /// What went wrong, for programs. The list is closed: a new code is a change of the API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Enum)]
@@ -73,8 +76,6 @@ pub(crate) enum Code {
     BillingRefused,
     /// 409: the customer of Stripe's pays for another tenant.
     CustomerTaken,
-    /// 409: a request with this `Idempotency-Key` is under way; `Retry-After` says when to ask for its answer.
-    IdempotencyKeyInUse,
     /// 409: every seat of the plan is used.
     NoSeatLeft,
     /// 409: the tenant would be left without an administrator.
@@ -85,6 +86,11 @@ pub(crate) enum Code {
     SecondFactorEnabled,
     /// 409: who requires a second factor needs one.
     SecondFactorMissing,
+    /// 409: the request with this `Idempotency-Key` is under way; `Retry-After` says when to ask again.
+    RequestInFlight,
+    /// 409: the request with this `Idempotency-Key` was done, and its answer held a secret that is not told again; `id` names
+    /// what was made.
+    AlreadyCreated,
     /// 412: `If-Match` names another version than the current one.
     VersionMismatch,
     /// 412: `X-Min-Version` names a version that does not exist yet.
@@ -95,14 +101,14 @@ pub(crate) enum Code {
     UnsupportedMediaType,
     /// 422: fields are wrong; `errors` names each.
     ValidationFailed,
-    /// 422: the `Idempotency-Key` was used with another body.
-    IdempotencyKeyReused,
     /// 422: the token is unknown, used, expired or void.
     InvalidToken,
     /// 422: the current password is wrong.
     WrongPassword,
     /// 422: the code is wrong, or was used.
     WrongSecondFactor,
+    /// 422: another request had this `Idempotency-Key`.
+    IdempotencyKeyReused,
     /// 428: the request must say with `If-Match` which version it means.
     PreconditionRequired,
     /// 429: too many requests; `Retry-After` says when the next is taken.
@@ -145,20 +151,21 @@ impl Code {
             | Self::AlreadySubscribed
             | Self::BillingRefused
             | Self::CustomerTaken
-            | Self::IdempotencyKeyInUse
             | Self::NoSeatLeft
             | Self::LastAdmin
             | Self::SecondFactorEnabled
             | Self::SecondFactorMissing
+            | Self::RequestInFlight
+            | Self::AlreadyCreated
             | Self::JobState => StatusCode::CONFLICT,
             Self::VersionMismatch | Self::VersionNotReached => StatusCode::PRECONDITION_FAILED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::ValidationFailed
-            | Self::IdempotencyKeyReused
             | Self::InvalidToken
             | Self::WrongPassword
-            | Self::WrongSecondFactor => StatusCode::UNPROCESSABLE_ENTITY,
+            | Self::WrongSecondFactor
+            | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
             Self::RateLimited | Self::SecondFactorLocked => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -186,11 +193,12 @@ pub(crate) struct ApiError {
     message: Cow<'static, str>,
     errors: Vec<FieldError>,
     retry_after: Option<u64>,
+    made: Option<Uuid>,
 }
 
 impl ApiError {
     pub(crate) fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), errors: vec![], retry_after: None }
+        Self { code, message: message.into(), errors: vec![], retry_after: None, made: None }
     }
 
     pub(crate) fn unauthenticated() -> Self {
@@ -230,21 +238,34 @@ impl ApiError {
         self
     }
 
+    /// Names more fields that are wrong, if it names any.
+    pub(crate) fn beside(mut self, errors: impl Iterator<Item = FieldError>) -> Self {
+        if self.code == Code::ValidationFailed {
+            self.errors.extend(errors);
+        }
+        self
+    }
+
     pub(crate) fn unconditional() -> Self {
         Self::new(Code::PreconditionRequired, "Read the record, and send its ETag as If-Match")
+    }
+
+    pub(crate) fn already_created(made: Uuid) -> Self {
+        let message = "This was made before, and its secret is told once; delete it and make another";
+        Self { made: Some(made), ..Self::new(Code::AlreadyCreated, message) }
     }
 
     pub(crate) fn unavailable(message: &'static str, retry_after: u64) -> Self {
         Self { retry_after: Some(retry_after), ..Self::new(Code::Unavailable, message) }
     }
 
-    pub(crate) fn key_in_use() -> Self {
-        let message = "A request with this Idempotency-Key is under way; ask again for its answer";
-        Self { retry_after: Some(1), ..Self::new(Code::IdempotencyKeyInUse, message) }
+    pub(crate) fn in_flight() -> Self {
+        let message = "The request with this Idempotency-Key is under way";
+        Self { retry_after: Some(1), ..Self::new(Code::RequestInFlight, message) }
     }
 
     pub(crate) fn key_reused() -> Self {
-        let message = "This Idempotency-Key was used with another body; use one of its own for each request";
+        let message = "Idempotency-Key was used for another request; choose a new one for each";
         Self::new(Code::IdempotencyKeyReused, message)
     }
 
@@ -323,6 +344,12 @@ impl From<accounts::Error> for ApiError {
                 Self::new(Code::VersionMismatch, "The record has changed; read it and try again")
             }
             E::VersionNotReached => Self::new(Code::VersionNotReached, "This version does not exist yet"),
+            E::NotAll(refused) => {
+                let wrong = |(index, outcome): &(usize, _)| bulk::refusal(*index, outcome);
+                Self::invalid(refused.iter().filter_map(wrong).collect())
+            }
+            E::KeyReused => Self::key_reused(),
+            E::InFlight => Self::in_flight(),
             E::Busy => Self::unavailable("Too much is going on at the moment, please try again", 1),
             E::Unavailable(_) | E::NotPrimary(_) => {
                 tracing::warn!("no database connection: {}", sources(&error));
@@ -462,6 +489,9 @@ struct ErrorBody {
     request_id: String,
     /// Every wrong field at once; empty unless the code is `validation_failed`.
     errors: Vec<FieldError>,
+    /// What was made before, where the code is `already_created`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
 }
 
 /// The same as RFC 9457 has it, for clients that prefer `application/problem+json`.
@@ -474,12 +504,15 @@ struct ProblemDetails<'a> {
     code: Code,
     request_id: &'a str,
     errors: &'a [FieldError],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
 }
 
 impl ApiError {
     /// The answer, in the form the client prefers.
     pub(crate) fn into_response(self, request_id: &str, problem_details: bool) -> Response {
         let status = self.code.status();
+        let id = self.made.map(|made| made.to_string());
         let (content_type, body) = if problem_details {
             let problem = ProblemDetails {
                 kind: "about:blank",
@@ -488,6 +521,7 @@ impl ApiError {
                 code: self.code,
                 request_id,
                 errors: &self.errors,
+                id,
             };
             ("application/problem+json", serde_json::to_vec(&problem))
         } else {
@@ -499,6 +533,7 @@ impl ApiError {
                     status_code: status.as_u16(),
                     request_id: request_id.into(),
                     errors: self.errors,
+                    id,
                 },
                 timestamp: chrono::Utc::now().trunc_subsecs(3),
             };

@@ -27,12 +27,16 @@ use crate::{
 /// Bodies of ordinary requests; what needs more says so itself.
 const BODY_LIMIT: usize = 64 * 1024;
 
+/// Of a thousand users at once.
+const BULK_LIMIT: usize = 1024 * 1024;
+
 /// Of webhooks: an event holds a whole object.
 pub(crate) const WEBHOOK_LIMIT: usize = 512 * 1024;
 
 /// How long a request may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+const BULK_USERS: &str = "/api/v1/users/bulk";
 const STRIPE_WEBHOOK: &str = "/api/v1/webhooks/stripe";
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -248,10 +252,7 @@ fn prefers_problem_details(request: &Request) -> bool {
 /// Refuses a body that says it is too large, and cuts off one that does not say. (poem's SizeLimit answers 411 to a
 /// GET.)
 fn limit_body(request: &mut Request) -> poem::Result<()> {
-    let limit = match request.uri().path() {
-        STRIPE_WEBHOOK => WEBHOOK_LIMIT,
-        _ => BODY_LIMIT,
-    };
+    let limit = body_limit(request);
     let declared = request.header("content-length").and_then(|length| length.parse::<u64>().ok());
     if declared.is_some_and(|length| length > limit as u64) {
         return Err(poem::error::SizedLimitError::PayloadTooLarge.into());
@@ -265,9 +266,17 @@ fn limit_body(request: &mut Request) -> poem::Result<()> {
     Ok(())
 }
 
+fn body_limit(request: &Request) -> usize {
+    match request.original_uri().path() {
+        BULK_USERS => BULK_LIMIT,
+        STRIPE_WEBHOOK => WEBHOOK_LIMIT,
+        _ => BODY_LIMIT,
+    }
+}
+
 /// Whether a body was cut off at the limit.
-pub(crate) fn is_too_large(body: &[u8]) -> bool {
-    body.len() > BODY_LIMIT
+pub(crate) fn is_too_large(request: &Request, body: &[u8]) -> bool {
+    body.len() > body_limit(request)
 }
 
 /// A method as a metric's label: the known ones, so that clients cannot make labels up.
@@ -333,7 +342,8 @@ fn cors(headers: &mut HeaderMap, state: &State, origin: Option<HeaderValue>, pre
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     } else {
         const EXPOSED: HeaderValue = HeaderValue::from_static(
-            "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id, X-Process-Time, X-Cache",
+            "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id, X-Process-Time, X-Cache, \
+             Idempotency-Replayed",
         );
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     }

@@ -135,7 +135,7 @@ fn merge_errors(document: &mut Value) {
             "description": description,
             "content": {"application/json": {"schema": reference}},
         });
-        // 409: where the same Idempotency-Key is being used.
+        // 409: where a request of the same Idempotency-Key is under way.
         if matches!(status, "409" | "429" | "503") {
             response["headers"] = json!({"Retry-After": {
                 "description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}

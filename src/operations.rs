@@ -54,6 +54,7 @@ pub(crate) const OPERATIONS: &[(&str, Who)] = &[
     ("verifyEmail", Public),
     ("introspectToken", Key(Scope::Introspect)),
     ("createUser", or_key(Admin, Scope::UsersWrite)),
+    ("bulkCreateUsers", or_key(Admin, Scope::UsersWrite)),
     ("listUsers", or_key(User, Scope::UsersRead)),
     ("getMe", of(User)),
     ("lookupUser", or_key(User, Scope::UsersRead)),

@@ -17,6 +17,7 @@ use tokio_postgres::NoTls;
 
 use crate::{
     access_token::AccessTokens,
+    api::idempotency::InFlight,
     api_key::ApiKeys,
     attempts::Attempts,
     config::{Config, ConfigError},
@@ -51,6 +52,7 @@ pub struct State {
     pub(crate) api_keys: Arc<ApiKeys>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) attempts: Arc<Attempts>,
+    pub(crate) in_flight: Arc<InFlight>,
     pub(crate) webhook_secrets: tenantry_stripe::Secrets,
     pub(crate) stripe: Option<tenantry_stripe::Client>,
     pub(crate) config: Arc<Config>,
@@ -96,6 +98,7 @@ impl State {
             api_keys: Arc::new(ApiKeys::new(config.access_token_ttl)),
             limits: Arc::new(Limits::new(config.rate_limit_ip, config.trusted_proxies.clone())),
             attempts: Arc::new(Attempts::new(config.rate_limit_login)),
+            in_flight: Arc::default(),
             webhook_secrets: webhook_secrets(&config),
             stripe: config.stripe()?,
             config: Arc::new(config),

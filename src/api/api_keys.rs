@@ -13,13 +13,16 @@ use tenantry_accounts::{
     ApiKeyId,
     api_keys::{self, ApiKey, NewKey, Scope},
     fields::Name,
+    idempotency::Namer,
 };
 
 use super::{
     Tag,
     body::{Body, Field, body, list, number, wrong},
     envelope::{Answer, Deleted, Envelope},
+    idempotency::{IdempotencyKey, Keep, Kept, Repeatable},
     jobs::Time,
+    precondition::Precondition,
     schema::shown,
 };
 use crate::{
@@ -116,19 +119,32 @@ enum KeyMade {
     ),
 }
 
+/// The key itself is told once.
+impl Keep<(ApiKey, String)> for KeyMade {
+    fn keep(&self, (api_key, _): &(ApiKey, String)) -> Kept {
+        Kept::Secret(api_key.id.0)
+    }
+}
+
 #[OpenApi(prefix_path = "/api-keys", tag = "Tag::ApiKeys")]
 impl ApiKeys {
     /// Create an API key
     ///
     /// A key is the tenant's: it goes on when whoever made it has left. It may do what its scopes say, in its own tenant,
     /// and never makes or changes administrators. For administrators.
+    ///
+    /// The same request once more by its `Idempotency-Key` makes no other key, and does not tell the key again: 409
+    /// `already_created`, with the key's `id`.
     #[oai(path = "/", method = "post", operation_id = "createApiKey")]
     async fn create(
         &self,
         state: Data<&State>,
         caller: Caller,
+        /// Names this request: sent again within a day it makes nothing, and says what it has made.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<CreateApiKey>,
-    ) -> Result<KeyMade, ApiError> {
+    ) -> Result<Repeatable<KeyMade>, ApiError> {
         let CreateApiKey { name, scopes: Scopes(scopes), expires_at, requests_per_minute } = body.0;
         let new = NewKey {
             name,
@@ -136,8 +152,8 @@ impl ApiKeys {
             requests_per_minute: requests_per_minute.map_or(USUAL_RATE, |rate| rate.0),
             expires_at: lifetime(expires_at.map(|time| time.0))?,
         };
-        let (api_key, key) = api_keys::create(&state.app, *caller, new).await?;
-        Ok(KeyMade::Made(Envelope::of(&NewApiKey { key, api_key }), "no-store".into()))
+        key.once(&state, Namer::Actor(*caller), made, |once| api_keys::create(&state.app, *caller, new, once))
+            .await
     }
 
     /// List API keys
@@ -159,10 +175,19 @@ impl ApiKeys {
         caller: Caller,
         /// The key's id.
         id: Path<ApiKeyId>,
+        /// It has no versions: 412 unless this is `*`.
+        #[oai(name = "If-Match")]
+        if_match: Precondition,
     ) -> Result<Deleted, ApiError> {
+        if_match.of_no_version()?;
         api_keys::revoke(&state.app, *caller, id.0).await?;
         Ok(Deleted::Deleted)
     }
+}
+
+fn made((api_key, key): &(ApiKey, String)) -> KeyMade {
+    let made = NewApiKey { key: key.clone(), api_key: api_key.clone() };
+    KeyMade::Made(Envelope::of(&made), "no-store".into())
 }
 
 fn lifetime(wanted: Option<DateTime<Utc>>) -> Result<DateTime<Utc>, ApiError> {

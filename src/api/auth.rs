@@ -21,7 +21,9 @@ use super::{
     Tag,
     body::{Body, body, wrong},
     envelope::{Answer, Created, Deleted, Envelope, Later},
+    idempotency::{IdempotencyKey, Repeatable},
     introspection::{self, Introspection},
+    precondition::Precondition,
     schema::shown,
     tenants::{SignUp, SignedUp, sign_up},
 };
@@ -196,9 +198,13 @@ impl Auth {
         &self,
         state: Data<&State>,
         client: Data<&Client>,
+        /// Names this request: sent again within a day it is answered as before, and nothing happens twice. It has to be as hard
+        /// to guess as a UUID of chance.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<SignUp>,
-    ) -> Result<Created<SignedUp>, ApiError> {
-        sign_up(&state, &client, body.0).await
+    ) -> Result<Repeatable<Created<SignedUp>>, ApiError> {
+        sign_up(&state, &client, key, body.0).await
     }
 
     /// Sign in
@@ -282,7 +288,11 @@ impl Auth {
         caller: Caller,
         /// The session's id.
         id: Path<SessionId>,
+        /// It has no versions: 412 unless this is `*`.
+        #[oai(name = "If-Match")]
+        if_match: Precondition,
     ) -> Result<Deleted, ApiError> {
+        if_match.of_no_version()?;
         sessions::revoke(&state.app, *caller, id.0).await?;
         Ok(Deleted::Deleted)
     }

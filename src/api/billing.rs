@@ -288,7 +288,7 @@ impl Wanted {
         actor: Actor,
         key: IdempotencyKey,
     ) -> Result<PageMade, ApiError> {
-        let key = key.0.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let key = key.into_key().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let mut payer = customer(state, stripe, actor).await?;
         let mut opened = self.open(stripe, actor.tenant, &payer, &key).await;
         if opened.as_ref().is_err_and(StripeError::is_missing) {
@@ -379,7 +379,7 @@ fn refused(error: StripeError) -> ApiError {
             tracing::warn!("{error}");
             ApiError::unavailable("Stripe is not available at the moment, please try again", 5)
         }
-        E::KeyBusy => ApiError::key_in_use(),
+        E::KeyBusy => ApiError::in_flight(),
         E::KeyUsed => ApiError::key_reused(),
         E::Refused { .. } => {
             tracing::error!("{error}");

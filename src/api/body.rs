@@ -56,7 +56,7 @@ impl<T: Type + Field> ParsePayload for Body<T> {
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> Result<Self> {
         let bytes = Vec::<u8>::from_request(request, body).await?;
-        if layers::is_too_large(&bytes) {
+        if layers::is_too_large(request, &bytes) {
             return Err(ApiError::new(Code::PayloadTooLarge, "The body is too large").into());
         }
         let Unique(mut value) = serde_json::from_slice(&bytes).map_err(|error| {

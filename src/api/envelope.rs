@@ -14,6 +14,8 @@ use poem_openapi::{
 };
 use serde::Serialize;
 
+use super::idempotency::{Keep, Kept};
+
 /// `{"success":true,"data":T,"message":"Success","timestamp":...}`; a list has `pagination` as well, a `P`.
 #[derive(Debug)]
 pub(crate) struct Envelope<T, P = Pagination> {
@@ -60,6 +62,11 @@ impl<T, P> Envelope<T, P> {
     /// Around bytes that are the JSON of a `T`.
     pub(crate) fn around(data: &[u8]) -> Self {
         Self::write(data, None)
+    }
+
+    /// As it is sent.
+    pub(crate) fn body(&self) -> &Bytes {
+        &self.body
     }
 
     fn write(data: &[u8], pagination: Option<&[u8]>) -> Self {
@@ -182,6 +189,13 @@ pub(crate) enum Created<T: Type> {
         #[oai(header = "Location")]
         String,
     ),
+}
+
+impl<T: Type, M> Keep<M> for Created<T> {
+    fn keep(&self, _: &M) -> Kept {
+        let Self::Created(envelope, etag, location) = self;
+        Kept::answer(201, Some(etag), Some(location), envelope.body())
+    }
 }
 
 /// Nothing that could be said without saying who there is.

@@ -6,6 +6,7 @@ use serde::Serialize;
 use tenantry_accounts::{
     InvitationId,
     fields::{Name, NewPassword, Secret},
+    idempotency::Namer,
     invitations::{self, Invitation},
     users::{Role, User},
 };
@@ -13,7 +14,10 @@ use tenantry_accounts::{
 use super::{
     Tag,
     body::{Body, Emails, body},
-    envelope::{Answer, Created, Deleted, Envelope, etag},
+    envelope::{Answer, Created, Deleted, Envelope},
+    idempotency::{IdempotencyKey, Keep, Kept, Repeatable},
+    precondition::Precondition,
+    users::created,
 };
 use crate::{caller::Caller, error::ApiError, layers::Client, state::State};
 
@@ -55,6 +59,13 @@ enum Invited {
     Invited(Envelope<InvitationList>),
 }
 
+impl Keep<Vec<Invitation>> for Invited {
+    fn keep(&self, _: &Vec<Invitation>) -> Kept {
+        let Self::Invited(envelope) = self;
+        Kept::answer(201, None, None, envelope.body())
+    }
+}
+
 #[OpenApi(prefix_path = "/invitations", tag = "Tag::Invitations")]
 impl Invitations {
     /// Invite people
@@ -66,12 +77,19 @@ impl Invitations {
         &self,
         state: Data<&State>,
         caller: Caller,
+        /// Names this request: sent again within a day it is answered as before, and nothing happens twice.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<Invite>,
-    ) -> Result<Invited, ApiError> {
+    ) -> Result<Repeatable<Invited>, ApiError> {
         let Invite { emails: Emails(emails), role } = body.0;
-        let invitations =
-            invitations::create(&state.app, *caller, emails, role.unwrap_or(Role::User)).await?;
-        Ok(Invited::Invited(Envelope::of(&InvitationList { invitations })))
+        let invited = |invitations: &Vec<Invitation>| {
+            Invited::Invited(Envelope::of(&InvitationList { invitations: invitations.clone() }))
+        };
+        key.once(&state, Namer::Actor(*caller), invited, |once| {
+            invitations::create(&state.app, *caller, emails, role.unwrap_or(Role::User), once)
+        })
+        .await
     }
 
     /// List open invitations
@@ -91,12 +109,16 @@ impl Invitations {
         &self,
         state: Data<&State>,
         client: Data<&Client>,
+        /// Names this request: sent again within a day it is answered as before, though the token was used.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<AcceptInvitation>,
-    ) -> Result<Created<User>, ApiError> {
+    ) -> Result<Repeatable<Created<User>>, ApiError> {
         let AcceptInvitation { token, name, password } = body.0;
-        let user = invitations::accept(&state.app, token, name, password, client.network()).await?;
-        let location = format!("/api/v1/users/{}", user.id);
-        Ok(Created::Created(Envelope::of(&user), etag(user.version), location))
+        key.once(&state, Namer::Holder(&token.clone()), created, |once| {
+            invitations::accept(&state.app, token, name, password, client.network(), once)
+        })
+        .await
     }
 
     /// Send an invitation again
@@ -123,7 +145,11 @@ impl Invitations {
         caller: Caller,
         /// The invitation's id.
         id: Path<InvitationId>,
+        /// It has no versions: 412 unless this is `*`.
+        #[oai(name = "If-Match")]
+        if_match: Precondition,
     ) -> Result<Deleted, ApiError> {
+        if_match.of_no_version()?;
         invitations::withdraw(&state.app, *caller, id.0).await?;
         Ok(Deleted::Deleted)
     }

@@ -12,7 +12,8 @@ use poem_openapi::{
 use serde::Serialize;
 use serde_json::Value;
 use tenantry_accounts::{
-    TenantId,
+    Actor, TenantId,
+    idempotency::Namer,
     jobs::{self, Action, Filter, JobId, NewJob, Record, Scope, State as QueueState},
     users::Role,
 };
@@ -25,6 +26,7 @@ use super::{
     Tag,
     body::{Body, body},
     envelope::{Answer, Cursor, Envelope},
+    idempotency::{IdempotencyKey, Keep, Kept, Repeatable},
     params::{IdCursor, KindName, Limit, Param},
 };
 use crate::{caller::Caller, error::ApiError, state::State};
@@ -209,6 +211,13 @@ enum JobPushed {
     ),
 }
 
+impl Keep<Record> for JobPushed {
+    fn keep(&self, _: &Record) -> Kept {
+        let Self::Pushed(envelope, location) = self;
+        Kept::answer(201, None, Some(location), envelope.body())
+    }
+}
+
 #[OpenApi(prefix_path = "/jobs", tag = "Tag::Jobs")]
 impl Jobs {
     /// List jobs
@@ -281,8 +290,11 @@ impl Jobs {
         &self,
         state: Data<&State>,
         caller: Caller,
+        /// Names this request: sent again within a day it is answered as before, and nothing happens twice.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<PushJob>,
-    ) -> Result<JobPushed, ApiError> {
+    ) -> Result<Repeatable<JobPushed>, ApiError> {
         let PushJob { kind: JobKind(kind), payload: Payload(payload), run_at, priority, unique_key } = body.0;
         let new = NewJob {
             kind,
@@ -291,9 +303,12 @@ impl Jobs {
             priority: priority.map_or(0, |Priority(priority)| priority),
             unique_key: unique_key.map(|UniqueKey(key)| key),
         };
-        let record = jobs::push(&state.app, *caller, new).await?;
-        let location = format!("/api/v1/jobs/{}", record.id);
-        Ok(JobPushed::Pushed(Envelope::of(&job(record, &caller)), location))
+        let actor = *caller;
+        let pushed = move |record: &Record| {
+            let location = format!("/api/v1/jobs/{}", record.id);
+            JobPushed::Pushed(Envelope::of(&job(record.clone(), &actor)), location)
+        };
+        key.once(&state, Namer::Actor(actor), pushed, |once| jobs::push(&state.app, actor, new, once)).await
     }
 
     /// Try all dead jobs of a kind again
@@ -388,7 +403,7 @@ fn scope(all_tenants: Option<bool>) -> Scope {
 }
 
 /// Names of workers are names of machines: for super administrators.
-fn job(record: Record, caller: &Caller) -> Job {
+fn job(record: Record, caller: &Actor) -> Job {
     let sees_workers = caller.role == Role::SuperAdmin;
     let attempts = record.history.into_iter().map(|attempt| Attempt {
         attempt: attempt.attempt,

@@ -6,16 +6,18 @@ mod auth;
 mod billing;
 mod board;
 pub(crate) mod body;
+pub(crate) mod bulk;
 mod docs;
 mod envelope;
 mod health;
-mod idempotency;
+pub(crate) mod idempotency;
 mod introspection;
 mod invitations;
 mod jobs;
 mod json;
 mod pages;
 mod params;
+mod precondition;
 mod schema;
 mod tenants;
 mod totp;
@@ -54,6 +56,7 @@ pub(crate) type Api = (
     auth::Auth,
     totp::Totp,
     users::Users,
+    bulk::BulkUsers,
     invitations::Invitations,
     api_keys::ApiKeys,
     tenants::Tenants,
@@ -69,6 +72,7 @@ pub(crate) fn service() -> OpenApiService<Api, ()> {
             auth::Auth,
             totp::Totp,
             users::Users,
+            bulk::BulkUsers,
             invitations::Invitations,
             api_keys::ApiKeys,
             tenants::Tenants,

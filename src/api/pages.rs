@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use tenantry_accounts::{
     Error,
     fields::{FromText, Name, NewPassword, Problem, Secret},
+    idempotency::Once,
     invitations, recovery, verification,
 };
 
@@ -146,7 +147,9 @@ pub(super) async fn post_accept_invitation(
     let Ok(token) = Secret::from_text(&form.token) else { return failed(&ACCEPT_INVITATION) };
     match (Name::from_text(&form.name), NewPassword::from_text(&form.password)) {
         (Ok(name), Ok(password)) => {
-            let accepted = invitations::accept(&state.app, token, name, password, client.network()).await;
+            let accepted =
+                invitations::accept(&state.app, token, name, password, client.network(), Once::unnamed())
+                    .await;
             chosen(&ACCEPT_INVITATION, form, accepted)
         }
         (name, password) => {

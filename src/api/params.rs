@@ -10,7 +10,7 @@ use poem_openapi::{
 use tenantry_accounts::{
     fields::{Email, FromText, Problem},
     tenants::Plan,
-    users::{IfMatch, Order, Role, SortBy},
+    users::{Order, Role, SortBy},
 };
 use uuid::Uuid;
 
@@ -287,13 +287,5 @@ impl Param<Condition> {
     /// The condition; none: there is none. Every text is one.
     pub(crate) fn condition(self) -> Option<Condition> {
         self.0.and_then(Result::ok)
-    }
-
-    /// The versions `If-Match` asks for; `*` asks for none in particular.
-    pub(crate) fn if_match(self) -> IfMatch {
-        match self.condition()? {
-            Condition::Any => None,
-            Condition::Versions(versions) => Some(versions),
-        }
     }
 }

@@ -3,12 +3,13 @@
 use poem::web::Data;
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
-    param::{Header, Path, Query},
+    param::{Path, Query},
 };
 use serde::Serialize;
 use tenantry_accounts::{
     TenantId,
     fields::{Email, Name, NewPassword, Slug},
+    idempotency::Namer,
     tenants::{self, Filter, Plan, Tenant},
     users::User,
 };
@@ -16,8 +17,10 @@ use tenantry_accounts::{
 use super::{
     Tag,
     body::{Body, body},
-    envelope::{Condition, Created, Cursor, Deleted, Envelope, etag},
+    envelope::{Created, Cursor, Deleted, Envelope, etag},
+    idempotency::{IdempotencyKey, Repeatable},
     params::{IdCursor, Limit, Param, Search},
+    precondition::Precondition,
 };
 use crate::{caller::Caller, error::ApiError, layers::Client, state::State};
 
@@ -93,13 +96,21 @@ enum TenantPage {
 pub(super) async fn sign_up(
     state: &State,
     client: &Client,
+    key: IdempotencyKey,
     body: SignUp,
-) -> Result<Created<SignedUp>, ApiError> {
+) -> Result<Repeatable<Created<SignedUp>>, ApiError> {
     let SignUp { tenant: NewTenant { name, slug }, email, password, name: admin_name } = body;
     let sign_up = tenants::SignUp { name, slug, email, admin_name, password: Some(password) };
-    let (tenant, user) = tenants::sign_up(&state.app, sign_up, Plan::Basic, client.network()).await?;
+    key.once(state, Namer::Anybody, signed_up, |once| {
+        tenants::sign_up(&state.app, sign_up, Plan::Basic, client.network(), once)
+    })
+    .await
+}
+
+fn signed_up((tenant, user): &(Tenant, User)) -> Created<SignedUp> {
     let (version, location) = (etag(tenant.version), format!("/api/v1/tenants/{}", tenant.id));
-    Ok(Created::Created(Envelope::of(&SignedUp { tenant, user }), version, location))
+    let made = SignedUp { tenant: tenant.clone(), user: user.clone() };
+    Created::Created(Envelope::of(&made), version, location)
 }
 
 #[OpenApi(prefix_path = "/tenants", tag = "Tag::Tenants")]
@@ -113,9 +124,13 @@ impl Tenants {
         &self,
         state: Data<&State>,
         client: Data<&Client>,
+        /// Names this request: sent again within a day it is answered as before, and nothing happens twice. It has to be as hard
+        /// to guess as a UUID of chance.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<SignUp>,
-    ) -> Result<Created<SignedUp>, ApiError> {
-        sign_up(&state, &client, body.0).await
+    ) -> Result<Repeatable<Created<SignedUp>>, ApiError> {
+        sign_up(&state, &client, key, body.0).await
     }
 
     /// List tenants
@@ -184,12 +199,12 @@ impl Tenants {
         id: Path<TenantId>,
         /// Refuse with 412 unless this is the current version.
         #[oai(name = "If-Match")]
-        if_match: Header<Param<Condition>>,
+        if_match: Precondition,
         body: Body<UpdateTenant>,
     ) -> Result<TenantFound, ApiError> {
         let UpdateTenant { name, plan, is_active, require_second_factor } = body.0;
         let change = tenants::Change { name, plan, is_active, require_second_factor };
-        let tenant = tenants::update(&state.app, *caller, id.0, change, if_match.0.if_match()).await?;
+        let tenant = tenants::update(&state.app, *caller, id.0, change, if_match.versions()).await?;
         Ok(TenantFound::Found(Envelope::of(&tenant), etag(tenant.version)))
     }
 
@@ -207,9 +222,9 @@ impl Tenants {
         id: Path<TenantId>,
         /// The current version; 428 without one, 412 with another one.
         #[oai(name = "If-Match")]
-        if_match: Header<Param<Condition>>,
+        if_match: Precondition,
     ) -> Result<Deleted, ApiError> {
-        let version = if_match.0.if_match().ok_or_else(ApiError::unconditional)?;
+        let version = if_match.versions().ok_or_else(ApiError::unconditional)?;
         tenants::close(&state.app, *caller, id.0, Some(version)).await?;
         Ok(Deleted::Deleted)
     }

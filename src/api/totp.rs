@@ -13,6 +13,7 @@ use super::{
     Tag,
     body::{Body, body},
     envelope::{Answer, Deleted, Envelope},
+    precondition::Precondition,
 };
 use crate::{caller::Caller, error::ApiError, state::State};
 
@@ -171,7 +172,11 @@ impl Totp {
         caller: Caller,
         /// The user's id.
         id: Path<UserId>,
+        /// It has no versions: 412 unless this is `*`.
+        #[oai(name = "If-Match")]
+        if_match: Precondition,
     ) -> Result<Deleted, ApiError> {
+        if_match.of_no_version()?;
         second_factor::reset(&state.app, *caller, id.0).await?;
         Ok(Deleted::Deleted)
     }

@@ -9,6 +9,7 @@ use poem_openapi::{
 use tenantry_accounts::{
     UserId,
     fields::{Email, Name, NewPassword},
+    idempotency::Namer,
     users::{self, Filter, Found, Order, Role, SortBy, User},
 };
 use tenantry_cache::Level;
@@ -17,7 +18,9 @@ use super::{
     Tag,
     body::{Body, Ids, body, wrong},
     envelope::{Answer, Condition, Created, Deleted, Envelope, Pagination, etag},
+    idempotency::{IdempotencyKey, Repeatable},
     params::{Limit, MinVersion, PageNumber, Param, Search},
+    precondition::Precondition,
     schema::shown,
 };
 use crate::{caller::Caller, error::ApiError, state::State};
@@ -143,15 +146,19 @@ impl Users {
         &self,
         state: Data<&State>,
         caller: Caller,
+        /// Names this request: sent again within a day it is answered as before, and nothing happens twice.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<CreateUser>,
-    ) -> Result<Created<User>, ApiError> {
+    ) -> Result<Repeatable<Created<User>>, ApiError> {
         let CreateUser { email, name, password, role } = body.0;
         let password = password.map(users::Password::Chosen);
         let user =
             users::NewUser { email, name, password, role: role.unwrap_or(Role::User), verified: false };
-        let user = users::create(&state.app, *caller, user).await?;
-        let location = format!("/api/v1/users/{}", user.id);
-        Ok(Created::Created(Envelope::of(&user), etag(user.version), location))
+        key.once(&state, Namer::Actor(*caller), created, |once| {
+            users::create(&state.app, *caller, user, once)
+        })
+        .await
     }
 
     /// List users
@@ -291,12 +298,12 @@ impl Users {
         id: Path<UserId>,
         /// Refuse with 412 unless this is the current version.
         #[oai(name = "If-Match")]
-        if_match: Header<Param<Condition>>,
+        if_match: Precondition,
         body: Body<UpdateUser>,
     ) -> Result<UserChanged, ApiError> {
         let UpdateUser { email, name, role, is_active } = body.0;
         let change = users::Change { email, at_once: false, name, role, is_active };
-        let user = users::update(&state.app, *caller, id.0, change, if_match.0.if_match()).await?;
+        let user = users::update(&state.app, *caller, id.0, change, if_match.versions()).await?;
         Ok(UserChanged::Changed(Envelope::of(&user), etag(user.version)))
     }
 
@@ -312,11 +319,15 @@ impl Users {
         id: Path<UserId>,
         /// Refuse with 412 unless this is the current version.
         #[oai(name = "If-Match")]
-        if_match: Header<Param<Condition>>,
+        if_match: Precondition,
     ) -> Result<Deleted, ApiError> {
-        users::delete(&state.app, *caller, id.0, if_match.0.if_match()).await?;
+        users::delete(&state.app, *caller, id.0, if_match.versions()).await?;
         Ok(Deleted::Deleted)
     }
+}
+
+pub(super) fn created(user: &User) -> Created<User> {
+    Created::Created(Envelope::of(user), etag(user.version), format!("/api/v1/users/{}", user.id))
 }
 
 async fn find(

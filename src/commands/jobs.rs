@@ -8,6 +8,7 @@ use indicatif::ProgressBar;
 use serde_json::Value;
 use tenantry_accounts::{
     Actor, App, Error, TenantId,
+    idempotency::Once,
     jobs::{self, Action, Filter, JobId, NewJob, State},
     tenants,
 };
@@ -292,7 +293,9 @@ async fn change(app: &App, id: Uuid, action: Action, reason: &str, done: &str) -
 
 async fn push(app: &App, tenant: &str, job: NewJob) -> Result {
     let tenant = tenant_of(app, Some(tenant)).await?.ok_or("--tenant: say whose job it is")?;
-    let pushed = jobs::push(app, Actor::operator(tenant), job).await.map_err(|error| sources(&error))?;
+    let pushed = jobs::push(app, Actor::operator(tenant), job, Once::unnamed())
+        .await
+        .map_err(|error| sources(&error))?;
     println!("{}", pushed.id);
     Ok(())
 }

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use tenantry_accounts::{
     Actor, App, Error, TenantId, UserId,
     fields::{Email, FromText, Name},
+    idempotency::Once,
     users::{self, Change, Filter, NewUser, Order, Password, Role, SortBy, User},
 };
 
@@ -177,7 +178,8 @@ impl Users {
                     verified,
                 };
                 let mailed = new.password.is_none();
-                let user = users::create(&app, actor, new).await.map_err(|error| said(&error))?;
+                let user =
+                    users::create(&app, actor, new, Once::unnamed()).await.map_err(|error| said(&error))?;
                 show(&user, json)?;
                 if mailed {
                     eprintln!("a worker mails the link by which they choose a password");

@@ -6,11 +6,13 @@ mod app;
 mod audit;
 mod auth;
 mod billing;
+mod bulk;
 mod cache;
 mod cli;
 #[path = "../../crates/cache/tests/it/cluster_server.rs"]
 #[expect(dead_code, reason = "the tests of the cache use the rest")]
 mod cluster_server;
+mod conditions;
 mod dev;
 mod docs;
 mod enumeration;
@@ -24,6 +26,7 @@ mod node;
 mod operators;
 mod passwords;
 mod primary;
+mod retries;
 mod revocation;
 mod seats;
 mod second_factor;

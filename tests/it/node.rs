@@ -21,7 +21,7 @@ use tokio::{
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use crate::app::from_stack;
+use crate::app::{eventually, from_stack};
 
 /// A database with one seeded tenant, a Redis, and processes on both. All of it ends with the value.
 pub(crate) struct Cluster {
@@ -112,6 +112,17 @@ impl Cluster {
         let (tenant, email) = (cluster.tenant.to_string(), "admin@example.org");
         cluster.token = cluster.run(&["token", "--tenant", &tenant, "--email", email]).trim().to_owned();
         cluster
+    }
+
+    /// What a variable is set to.
+    pub(crate) fn setting(&self, variable: &str) -> &str {
+        let set = self.settings.iter().rfind(|(name, _)| *name == variable);
+        &set.unwrap_or_else(|| panic!("{variable} is not set")).1
+    }
+
+    /// Sets a variable for the processes that are started from now on.
+    pub(crate) fn set(&mut self, variable: &'static str, value: String) {
+        self.settings.push((variable, value));
     }
 
     /// A command of the program, to its end.
@@ -352,4 +363,11 @@ pub(crate) async fn connect(database: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     tokio::spawn(connection);
     client
+}
+
+/// Waits until somebody waits for what this connection holds.
+pub(crate) async fn is_waited_for(holder: &Client) {
+    // Not out of the view of activities, which a transaction reads once.
+    let sql = "select exists (select from pg_locks where not granted and pg_backend_pid() = any (pg_blocking_pids(pid)))";
+    eventually(Duration::from_secs(1), || async { holder.query_one(sql, &[]).await.unwrap().get(0) }).await;
 }

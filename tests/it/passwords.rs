@@ -168,7 +168,7 @@ async fn the_pages_hold_to_the_rule_and_use_nothing_up() {
 }
 
 /// Hashes of the tests' password, made by other programs.
-const MADE_ELSEWHERE: [&str; 6] = [
+pub(crate) const MADE_ELSEWHERE: [&str; 6] = [
     "$2b$06$aDw1YUC4A8yAdfSJMGRAcuuVfZZY6.FNLOzZbayeKWRd.ssX8QXOu",
     "$2y$06$aDw1YUC4A8yAdfSJMGRAcuuVfZZY6.FNLOzZbayeKWRd.ssX8QXOu",
     "$2a$06$8Zw3d/kMKikXY1AS6tkPNOLrDr/4FNmLLG0L7vbvPCxYyb.5W3Hvy",

@@ -58,7 +58,17 @@ async fn two_hundred_who_come_at_once_by_every_door_get_ten_seats() {
         let emails = [format!("i{n}@example.org"), format!("j{n}@example.org")];
         app.insist("/api/v1/invitations", json!({"emails": emails[..1 + n % 2]}))
     });
-    let (accepted, created, invited) = tokio::join!(join_all(accepted), join_all(created), join_all(invited));
+    // Each takes what is left of the seats, or, if it is atomic, all that it asks for or none.
+    let bulk = (0..20).map(|n| {
+        let row = |m: usize| json!({"email": format!("b{n}-{m}@example.org"), "name": "Someone"});
+        let body = json!({"users": (0..4).map(row).collect::<Vec<_>>(), "atomic": n % 2 == 0});
+        let app = &app;
+        async move { app.insist("/api/v1/users/bulk", body).await }
+    });
+    let (accepted, created, invited, bulk) =
+        tokio::join!(join_all(accepted), join_all(created), join_all(invited), join_all(bulk));
+    let known = [StatusCode::MULTI_STATUS, StatusCode::UNPROCESSABLE_ENTITY];
+    assert!(bulk.iter().all(|status| known.contains(status)), "{bulk:?}");
 
     assert_eq!(accepted, [StatusCode::CREATED; 3], "their seats were kept");
     let others: Vec<_> = created.iter().chain(&invited).collect();

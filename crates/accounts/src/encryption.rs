@@ -1,5 +1,6 @@
 //! Encryption of what is stored and must be read again: ChaCha20-Poly1305 (RFC 8439). Each text is bound to its row, so
-//! that nobody who can write to the database can move it to another one.
+//! that nobody who can write to the database can move it to another one. And codes that tell whether something is the same
+//! again to those who have the key, and nothing to others: HMAC-SHA-256 (RFC 2104).
 
 use std::{
     collections::HashMap,
@@ -12,6 +13,7 @@ use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit, Nonce,
     aead::{Aead, Payload},
 };
+use hmac::{Hmac, Mac as _};
 use rand::{TryRngCore, rngs::OsRng};
 use sha2::{Digest, Sha256};
 
@@ -24,18 +26,29 @@ const NONCE: usize = 12;
 pub struct Key {
     id: String,
     cipher: ChaCha20Poly1305,
+    mac: Hmac<Sha256>,
 }
 
 impl Key {
     /// Of 256 random bits, after which it is named: the same key has the same name everywhere.
     pub fn new(bytes: [u8; 32]) -> Self {
         let id = Sha256::new().chain_update("tenantry encryption key").chain_update(bytes).finalize();
-        Self { id: URL_SAFE_NO_PAD.encode(&id[..12]), cipher: ChaCha20Poly1305::new(&bytes.into()) }
+        // No two uses share a key.
+        let mut block = [0; 64];
+        let mac = Sha256::new().chain_update("tenantry authentication key").chain_update(bytes).finalize();
+        block[..32].copy_from_slice(&mac);
+        let mac = <Hmac<Sha256> as hmac::Mac>::new(&block.into());
+        Self { id: URL_SAFE_NO_PAD.encode(&id[..12]), cipher: ChaCha20Poly1305::new(&bytes.into()), mac }
     }
 
     /// Its name, which tells nothing of it.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The digest has one length, so the purpose ends where it begins.
+    fn mac_of(&self, purpose: &'static str, digest: &[u8; 32]) -> Hmac<Sha256> {
+        self.mac.clone().chain_update(purpose).chain_update(digest)
     }
 }
 
@@ -61,6 +74,12 @@ struct Keys {
 
 /// What is stored: encrypted, and by which key.
 pub(crate) struct Sealed {
+    pub(crate) key_id: String,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// A code of something, and by which key.
+pub(crate) struct Mac {
     pub(crate) key_id: String,
     pub(crate) bytes: Vec<u8>,
 }
@@ -130,6 +149,24 @@ impl Encryption {
         key.cipher.decrypt(&Nonce::from(*nonce), payload).map_err(|_| unreadable)
     }
 
+    /// A code of `digest`, for one purpose.
+    pub(crate) fn mac(&self, purpose: &'static str, digest: &[u8; 32]) -> Result<Mac> {
+        let keys = self.keys();
+        let key = keys.writing.as_ref().ok_or(Error::Internal("this process has no key to sign with"))?;
+        let bytes = key.mac_of(purpose, digest).finalize().into_bytes().to_vec();
+        Ok(Mac { key_id: key.id.clone(), bytes })
+    }
+
+    /// Whether [`mac`](Self::mac) made the code of this.
+    pub(crate) fn is_mac_of(&self, mac: &Mac, purpose: &'static str, digest: &[u8; 32]) -> Result<bool> {
+        let keys = self.keys();
+        let Some((_, key)) = keys.all.get(&mac.key_id) else {
+            tracing::error!(key.id = %mac.key_id, "an idempotency key of the last day was noted with key {}, which ENCRYPTION_KEYS_DIR does not hold", mac.key_id);
+            return Err(Error::Internal("a code was made with a key that is missing"));
+        };
+        Ok(key.mac_of(purpose, digest).verify_slice(&mac.bytes).is_ok())
+    }
+
     fn keys(&self) -> Arc<Keys> {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -191,8 +228,21 @@ mod tests {
     }
 
     #[test]
+    fn a_code_is_of_one_digest_one_purpose_and_one_key() {
+        let (first, other) = (with(&[1], 0), with(&[2], 0));
+        let mac = first.mac("test", &[7; 32]).unwrap();
+        assert_ne!(mac.bytes, other.mac("test", &[7; 32]).unwrap().bytes);
+        let rotated = with(&[1, 2], 1);
+        assert!(rotated.is_mac_of(&mac, "test", &[7; 32]).unwrap());
+        assert!(!rotated.is_mac_of(&mac, "test", &[8; 32]).unwrap());
+        assert!(!rotated.is_mac_of(&mac, "else", &[7; 32]).unwrap());
+        assert!(other.is_mac_of(&mac, "test", &[7; 32]).is_err(), "it cannot be told");
+    }
+
+    #[test]
     fn without_a_key_nothing_is_written() {
         assert!(Encryption::default().seal(b"secret", context()).is_err());
+        assert!(Encryption::default().mac("test", &[7; 32]).is_err());
         assert!(!format!("{:?}", with(&[7], 0)).contains("7, 7"), "keys are never printed");
     }
 }

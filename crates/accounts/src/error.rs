@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::primary::NotPrimary;
+use crate::{primary::NotPrimary, users::Refused};
 
 /// The result of most things here.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -112,6 +112,15 @@ pub enum Error {
     /// `X-Min-Version` is newer than the row.
     #[error("this version does not exist yet")]
     VersionNotReached,
+    /// Some of the users that were to be made together cannot be, so none was.
+    #[error("not all of the users can be made")]
+    NotAll(Refused),
+    /// Another request was named by this idempotency key.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// The request with this idempotency key is having its effect.
+    #[error("a request with this idempotency key is under way")]
+    InFlight,
     /// More work waits than can be done soon; nothing was changed.
     #[error("too much work is waiting")]
     Busy,

@@ -15,6 +15,7 @@ use crate::{
     audit::{self, By},
     db::{self, OnConstraint},
     fields::{Email, Name, NewPassword, Secret},
+    idempotency::Once,
     passwords,
     tenants::seats,
     to_the_end,
@@ -59,8 +60,15 @@ impl TryFrom<&Row> for Invitation {
 /// Invites people, all or none, and reserves a seat for each.
 ///
 /// # Errors
-/// [`Error::Forbidden`]; [`Error::EmailTaken`] when one of them is a user already, or is invited; [`Error::NoSeat`].
-pub async fn create(app: &App, actor: Actor, emails: Vec<Email>, role: Role) -> Result<Vec<Invitation>> {
+/// [`Error::Forbidden`]; [`Error::EmailTaken`] when one of them is a user already, or is invited; [`Error::NoSeat`];
+/// [`Error::InFlight`].
+pub async fn create(
+    app: &App,
+    actor: Actor,
+    emails: Vec<Email>,
+    role: Role,
+    once: Once<Vec<Invitation>>,
+) -> Result<Vec<Invitation>> {
     actor.require(Role::Admin)?;
     if role > actor.rank() || role == Role::SuperAdmin {
         return Err(Error::Forbidden);
@@ -69,6 +77,7 @@ pub async fn create(app: &App, actor: Actor, emails: Vec<Email>, role: Role) -> 
     to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_actor(&mut client, actor, actor.tenant).await?;
+        let once = once.begin(&tx).await?;
         let n = i32::try_from(emails.len()).map_err(|_| Error::NoSeat)?;
         seats::take(&app, &tx, actor.tenant, n).await?;
         // One that was not accepted in time is in nobody's way.
@@ -80,6 +89,7 @@ pub async fn create(app: &App, actor: Actor, emails: Vec<Email>, role: Role) -> 
             audit::record(&tx, actor.tenant, actor, "invitation.created", id.0, detail).await?;
             invitations.push(invitation);
         }
+        once.end(&app, &tx, &invitations).await?;
         tx.commit().await?;
         app.db.nudge();
         Ok(invitations)
@@ -220,13 +230,14 @@ pub async fn issue(app: &App, tenant: TenantId, id: InvitationId, job: Uuid) -> 
 ///
 /// # Errors
 /// [`Error::InvalidToken`], [`Error::PersonalPassword`], [`Error::EmailTaken`] when the address has become another user's,
-/// [`Error::Busy`].
+/// [`Error::Busy`], [`Error::InFlight`].
 pub async fn accept(
     app: &App,
     token: Secret,
     name: Name,
     password: NewPassword,
     from: Option<Network>,
+    once: Once<User>,
 ) -> Result<User> {
     let (tenant, hash) = tokens::parse(&token)?;
     let mut client = app.db.client().await?;
@@ -249,6 +260,7 @@ pub async fn accept(
     to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_tenant(&mut client, tenant).await?;
+        let once = once.begin(&tx).await?;
         seats::lock(&tx, tenant).await?;
         let statement = tx
             .prepare_cached(
@@ -268,6 +280,7 @@ pub async fn accept(
         let user = users::insert(&tx, tenant, &user, Some(&password_hash)).await?;
         let detail = json!({"invitation_id": id});
         audit::record(&tx, tenant, By::user(user.id, from), "invitation.accepted", user.id.0, detail).await?;
+        once.end(&app, &tx, &user).await?;
         users::commit(&app, tx, &user, State::Live, &[&user.email]).await?;
         Ok(user)
     })

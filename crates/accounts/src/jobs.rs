@@ -17,6 +17,7 @@ use crate::{
     Actor, App, Error, Result, TenantId,
     audit::{self, By},
     db::{self, Transaction},
+    idempotency::Once,
     users::Role,
 };
 
@@ -98,8 +99,9 @@ pub struct NewJob {
 /// Enqueues a job for the actor's tenant.
 ///
 /// # Errors
-/// [`Error::Forbidden`] unless the kind is one that the actor may push; [`Error::WrongPayload`] says what is wrong.
-pub async fn push(app: &App, actor: Actor, job: NewJob) -> Result<Record> {
+/// [`Error::Forbidden`] unless the kind is one that the actor may push; [`Error::WrongPayload`] says what is wrong;
+/// [`Error::InFlight`].
+pub async fn push(app: &App, actor: Actor, job: NewJob, once: Once<Record>) -> Result<Record> {
     actor.require(Role::Admin)?;
     if actor.role < Role::SuperAdmin && !PUSHED_BY_TENANTS.contains(&job.kind) {
         return Err(Error::Forbidden);
@@ -114,10 +116,12 @@ pub async fn push(app: &App, actor: Actor, job: NewJob) -> Result<Record> {
     crate::to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_actor(&mut client, actor, actor.tenant).await?;
+        let once = once.begin(&tx).await?;
         let id = enqueue(&tx, actor.tenant, &job).await?;
         let record = admin::show(&tx, id).await?.ok_or(Error::NoJob)?;
         let detail = json!({"kind": job.kind});
         audit::record(&tx, actor.tenant, actor, "job.pushed", id.0, detail).await?;
+        once.end(&app, &tx, &record).await?;
         tx.commit().await?;
         app.db.nudge();
         Ok(record)

@@ -11,6 +11,7 @@ mod error;
 pub mod feed;
 pub mod fields;
 mod id;
+pub mod idempotency;
 pub mod introspection;
 pub mod invitations;
 pub mod jobs;

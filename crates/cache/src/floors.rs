@@ -128,7 +128,7 @@ impl Floors {
 
 impl Inner {
     /// Frees at least a quarter, so that this costs little for each write: first what has expired, then what expires
-    /// first, at the price of blindness until it would have. Writes under way stay, and are as few as the connections.
+    /// first, at the price of blindness until it would have. Writes under way stay, and are as few as what the connections write.
     fn make_room(&mut self, capacity: usize, now: Instant) {
         self.floors.retain(|_, floor| !floor.is_over(now));
         let keep = capacity * 3 / 4;

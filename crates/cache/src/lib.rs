@@ -35,6 +35,7 @@ mod settings;
 mod sync;
 mod timeline;
 mod write;
+mod writes;
 
 use std::{
     sync::{
@@ -66,6 +67,7 @@ pub use crate::{
     read::{Level, Loaded, Read, ReadError},
     settings::Settings,
     write::Write,
+    writes::Writes,
 };
 
 /// What a worker or a readiness check grants Redis; unlike a request they can wait.
@@ -228,6 +230,19 @@ impl Cache {
             return None;
         }
         Some(Write::begin(self.0.clone(), era, *key, version).await)
+    }
+
+    /// As [`Self::begin_write_on`], of many rows that one transaction writes: each once, with the version it will have.
+    pub async fn begin_writes_on(
+        &self,
+        opened: std::time::Instant,
+        rows: &[(Key, Version)],
+    ) -> Option<Writes> {
+        let era = self.0.era();
+        if opened <= self.epoch_began() {
+            return None;
+        }
+        Some(Writes::begin(self.0.clone(), era, rows).await)
     }
 
     /// Removes from Redis whatever is older than `version` of a row that was committed; for the worker, until it succeeds.

@@ -140,22 +140,27 @@ impl Write {
     /// Leaves `version` as the node's floor, for as long as Redis could still show something older.
     fn settle(&mut self, version: Version, told: bool) {
         self.over = true;
-        let life = if told { self.cache.settings.floor } else { self.cache.longest_stale() };
-        self.cache.floors.settle(self.key, self.id, version, Instant::now() + life);
-        // Asked last, so that no change of era slips through. What Redis was told in an era that is over, nobody reads; so
-        // this counts as a write that Redis was not told of.
-        if self.cache.is_over(&self.era) {
-            self.cache.floors.raise(self.key, version, Instant::now() + self.cache.longest_stale());
-        }
+        settle(&self.cache, &self.era, self.key, self.id, version, told);
     }
 }
 
-async fn unlink(cache: &Inner, pointers: &[Pointer], budget: &mut Budget) {
-    let era = cache.era();
-    if let Some(run) = &era.run {
-        let names: Vec<_> = pointers.iter().map(|pointer| era.pointer(pointer)).collect();
-        let _ = run.unlink(&names, budget).await;
+/// Leaves `version` as the node's floor of the row that the write `id` was about.
+pub(crate) fn settle(cache: &Inner, era: &Arc<Era>, key: Key, id: u64, version: Version, told: bool) {
+    let life = if told { cache.settings.floor } else { cache.longest_stale() };
+    cache.floors.settle(key, id, version, Instant::now() + life);
+    // Asked last, so that no change of era slips through. What Redis was told in an era that is over, nobody reads; so
+    // this counts as a write that Redis was not told of.
+    if cache.is_over(era) {
+        cache.floors.raise(key, version, Instant::now() + cache.longest_stale());
     }
+}
+
+/// Whether Redis has removed them.
+pub(crate) async fn unlink(cache: &Inner, pointers: &[Pointer], budget: &mut Budget) -> bool {
+    let era = cache.era();
+    let Some(run) = &era.run else { return true };
+    let names: Vec<_> = pointers.iter().map(|pointer| era.pointer(pointer)).collect();
+    run.unlink(&names, budget).await.is_ok()
 }
 
 impl Drop for Write {

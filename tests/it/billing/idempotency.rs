@@ -8,7 +8,7 @@ use super::{
     Stage,
     out::{CHECKOUT, HOME, PORTAL, checkout},
 };
-use crate::app::{TestApp, answer, wrong_fields};
+use crate::app::{TestApp, answer};
 
 /// How many sessions of that kind there are at Stripe.
 fn sessions(stage: &Stage) -> usize {
@@ -74,7 +74,7 @@ async fn while_the_first_is_under_way_the_second_is_told_to_wait() {
             met = told.0 == StatusCode::CONFLICT;
             if met {
                 let code = &told.2["error"]["code"];
-                assert_eq!((told.1.as_deref(), code), (Some("1"), &json!("idempotency_key_in_use")));
+                assert_eq!((told.1.as_deref(), code), (Some("1"), &json!("request_in_flight")));
             } else {
                 assert_eq!((told.0, &told.2["data"]), (StatusCode::CREATED, &made.2["data"]));
             }
@@ -99,29 +99,28 @@ async fn ask(stage: &Stage, path: &str, key: &str, body: &Value) -> (StatusCode,
 #[tokio::test]
 async fn a_key_that_cannot_be_kept_is_refused_and_not_ignored() {
     let stage = Stage::new().await;
-    let longest = "k".repeat(200);
+    let longest = "k".repeat(255);
     assert_eq!(with_key(&stage.app, CHECKOUT, &longest, &checkout("pro")).await.0, StatusCode::CREATED);
-    for (key, code) in [
-        (vec![], "wrong_length"),
-        (b"   ".to_vec(), "wrong_length"),
-        (longest.into_bytes().repeat(2), "wrong_length"),
-        ("schlüssel".as_bytes().to_vec(), "invalid"),
-    ] {
+    for key in [vec![], b"   ".to_vec(), longest.into_bytes().repeat(2), "schlüssel".as_bytes().to_vec()] {
         for (path, body) in [(CHECKOUT, checkout("pro")), (PORTAL, json!({"return_url": HOME}))] {
             let request = stage.app.request(Method::POST, path);
             let request = request.header("idempotency-key", HeaderValue::from_bytes(&key).unwrap());
-            refused_for(answer(request.json(&body)).await, code);
+            refused(answer(request.json(&body)).await);
         }
     }
     let two = stage.app.request(Method::POST, PORTAL).header("idempotency-key", "a");
     let two = two.header("idempotency-key", "b").json(&json!({"return_url": HOME}));
-    refused_for(answer(two).await, "repeated");
+    refused(answer(two).await);
     assert_eq!(sessions(&stage), 1);
 }
 
-fn refused_for((status, answer): (StatusCode, Value), code: &str) {
-    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{answer}");
-    assert_eq!(wrong_fields(&answer), [("Idempotency-Key".to_owned(), code.to_owned())]);
+fn refused((status, answer): (StatusCode, Value)) {
+    assert_eq!(
+        (status, &answer["error"]["code"]),
+        (StatusCode::BAD_REQUEST, &json!("malformed")),
+        "{answer}"
+    );
+    assert!(answer["error"]["message"].as_str().unwrap().starts_with("Idempotency-Key must"), "{answer}");
 }
 
 /// What is sold by seat costs something else by then, and the body is the same.

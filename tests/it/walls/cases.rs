@@ -81,6 +81,10 @@ const CASES: &[Case] = &[
         .with(r#"{"email": "<it>", "name": "New"}"#)
         .answers(201)
         .makes_what_it_names(),
+    case("bulkCreateUsers", Thing::Address)
+        .with(r#"{"users": [{"email": "<it>", "name": "New"}], "atomic": true}"#)
+        .answers(207)
+        .makes_what_it_names(),
     case("listUsers", Thing::Nothing).ask("limit=100").answers(200),
     case("getMe", Thing::Nothing).answers(200),
     case("lookupUser", Thing::Address).ask("email=<it>"),

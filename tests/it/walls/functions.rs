@@ -21,6 +21,7 @@ const WALLED: &[(&str, &str)] = &[
     ("enqueue_job", "'verify_email', '{\"user_id\": \"<user>\"}', '<tenant>'"),
     ("enqueue_jobs", "'verify_email', array['{\"user_id\": \"<user>\"}']::jsonb[], '<tenant>'"),
     ("seats_counted", "'<tenant>'"),
+    ("idempotent_answer", "'<tenant>', sha256('<tenant>'), interval '1 day'"),
     ("leased_job_state", "'<tenant>', '<running>', '<lease>'"),
     ("complete_job", "'<tenant>', '<running>', '<lease>'"),
     ("requeue_job", "'<tenant>', '<dead>'"),
@@ -68,6 +69,7 @@ const TRUSTED: &[(&str, &[&str])] = &[
             "enqueue_scheduled",
             "purge_deleted_users",
             "purge_api_keys",
+            "prune_idempotency_keys",
         ],
     ),
     ("every process follows the feed of all tenants", &["revocations_since", "prune_revocations"]),
@@ -133,6 +135,9 @@ async fn calls(world: &World) -> Vec<(&'static str, String)> {
     let (key, session) = (world.make(Thing::ApiKey).await, world.make(Thing::Session).await);
     let hash = "select hash::text from tenantry.api_keys where id = $1";
     let hash: String = world.database.query_one(hash, &[&key.parse::<Uuid>().unwrap()]).await.unwrap().get(0);
+    let answered = "insert into tenantry.idempotency_keys (tenant_id, name, key_id, fingerprint, answer)
+                    values ($1, sha256($1::uuid::text::bytea), 'none', sha256(''), 'something')";
+    assert_eq!(world.database.execute(answered, &[&world.theirs.id]).await.unwrap(), 1);
     let lease = Uuid::new_v4();
     let leased =
         "update tenantry.jobs set state = 'running', lease = $2, lease_expires_at = now() + interval '1 hour'

@@ -19,6 +19,7 @@ use crate::{
     Actor, ApiKeyId, App, Error, Result, TenantId, audit,
     db::{self, OnConstraint},
     fields::Name,
+    idempotency::Once,
     revocations::{self, Revocation, Subject},
     tenants::seats,
     to_the_end,
@@ -95,8 +96,13 @@ pub struct NewKey {
 /// Makes a key; its text is told once and kept by nobody.
 ///
 /// # Errors
-/// [`Error::Forbidden`], [`Error::NameTaken`], [`Error::TooManyKeys`].
-pub async fn create(app: &App, actor: Actor, new: NewKey) -> Result<(ApiKey, String)> {
+/// [`Error::Forbidden`], [`Error::NameTaken`], [`Error::TooManyKeys`], [`Error::InFlight`].
+pub async fn create(
+    app: &App,
+    actor: Actor,
+    new: NewKey,
+    once: Once<(ApiKey, String)>,
+) -> Result<(ApiKey, String)> {
     actor.require(Role::Admin)?;
     let by = actor.user()?.id;
     let app = app.clone();
@@ -105,6 +111,7 @@ pub async fn create(app: &App, actor: Actor, new: NewKey) -> Result<(ApiKey, Str
         let (id, secret) = (ApiKeyId::generate(), secret::Secret::generate(tenant)?);
         let mut client = app.db.client().await?;
         let tx = db::as_actor(&mut client, actor, tenant).await?;
+        let once = once.begin(&tx).await?;
         // One after the other, or each of two would count without the other's.
         seats::lock(&tx, tenant).await?;
         let statement = tx
@@ -140,8 +147,10 @@ pub async fn create(app: &App, actor: Actor, new: NewKey) -> Result<(ApiKey, Str
             .ok_or(Error::TooManyKeys)?;
         let detail = json!({"scopes": scopes, "expires_at": new.expires_at});
         audit::record(&tx, tenant, actor, "api_key.created", id.0, detail).await?;
+        let made = (ApiKey::try_from(&row)?, key.text);
+        once.end(&app, &tx, &made).await?;
         tx.commit().await?;
-        Ok((ApiKey::try_from(&row)?, key.text))
+        Ok(made)
     })
     .await
 }

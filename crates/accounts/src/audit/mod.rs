@@ -118,6 +118,29 @@ pub(crate) async fn record(
     Ok(())
 }
 
+/// The same of many subjects, in their order.
+pub(crate) async fn record_many(
+    tx: &Transaction<'_>,
+    tenant: TenantId,
+    by: impl Into<By>,
+    action: &str,
+    events: &[(Uuid, Value)],
+) -> Result<()> {
+    let By { kind, id, from } = by.into();
+    let statement = tx
+        .prepare_cached(
+            "insert into tenantry.audit_events (tenant_id, actor_kind, actor_id, address, action, subject_id, detail)
+             select $1, $2, $3, $4::text::cidr, $5, e.subject_id, e.detail
+             from unnest($6::uuid[], $7::jsonb[]) with ordinality as e (subject_id, detail, position) order by e.position",
+        )
+        .await?;
+    let from = from.map(|network| network.to_string());
+    let (subjects, details): (Vec<Uuid>, Vec<&Value>) =
+        events.iter().map(|(subject, detail)| (*subject, detail)).unzip();
+    tx.execute(&statement, &[&tenant.0, &kind.as_str(), &id, &from, &action, &subjects, &details]).await?;
+    Ok(())
+}
+
 /// Makes room for the events of the months to come, and drops the months of which everything is older than the retention;
 /// returns how many.
 ///

@@ -57,6 +57,11 @@ const MOST_MEMORY: u64 = 256 * 1024 * 1024;
 const BCRYPT_ROUND: u64 = 90;
 const SCRYPT_KIB: u64 = 4;
 
+/// The same of what the administrators of a tenant may bring, who are anybody: ten times what ours cost, as bcrypt with 2^12 rounds.
+/// Many users with hashes that cost a second each would take what others sign in with.
+const MOST_WORK_OF_TENANTS: u64 = 400_000;
+const MOST_MEMORY_OF_TENANTS: u64 = 64 * 1024 * 1024;
+
 pub(super) fn affordable(work: u64, memory: u64) -> bool {
     work <= MOST_WORK && memory <= MOST_MEMORY
 }
@@ -120,6 +125,11 @@ impl StoredHash {
     /// As it is stored.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Whether anybody may bring it, or only whoever runs the service.
+    pub fn is_modest(&self) -> bool {
+        self.work() <= MOST_WORK_OF_TENANTS && self.memory() <= MOST_MEMORY_OF_TENANTS
     }
 
     /// Whether this is the hash of `password`.

@@ -23,6 +23,7 @@ use crate::{
     billing::customers,
     db::{self, OnConstraint},
     fields::{Email, Name, NewPassword, Slug},
+    idempotency::Once,
     passwords, revocations, second_factor, to_the_end,
     users::{self, IfMatch, NewUser, Password, Role, User},
 };
@@ -136,14 +137,16 @@ pub struct SignUp {
 /// Makes tenant, first administrator and the job of the verification mail in one transaction.
 ///
 /// # Errors
-/// [`Error::SlugTaken`], [`Error::PersonalPassword`], [`Error::Busy`]. An address may be used in many tenants.
+/// [`Error::SlugTaken`], [`Error::PersonalPassword`], [`Error::Busy`], [`Error::InFlight`]. An address may be used in many
+/// tenants.
 pub async fn sign_up(
     app: &App,
     sign_up: SignUp,
     plan: Plan,
     from: Option<Network>,
+    once: Once<(Tenant, User)>,
 ) -> Result<(Tenant, User)> {
-    make(app, sign_up, plan, move |admin| By::user(admin, from)).await
+    make(app, sign_up, plan, move |admin| By::user(admin, from), once).await
 }
 
 /// The same for somebody else: by operators.
@@ -152,7 +155,7 @@ pub async fn sign_up(
 /// [`Error::Forbidden`], [`Error::PersonalPassword`], [`Error::SlugTaken`], [`Error::Busy`].
 pub async fn create(app: &App, actor: Actor, new: SignUp, plan: Plan) -> Result<(Tenant, User)> {
     match actor.who {
-        Who::Operator => make(app, new, plan, move |_| actor.into()).await,
+        Who::Operator => make(app, new, plan, move |_| actor.into(), Once::unnamed()).await,
         Who::User(_) | Who::ApiKey(_) => Err(Error::Forbidden),
     }
 }
@@ -162,6 +165,7 @@ async fn make(
     new: SignUp,
     plan: Plan,
     by: impl FnOnce(UserId) -> By + Send + 'static,
+    once: Once<(Tenant, User)>,
 ) -> Result<(Tenant, User)> {
     let hash = match new.password.clone() {
         Some(password) => {
@@ -176,6 +180,7 @@ async fn make(
         let id = TenantId::generate();
         let mut client = app.db.client().await?;
         let tx = db::as_system(&mut client).await?;
+        let once = once.begin(&tx).await?;
         tx.execute(
             "insert into tenantry.tenants (id, name, slug, plan) values ($1, $2, $3, $4)",
             &[&id.0, &new.name.as_str(), &new.slug.as_str(), &plan.as_str()],
@@ -192,8 +197,10 @@ async fn make(
         if app.settings.billing.is_some() {
             customers::request(&tx, id).await?;
         }
-        users::commit(&app, tx, &user, State::Live, &[&user.email]).await?;
-        Ok((tenant, user))
+        let made = (tenant, user);
+        once.end(&app, &tx, &made).await?;
+        users::commit(&app, tx, &made.1, State::Live, &[&made.1.email]).await?;
+        Ok(made)
     })
     .await
 }

@@ -58,6 +58,26 @@ async fn take_free(tx: &Transaction<'_>, tenant: TenantId, n: i32) -> Result<boo
     Ok(tx.execute(&statement, &[&tenant.0, &n]).await? > 0)
 }
 
+/// How many seats are free, as far as `n` are wanted. The tenant's lock is held.
+pub(crate) async fn free(app: &App, tx: &Transaction<'_>, tenant: TenantId, n: usize) -> Result<usize> {
+    let free = count_free(tx, tenant).await?;
+    if free >= n || end_expired(tx, tenant).await? == 0 {
+        return Ok(free);
+    }
+    // It may be that nobody takes them.
+    billing::seats::changed(tx, app.settings.billing.as_ref(), tenant).await?;
+    count_free(tx, tenant).await
+}
+
+async fn count_free(tx: &Transaction<'_>, tenant: TenantId) -> Result<usize> {
+    let statement =
+        tx.prepare_cached("select max - used from tenantry.tenant_seats where tenant_id = $1").await?;
+    let row = tx.query_opt(&statement, &[&tenant.0]).await?.ok_or(Error::NoTenant)?;
+    let free: Option<i32> = row.try_get(0)?;
+    // There may be fewer than are used.
+    Ok(free.map_or(usize::MAX, |free| usize::try_from(free).unwrap_or(0)))
+}
+
 /// Gives `n` seats back, and takes the tenant's lock.
 pub(crate) async fn give_back(app: &App, tx: &Transaction<'_>, tenant: TenantId, n: i32) -> Result<()> {
     let statement =

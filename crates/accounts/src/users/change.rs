@@ -10,12 +10,14 @@ use tenantry_cache::{
 };
 use tenantry_jobs::{InvalidateUser, ResetPasswordEmail, Stale, VerifyEmail};
 use tenantry_queue::Options;
+use uuid::Uuid;
 
 use super::{COLUMNS, Role, User, key, pointer};
 use crate::{
     Actor, App, Error, Result, TenantId, UserId, Who, audit,
     db::{self, OnConstraint, Transaction},
     fields::{Email, Name, NewPassword},
+    idempotency::Once,
     mail_tokens::{self, Purpose},
     notices,
     passwords::{self, StoredHash},
@@ -27,7 +29,7 @@ use crate::{
 
 /// How long after COMMIT the invalidation job looks again, when the floor stood: by then the writer has long filled
 /// the entry itself, and the job finds nothing to do.
-const SECOND_LOOK: Duration = Duration::from_secs(2);
+pub(super) const SECOND_LOOK: Duration = Duration::from_secs(2);
 
 /// The versions that a conditional change may start from; none: any.
 pub type IfMatch = Option<Vec<Version>>;
@@ -61,8 +63,8 @@ pub enum Password {
 ///
 /// # Errors
 /// [`Error::Forbidden`], [`Error::NoTenant`], [`Error::PersonalPassword`], [`Error::EmailTaken`], [`Error::NoSeat`],
-/// [`Error::Busy`].
-pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
+/// [`Error::Busy`], [`Error::InFlight`].
+pub async fn create(app: &App, actor: Actor, user: NewUser, once: Once<User>) -> Result<User> {
     actor.require(Role::Admin)?;
     let is_operator = actor.who == Who::Operator;
     let promotes = user.role == Role::SuperAdmin && !(is_operator && actor.tenant == TenantId::SYSTEM);
@@ -88,10 +90,12 @@ pub async fn create(app: &App, actor: Actor, user: NewUser) -> Result<User> {
     to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_actor(&mut client, actor, actor.tenant).await?;
+        let once = once.begin(&tx).await?;
         seats::take(&app, &tx, actor.tenant, 1).await?;
         let user = insert(&tx, actor.tenant, &user, hash.as_deref()).await?;
         audit::record(&tx, actor.tenant, actor, "user.created", user.id.0, json!({"role": user.role}))
             .await?;
+        once.end(&app, &tx, &user).await?;
         commit(&app, tx, &user, State::Live, &[&user.email]).await?;
         Ok(user)
     })
@@ -354,7 +358,9 @@ pub(crate) async fn commit(
         tenantry_queue::enqueue_with(&tx, user.tenant_id.0, &job, Options { delay, ..Options::default() })
             .await;
     let told = match enqueued {
-        Ok(_) if !write.confirmed() => tell_other_nodes(&tx, user).await,
+        Ok(_) if !write.confirmed() => {
+            tell_other_nodes(&tx, user.tenant_id, &[(user.id.0, user.version)]).await
+        }
         Ok(_) => Ok(()),
         Err(error) => Err(error),
     };
@@ -385,17 +391,19 @@ pub(crate) async fn commit(
 }
 
 /// Redis, which others may reach, could not be told that older entries are void: the feed tells every node.
-async fn tell_other_nodes(
+pub(super) async fn tell_other_nodes(
     tx: &Transaction<'_>,
-    user: &User,
+    tenant: TenantId,
+    users: &[(Uuid, Version)],
 ) -> std::result::Result<(), tokio_postgres::Error> {
+    let (ids, versions): (Vec<_>, Vec<_>) = users.iter().copied().unzip();
     let statement = tx
         .prepare_cached(
             "insert into tenantry.revocations (tenant_id, subject, subject_id, min_version)
-             values ($1, 'cached_user', $2, $3)",
+             select $1, 'cached_user', u.id, u.version from unnest($2::uuid[], $3::bigint[]) as u (id, version)",
         )
         .await?;
-    tx.execute(&statement, &[&user.tenant_id.0, &user.id.0, &user.version]).await?;
+    tx.execute(&statement, &[&tenant.0, &ids, &versions]).await?;
     Ok(())
 }
 

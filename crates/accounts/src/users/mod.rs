@@ -1,5 +1,6 @@
 //! Users of a tenant: the row, its look-up and its changes.
 
+mod bulk;
 pub mod cached;
 mod change;
 mod list;
@@ -17,6 +18,7 @@ use tenantry_cache::{
 };
 use tokio_postgres::Row;
 
+pub use bulk::{BulkRow, Extent, Outcome, Outcomes, Refused, create_many};
 pub use change::{Change, IfMatch, NewUser, Password, create, delete, invalidate, purge_deleted, update};
 pub(crate) use change::{commit, insert, lock};
 pub use list::{Filter, Order, Page, SortBy, list};

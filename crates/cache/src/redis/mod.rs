@@ -215,6 +215,20 @@ impl Run {
         self.call::<u8>("floor", key, &call, budget).await.map(drop)
     }
 
+    /// The same for many rows, without a token, under one budget; for the breaker they are one call.
+    pub(crate) async fn floors(
+        &self,
+        floors: &[(String, Version)],
+        budget: &mut Budget,
+    ) -> Result<(), Unreachable> {
+        let placed = floors.iter().map(|(key, version)| async move {
+            let mut call = self.redis.scripts.floor.key(key);
+            call.arg(version).arg("").arg(millis(self.redis.times.lease)).arg(millis(self.redis.times.floor));
+            call.invoke_async::<u8>(&mut self.connection(key)?).await
+        });
+        self.all("floor", try_join_all(placed), budget).await.map(drop)
+    }
+
     /// Takes back the floor that `token` placed, if it is still the last.
     pub(crate) async fn unfloor(
         &self,

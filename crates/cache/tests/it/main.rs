@@ -23,6 +23,8 @@ mod logins;
 #[cfg(test)]
 mod lookups;
 #[cfg(test)]
+mod many;
+#[cfg(test)]
 mod proxy;
 #[cfg(test)]
 mod reads;

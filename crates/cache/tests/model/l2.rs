@@ -54,6 +54,9 @@ struct Run {
     flushes: u8,
     /// Leases that run out.
     expiries: u8,
+    /// Which writers are those of many rows in one transaction (`Writes`): floors without a token, nothing is written through,
+    /// and a rollback leaves the floor in Redis to its end.
+    many: [bool; WRITERS],
 }
 
 const CALM: Run = Run {
@@ -68,6 +71,7 @@ const CALM: Run = Run {
     late: false,
     flushes: 0,
     expiries: 0,
+    many: [false; WRITERS],
 };
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -409,6 +413,7 @@ impl Run {
                 steps.push(who, "begin_write: places no floor", with(*state, Writing::Floored));
             }
             Writing::Begun => {
+                let token = if self.many[number] { 0 } else { token };
                 let request = Request::Floor { version: writer.version, token };
                 self.send(state, request, |after, answer| {
                     let mut next = with(after, Writing::Floored);
@@ -437,6 +442,10 @@ impl Run {
                     let over = with(after, Writing::Over);
                     steps.push(who, "del, acknowledged", self.settle(over, number, writer.version, true));
                 });
+            }
+            Writing::Committed if self.many[number] => {
+                let next = self.settle(with(*state, Writing::Over), number, writer.version, true);
+                steps.push(who, "committed: nothing is written through, acknowledged", next);
             }
             Writing::Committed if writer.floor == Floor::TimedOut => {
                 let next = self.settle(with(*state, Writing::Over), number, writer.version, true);
@@ -485,6 +494,9 @@ impl Run {
                 }
                 next.writers[number].former = 0;
                 steps.push(who, "rolled_back: withdraws the node's floor", next);
+            }
+            Writing::Withdrawn if self.many[number] => {
+                steps.push(who, "rolled_back: the floor in Redis stays", with(*state, Writing::Over));
             }
             Writing::Withdrawn if writer.floor == Floor::TimedOut => {
                 steps.push(who, "rolled_back: the budget is spent", with(*state, Writing::Over));
@@ -709,7 +721,8 @@ impl Model for Run {
         }
         let floors = state.settled.iter().fold(redis.f, |floor, &settled| floor.max(settled));
         // What a writer that died or a lost `unfloor` leaves behind is for the expiry; see `feed.rs`.
-        let unharmed = self.kills == 0 && self.lost == 0 && self.expiries == 0;
+        let stays = self.many.contains(&true) && self.rollbacks;
+        let unharmed = self.kills == 0 && self.lost == 0 && self.expiries == 0 && !stays;
         (unharmed && floors > state.version).then_some(Invariant::NoFloorAboveTheRow)
     }
 
@@ -881,6 +894,37 @@ fn planted_bugs_are_caught() {
     };
     catches(same_node, Variant::OneFloorForAllWrites, ReadYourWrites);
     catches(OVERTAKEN, Variant::FillsUnconfirmed, Converges);
+}
+
+#[test]
+fn many_rows_that_are_written_in_one_transaction_are_each_as_one() {
+    let many = |name: &'static str, run: Run| Run { name, many: [true; WRITERS], readers: 2, ..run };
+    let beside = |name: &'static str, run: Run| Run { name, many: [true, false], readers: 2, ..run };
+    let interesting = ["committed: nothing is written through, acknowledged", "fill: refused by the floor"];
+    holds(many("many rows", CALM), &interesting);
+    holds(many("many rows, no rollback", Run { rollbacks: false, ..CALM }), &interesting);
+    holds(many("many rows, none at first", Run { absent: true, ..CALM }), &interesting);
+    holds(many("many rows, 1 kill -9", KILL), &["the lost COMMIT happens", "invalidate: done"]);
+    holds(many("many rows, 1 lost or late request", LOST), &["floor: fails, unconfirmed"]);
+    holds(many("many rows, entry lost, lease expired", REDIS), &["rolled_back: the floor in Redis stays"]);
+    holds(many("many rows, kill -9, entry lost", KILL_AND_REDIS), &[]);
+    holds(many("many rows, kill -9, 1 lost request", KILL_AND_LOST), &[]);
+    holds(
+        beside("many rows beside one", CALM),
+        &["committed: written through, acknowledged", "rolled_back: unfloor"],
+    );
+    holds(
+        beside("many rows beside one, 1 lost or late request", LOST),
+        &["committed: the write-through is refused"],
+    );
+    holds(beside("many rows beside one, kill -9, entry lost", KILL_AND_REDIS), &[]);
+    holds(beside("many rows beside one, entry lost, lease expired", REDIS), &[]);
+
+    use Invariant::{Converges, NeverStaleFromRedis, ReadYourWrites};
+    catches(many("many rows", CALM), Variant::DeleteAfterCommit, NeverStaleFromRedis);
+    catches(many("many rows, kill -9, 1 lost request", KILL_AND_LOST), Variant::NoOutbox, Converges);
+    catches(many("many rows, entry lost, lease expired", REDIS), Variant::NoLease, Converges);
+    catches(many("many rows, 1 lost or late request", LOST), Variant::LeaseBelowNodeFloor, ReadYourWrites);
 }
 
 #[test]
