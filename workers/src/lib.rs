@@ -95,7 +95,7 @@ impl Handlers {
                     Kind::CreateCustomer => stripe::create_customer(&handlers, &job).await,
                     Kind::SyncCustomer => stripe::sync_customer(&handlers, &job).await,
                     Kind::SyncSeats => stripe::sync_seats(&handlers, &job).await,
-                    Kind::StripeReconcile => stripe::reconcile(&handlers).await,
+                    Kind::StripeReconcile => stripe::reconcile(&handlers, &job).await,
                     Kind::StripeBackfill => stripe::backfill(&handlers, &job).await,
                     Kind::PruneJobs => prune_jobs::run(&handlers).await,
                     Kind::PurgeDeleted => purge_deleted::run(&handlers).await,
