@@ -3,11 +3,12 @@
 -- Stripe tells no totals, and lists the newest first: how far a walk is, is told by when things were made. newest is that
 -- of what it began with, reached of what it came by last, oldest about that of what it will come by in the end; expected is
 -- how many there will be, where that is known instead. lately_gone and lately_took are how far it went of late and how long
--- that took, older steps counting less. For events, oldest is since when they are asked for.
+-- that took, older steps counting less. Events are asked for since a time.
 alter table stripe_cursors
   add column newest      timestamptz,
   add column reached     timestamptz,
   add column oldest      timestamptz,
+  add column since       timestamptz,
   add column expected    bigint,
   add column changed     bigint not null default 0,
   add column lately_gone double precision not null default 0,

@@ -96,7 +96,7 @@ impl Handlers {
                     Kind::SyncCustomer => stripe::sync_customer(&handlers, &job).await,
                     Kind::SyncSeats => stripe::sync_seats(&handlers, &job).await,
                     Kind::EndSubscriptions => stripe::end_subscriptions(&handlers, &job).await,
-                    Kind::StripeReconcile => stripe::reconcile(&handlers).await,
+                    Kind::StripeReconcile => stripe::reconcile(&handlers, &job).await,
                     Kind::StripeBackfill => stripe::backfill(&handlers, &job).await,
                     Kind::PruneJobs => prune_jobs::run(&handlers).await,
                     Kind::PurgeDeleted => purge_deleted::run(&handlers).await,

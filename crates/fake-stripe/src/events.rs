@@ -86,7 +86,7 @@ pub(crate) fn list(state: &mut State, _: &str, params: &mut Params) -> Result<Va
     let oldest = state.now() - KEPT;
     let kept = |event: &Value| event["created"].as_i64().is_some_and(|created| created >= oldest);
     let events = state.table("evt");
-    page.from_among(events, kept)?;
+    page.begins_among(events, kept)?;
     events.page(&page, "/v1/events", None, |event| {
         let kind = event["type"].as_str().unwrap_or_default();
         kept(event) && (types.is_empty() || types.iter().any(|wanted| matches(wanted, kind)))

@@ -151,7 +151,7 @@ impl Page {
 
 impl Page {
     /// Refuses a place that is marked by something which `fits` does not let through, if there is such a thing.
-    pub(crate) fn from_among(&self, table: &Table, fits: impl Fn(&Value) -> bool) -> Result<()> {
+    pub(crate) fn begins_among(&self, table: &Table, fits: impl Fn(&Value) -> bool) -> Result<()> {
         let cursors = [(&self.starting_after, "starting_after"), (&self.ending_before, "ending_before")];
         for (cursor, param) in cursors {
             if let Some(id) = cursor.as_deref().filter(|id| table.get(id).is_some_and(|row| !fits(row))) {

@@ -169,14 +169,20 @@ pub enum Listed {
     Customers,
     /// Subscriptions, ended ones too.
     Subscriptions,
+    /// Events since then, in Unix seconds, that may say something about a subscription. Stripe lists those of 30 days.
+    EventsSince(i64),
 }
 
 impl Listed {
     /// Path and parameters.
-    fn query(self) -> (&'static str, &'static [(&'static str, &'static str)]) {
+    fn query(self) -> (&'static str, Vec<(&'static str, String)>) {
         match self {
-            Self::Customers => ("customers", &[]),
-            Self::Subscriptions => ("subscriptions", &[("status", "all")]),
+            Self::Customers => ("customers", vec![]),
+            Self::Subscriptions => ("subscriptions", vec![("status", "all".to_owned())]),
+            Self::EventsSince(since) => {
+                let types = EVENTS.iter().map(|kind| ("types[]", (*kind).to_owned()));
+                ("events", types.chain([("created[gte]", since.to_string())]).collect())
+            }
         }
     }
 }
@@ -310,10 +316,9 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn older(&self, listed: Listed, than: i64) -> Result<Option<i64>, Error> {
-        let (path, query) = listed.query();
-        let than = than.to_string();
-        let query = [query, &[("created[lt]", than.as_str()), ("limit", "1")]].concat();
-        Ok(self.page(path, &query, &Place::Newest).await?.newest)
+        let (path, mut query) = listed.query();
+        query.extend([("created[lt]", than.to_string()), ("limit", "1".to_owned())]);
+        Ok(self.page(path, &borrowed(&query), &Place::Newest).await?.newest)
     }
 
     /// Events since `since` (Unix seconds) that may say something about a subscription, the newest first, a hundred at a time.
@@ -322,10 +327,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn events(&self, since: i64, place: &Place) -> Result<Page<Event>, Error> {
-        let since = since.to_string();
-        let mut query = vec![("created[gte]", since.as_str()), ("limit", PAGE)];
-        query.extend(EVENTS.iter().map(|kind| ("types[]", *kind)));
-        let page = self.page("events", &query, place).await?;
+        let page = self.list(Listed::EventsSince(since), place).await?;
         let Page { data, next, newest, oldest } = page;
         Ok(Page { data: data.iter().filter_map(Event::read).collect(), next, newest, oldest })
     }
@@ -455,8 +457,9 @@ impl Client {
     }
 
     async fn list(&self, listed: Listed, place: &Place) -> Result<Page<Value>, Error> {
-        let (path, query) = listed.query();
-        self.page(path, &[query, &[("limit", PAGE)]].concat(), place).await
+        let (path, mut query) = listed.query();
+        query.push(("limit", PAGE.to_owned()));
+        self.page(path, &borrowed(&query), place).await
     }
 
     async fn page(&self, path: &str, query: &[(&str, &str)], place: &Place) -> Result<Page<Value>, Error> {
@@ -557,6 +560,10 @@ impl Page<Value> {
         let Self { data, next, newest, oldest } = self;
         Ok(Page { data: data.into_iter().map(read).collect::<Result<_, _>>()?, next, newest, oldest })
     }
+}
+
+fn borrowed<'a>(query: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a str)> {
+    query.iter().map(|(name, value)| (*name, value.as_str())).collect()
 }
 
 fn session(answer: &Value) -> Result<(String, String), Error> {

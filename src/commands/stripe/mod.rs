@@ -94,7 +94,7 @@ async fn backfill(app: &App, client: &Client, restart: bool, every: Duration) ->
     }
     let mut walker = Walker::new(app, client, "`tenantry stripe backfill` goes on from there", every)?;
     while let Some((name, _)) = walks::open_part(app).await? {
-        let (walk, seen) = walker.to_the_end(name).await?;
+        let (walk, seen) = walker.finish(name).await?;
         let (done, changed) = (HumanCount(walk.done.unsigned_abs()), HumanCount(walk.changed.unsigned_abs()));
         match name {
             Name::Customers => {
@@ -132,12 +132,12 @@ async fn reconcile(app: &App, client: &Client, since: Duration, resume: bool, ev
             );
         }
     }
-    let (walk, _) = walker.to_the_end(Name::Events).await?;
+    let (walk, _) = walker.finish(Name::Events).await?;
     println!("{} events had not been delivered; workers fetch what they are about", walk.changed);
     if !open(Name::Comparison).await? {
         walks::begin(app, Name::Comparison, None).await?;
     }
-    let (walk, _) = walker.to_the_end(Name::Comparison).await?;
+    let (walk, _) = walker.finish(Name::Comparison).await?;
     println!(
         "{} subscriptions compared, {} were different and have been put right",
         HumanCount(walk.done.unsigned_abs()),

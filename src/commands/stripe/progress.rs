@@ -12,7 +12,7 @@ use tenantry_accounts::billing::walk::{Name, Walk};
 pub(super) fn things(name: Name) -> &'static str {
     match name {
         Name::Customers => "customers",
-        Name::Unlisted => "customers that are not listed",
+        Name::Unlisted => "customers of tenants that were not listed",
         Name::Subscriptions | Name::Comparison => "subscriptions",
         Name::Events => "events",
     }

@@ -1,6 +1,6 @@
 //! What walks have come to, and what they left for people to do.
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use indicatif::HumanCount;
 use tenantry_accounts::{
     App,
@@ -24,10 +24,9 @@ pub(super) async fn print(app: &App) -> Result {
     for (label, names) in
         [("backfill", &Name::BACKFILL[..]), ("comparison", &[Name::Comparison]), ("events", &[Name::Events])]
     {
-        let mut label = label;
+        println!("{label}");
         for name in names {
-            println!("{label:<12} {}", line(*name, walk::find(app, *name).await?.as_ref()));
-            label = "";
+            println!("  {}", line(*name, walk::find(app, *name).await?.as_ref()));
         }
     }
     print_customers(app, LISTED).await
@@ -35,10 +34,7 @@ pub(super) async fn print(app: &App) -> Result {
 
 fn line(name: Name, walk: Option<&Walk>) -> String {
     let Some(walk) = walk else { return format!("{}: never", things(name)) };
-    let asked = match (name, walk.oldest) {
-        (Name::Events, Some(since)) => format!(", asked for since {}", since.format("%F %T")),
-        _ => String::new(),
-    };
+    let asked = walk.since.map(|since| format!(", asked for since {}", time(since))).unwrap_or_default();
     match walk.ended_at {
         Some(at) => {
             let (done, changed) =
@@ -48,14 +44,18 @@ fn line(name: Name, walk: Option<&Walk>) -> String {
                 Name::Unlisted => "have been deleted",
                 _ => "were new or different",
             };
-            format!("{done} {}{asked}, {changed} {what}, done at {}", things(name), at.format("%F %T"))
+            format!("{done} {}{asked}, {changed} {what}, done at {}", things(name), time(at))
         }
-        None if walk.done == 0 => format!("{}{asked}: not begun", things(name)),
+        None if walk.position.is_none() => format!("{}{asked}: not begun yet", things(name)),
         None if walk.moved_at + STILL < Utc::now() => {
-            format!("{}{asked}, stands still since {}", so_far(name, walk), walk.moved_at.format("%F %T"))
+            format!("{}{asked}, stands still since {}", so_far(name, walk), time(walk.moved_at))
         }
         None => format!("{}{asked}", so_far(name, walk)),
     }
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    at.format("%F %T UTC").to_string()
 }
 
 /// Customers that somebody has to look at, and so many of them by name.
@@ -64,7 +64,7 @@ pub(super) async fn print_customers(app: &App, at_most: i64) -> Result {
     let nobodys = directory::nobodys(app, at_most).await?;
     println!("{} customers pay for nobody{how}", HumanCount(nobodys.total.unsigned_abs()));
     for (customer, n) in &nobodys.first {
-        println!("             {customer}, {n} subscriptions: tenantry stripe link TENANT {customer}");
+        println!("  {customer}, {n} subscriptions: tenantry stripe link TENANT {customer}");
     }
     more(nobodys.total, at_most);
     let missing = directory::missing(app, at_most).await?;
@@ -74,7 +74,7 @@ pub(super) async fn print_customers(app: &App, at_most: i64) -> Result {
             "{total} customers of tenants are unknown to Stripe by this key, which may be another account's{how}"
         );
         for (tenant, customer) in &missing.first {
-            println!("             {customer} of {tenant}");
+            println!("  {customer} of {tenant}");
         }
         more(missing.total, at_most);
     }
@@ -83,6 +83,6 @@ pub(super) async fn print_customers(app: &App, at_most: i64) -> Result {
 
 fn more(total: i64, at_most: i64) {
     if total > at_most && at_most > 0 {
-        println!("             and {} more", HumanCount((total - at_most).unsigned_abs()));
+        println!("  and {} more", HumanCount((total - at_most).unsigned_abs()));
     }
 }

@@ -5,7 +5,7 @@ use std::{error::Error, time::Duration};
 use indicatif::HumanDuration;
 use tenantry_accounts::{
     App,
-    billing::walk::{Name, Walk},
+    billing::walk::{self, Name, Walk},
 };
 use tenantry_stripe::{Client, Error as StripeError};
 use tenantry_workers::stripe::{self, Seen, Unfinished};
@@ -37,8 +37,11 @@ impl<'a> Walker<'a> {
     }
 
     /// Goes on with a walk until its end; how it is then, and what was seen meanwhile.
-    pub(super) async fn to_the_end(&mut self, name: Name) -> Result<(Walk, Seen), Box<dyn Error>> {
+    pub(super) async fn finish(&mut self, name: Name) -> Result<(Walk, Seen), Box<dyn Error>> {
         let (mut total, mut failures) = (Seen::default(), 0);
+        if let Some(walk) = walk::find(self.app, name).await? {
+            self.shown.show(name, &walk);
+        }
         loop {
             let step = tokio::select! {
                 step = stripe::step(self.app, self.client, name) => step,
@@ -54,8 +57,13 @@ impl<'a> Walker<'a> {
                     self.shown.show(name, &walk);
                 }
                 Err(Unfinished::Stripe(error)) if error.passes() => {
-                    let wait = pause(&error, failures);
-                    failures += 1;
+                    let wait = match error {
+                        StripeError::Limited(wait) => wait.max(Duration::from_secs(1)),
+                        _ => {
+                            failures += 1;
+                            Duration::from_secs(1 << (failures - 1).min(6)).min(LONGEST)
+                        }
+                    };
                     self.shown.say(&format!("{error}; asking again in {}", HumanDuration(wait)));
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
@@ -76,12 +84,4 @@ impl<'a> Walker<'a> {
 async fn stopped(stop: &mut [Signal; 2]) {
     let [interrupt, terminate] = stop;
     tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
-}
-
-/// For how long Stripe is not asked.
-fn pause(error: &StripeError, failures: u32) -> Duration {
-    match error {
-        StripeError::Limited(wait) => (*wait).max(Duration::from_secs(1)),
-        _ => Duration::from_secs(1 << failures.min(6)).min(LONGEST),
-    }
 }

@@ -145,7 +145,7 @@ impl Stage {
     /// The id of the page that is opened; the fourth asks as the first does.
     async fn post_until_made(&self, path: &str, body: &Value, n: usize) -> String {
         loop {
-            let (status, page) = with_key(&self.app, path, &format!("{path} {}", n % 3), body).await;
+            let (status, page) = with_key(&self.app, path, &format!("{path}-{}", n % 3), body).await;
             if status == StatusCode::CREATED {
                 return id(&page["data"]);
             }

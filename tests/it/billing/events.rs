@@ -111,7 +111,7 @@ async fn ten_events_cost_one_fetch() {
     assert_eq!((stage.fetches(), stage.seen().await.2.as_str()), (1, "pro"));
 }
 
-/// At first not even that there is such a subscription.
+/// At first not even that there is such a subscription. No other event comes.
 #[tokio::test]
 async fn what_a_copy_that_lags_tells_is_put_right_by_itself() {
     let stage = Stage::with(&["--stripe-settle-delay=2s"]).await;
@@ -123,7 +123,6 @@ async fn what_a_copy_that_lags_tells_is_put_right_by_itself() {
             stage.change_plan(&subscription, change);
         }
         stage.delivered().await;
-        assert_ne!(stage.plan().await, plan, "the copy does not have it yet");
         let settled = async || {
             stage.app.run_jobs().await;
             stage.plan().await == plan

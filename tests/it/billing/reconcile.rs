@@ -116,7 +116,7 @@ async fn many_events_take_many_turns_and_nothing_waits_for_their_end() {
     stage.reconcile_by_step().await;
     stage.faults(ApiFaults::default(), WebhookFaults { lost: 1.0, ..WebhookFaults::default() });
     let after = stage.walk(Name::Events).await;
-    assert_eq!((&after.position, after.done, after.oldest), (&begun.position, 100, begun.oldest));
+    assert_eq!((&after.position, after.done, after.since), (&begun.position, 100, begun.since));
     stage.changed(&subscription, 1);
     let newest = id(&stage.event("customer.subscription.updated"));
     let before = stage.requests("GET /v1/events");
@@ -133,7 +133,7 @@ async fn many_events_take_many_turns_and_nothing_waits_for_their_end() {
     assert!(stage.is_taken_in(&newest).await);
     let next = stage.walk(Name::Events).await;
     assert_eq!(next.changed, 1, "of all that are in both, one was new");
-    assert_eq!(next.oldest.unwrap(), begun.started_at - TimeDelta::minutes(10));
+    assert_eq!(next.since.unwrap(), begun.started_at - TimeDelta::minutes(10));
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn what_stripe_lists_no_more_is_said() {
         "update tenantry.stripe_cursors set started_at = now() - interval '40 days' where name = 'events'";
     stage.database.execute(long_ago, &[]).await.unwrap();
     stage.reconcile().await;
-    let since = Utc::now() - stage.walk(Name::Events).await.oldest.unwrap();
+    let since = Utc::now() - stage.walk(Name::Events).await.since.unwrap();
     assert!((TimeDelta::days(28)..TimeDelta::days(30)).contains(&since), "{since}");
 }
 

@@ -1,24 +1,24 @@
 //! Finds out about when the oldest thing in a list was made, in few questions.
 
 /// 2011-01-01, in Unix seconds: Stripe had nothing before.
-const BEGINNING: i64 = 1_293_840_000;
-/// Nobody needs to know it better, in seconds.
-const FINE: i64 = 60;
+pub(super) const BEGINNING: i64 = 1_293_840_000;
+/// Stripe tells times in seconds.
+const FINE: i64 = 1;
 
 /// A time before which nothing was made: sooner than the oldest of all by a hundredth of the way from there to `newest`, or by
-/// a minute, at most. `older` tells when the newest was made of those that had been made before a time; none: there are none.
-/// Times are Unix seconds.
+/// a second, at most, and not before `beginning`. `older` tells when the newest was made of those that had been made before a
+/// time; none: there are none. Times are Unix seconds.
 ///
-/// Ways may be of minutes or of years, so what is halved is the order of magnitude: this takes a dozen questions or less.
+/// Ways may be of seconds or of years, so what is halved is the order of magnitude: this takes a dozen questions or less.
 ///
 /// # Errors
 /// What `older` fails with.
-pub(super) async fn oldest<F, E>(newest: i64, older: impl Fn(i64) -> F) -> Result<i64, E>
+pub(super) async fn oldest<F, E>(newest: i64, beginning: i64, older: impl Fn(i64) -> F) -> Result<i64, E>
 where
     F: Future<Output = Result<Option<i64>, E>>,
 {
     // Distances from the newest: something was made at `near`, nothing beyond `far`.
-    let (mut near, mut far) = (0, (newest - BEGINNING).max(FINE));
+    let (mut near, mut far) = (0, (newest - beginning).max(FINE));
     while far - near > (near / 100).max(FINE) {
         let middle = (near.max(FINE) as f64 * far as f64).sqrt() as i64;
         let middle = middle.clamp(near + 1, far - 1);
@@ -44,7 +44,7 @@ mod tests {
             ready(Ok::<_, ()>(list.iter().copied().filter(|made| *made < than).max()))
         };
         let newest = list.iter().copied().max().unwrap();
-        (oldest(newest, older).await.unwrap(), asked.get())
+        (oldest(newest, BEGINNING, older).await.unwrap(), asked.get())
     }
 
     #[tokio::test]
@@ -67,10 +67,10 @@ mod tests {
     #[tokio::test]
     async fn what_contradicts_itself_comes_to_an_end() {
         for answer in [None, Some(0), Some(i64::MAX / 2)] {
-            let found = oldest(1_760_000_000, |_| ready(Ok::<_, ()>(answer))).await.unwrap();
+            let found = oldest(1_760_000_000, BEGINNING, |_| ready(Ok::<_, ()>(answer))).await.unwrap();
             assert!((BEGINNING..=1_760_000_000).contains(&found), "{answer:?}: {found}");
         }
-        assert!(oldest(1_000, |_| ready(Ok::<_, ()>(None))).await.unwrap() <= 1_000);
-        assert_eq!(oldest(1_760_000_000, |_| ready(Err("away"))).await, Err("away"));
+        assert!(oldest(1_000, BEGINNING, |_| ready(Ok::<_, ()>(None))).await.unwrap() <= 1_000);
+        assert_eq!(oldest(1_760_000_000, BEGINNING, |_| ready(Err("away"))).await, Err("away"));
     }
 }

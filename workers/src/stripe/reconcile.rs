@@ -10,7 +10,7 @@ use tenantry_accounts::{
         walk::{self, Name},
     },
 };
-use tenantry_queue::Outcome;
+use tenantry_queue::{Leased, Outcome};
 use tenantry_stripe::Client;
 
 use super::{Unfinished, unfinished, walk::stretch};
@@ -25,21 +25,21 @@ const AT_FIRST: TimeDelta = TimeDelta::days(3);
 /// How often all are compared.
 const COMPARED: TimeDelta = TimeDelta::hours(24);
 
-pub(crate) async fn run(handlers: &Handlers) -> Outcome {
-    match reconcile(handlers).await {
+pub(crate) async fn run(handlers: &Handlers, job: &Leased) -> Outcome {
+    match reconcile(handlers, job).await {
         Ok(outcome) => outcome,
         Err(error) => unfinished(&error),
     }
 }
 
-async fn reconcile(handlers: &Handlers) -> Result<Outcome, Unfinished> {
+async fn reconcile(handlers: &Handlers, job: &Leased) -> Result<Outcome, Unfinished> {
     let stripe = match handlers.stripe() {
         Ok(stripe) => stripe,
         Err(_) => return Ok(Outcome::Done),
     };
     let app = &handlers.app;
     // Each has its turn, however long the other is and whatever comes of it.
-    let asked = missed(app, stripe, handlers.stretch).await;
+    let asked = missed(app, stripe, job, handlers.stretch).await;
     let compared = compare(app, stripe, handlers.stretch).await;
     events::fetch_neglected(app).await?;
     events::prune(app, 10_000).await?;
@@ -47,8 +47,12 @@ async fn reconcile(handlers: &Handlers) -> Result<Outcome, Unfinished> {
 }
 
 /// Asks for events that may have been missed; whether it came to the end of them.
-async fn missed(app: &App, stripe: &Client, limit: Duration) -> Result<bool, Unfinished> {
+async fn missed(app: &App, stripe: &Client, job: &Leased, limit: Duration) -> Result<bool, Unfinished> {
     let last = walk::find(app, Name::Events).await?;
+    if last.as_ref().is_some_and(|walk| walk.ended_at.is_some() && walk.started_at > job.created_at) {
+        // While the job goes on comparing.
+        return Ok(true);
+    }
     if last.is_none_or(|walk| walk.ended_at.is_some()) {
         begin_events(app, None).await?;
     }
@@ -76,7 +80,7 @@ pub async fn begin_events(
         None => now - AT_FIRST,
         // What happens while one is under way is for the next, whose window begins where it began.
         Some(walk) if walk.ended_at.is_some() => walk.started_at - OVERLAP,
-        Some(walk) => walk.oldest.unwrap_or(now - AT_FIRST),
+        Some(walk) => walk.since.unwrap_or(now - AT_FIRST),
     };
     let wanted = since.map_or(last, |since| since.min(last));
     let since = wanted.max(now - LISTED);

@@ -20,7 +20,10 @@ use tenantry_accounts::{
 use tenantry_stripe::{Client, Event, Listed, Listing, Page, Place, Standing, Subscription};
 use uuid::Uuid;
 
-use super::{Unfinished, customer, oldest::oldest};
+use super::{
+    Unfinished, customer,
+    oldest::{BEGINNING, oldest},
+};
 
 /// How many of a page are worked on at once: most of the time of each is spent waiting for the database.
 const AT_ONCE: usize = 4;
@@ -95,7 +98,7 @@ pub async fn step(app: &App, stripe: &Client, name: Name) -> Result<(Walk, Seen)
         Name::Unlisted => unlisted(app, stripe, &walk, begun.number()).await?,
         Name::Customers => {
             let page = stripe.customers(&place).await?;
-            let step = listed(stripe, Listed::Customers, &walk, &page).await?;
+            let step = listed(stripe, Listed::Customers, &walk, &page).await;
             let seen = take_in_customers(app, begun.number(), page.data).await?;
             if step.next.is_none() {
                 directory::forget_unlisted(app, walk.number).await?;
@@ -104,7 +107,7 @@ pub async fn step(app: &App, stripe: &Client, name: Name) -> Result<(Walk, Seen)
         }
         Name::Subscriptions | Name::Comparison => {
             let page = stripe.subscriptions(&place).await?;
-            let step = listed(stripe, Listed::Subscriptions, &walk, &page).await?;
+            let step = listed(stripe, Listed::Subscriptions, &walk, &page).await;
             let seen = take_in_subscriptions(app, stripe, &begun, page.data).await?;
             if step.next.is_none() {
                 lost(app, name, &walk).await?;
@@ -112,13 +115,14 @@ pub async fn step(app: &App, stripe: &Client, name: Name) -> Result<(Walk, Seen)
             (step, seen)
         }
         Name::Events => {
-            let since = walk.oldest.map_or(0, |since| since.timestamp());
+            let since = walk.since.map_or(0, |since| since.timestamp());
             let page = stripe.events(since, &place).await?;
-            (between(&page), take_in_events(app, page.data).await?)
+            let step = listed(stripe, Listed::EventsSince(since), &walk, &page).await;
+            (step, take_in_events(app, page.data).await?)
         }
     };
     (step.done, step.changed) = (seen.seen.cast_signed(), seen.changed.cast_signed());
-    step.took = began.elapsed();
+    step.took = began.elapsed().saturating_sub(step.took);
     let walk = walk::advance(app, name, &walk, &step).await?.unwrap_or(walk);
     Ok((walk, seen))
 }
@@ -130,27 +134,23 @@ fn place(walk: &Walk) -> Place {
     }
 }
 
-/// Where a page of a list ends. With the first that is not the last it is found out where the list does.
-async fn listed<T>(
-    stripe: &Client,
-    listed: Listed,
-    walk: &Walk,
-    page: &Page<T>,
-) -> Result<walk::Step, Unfinished> {
-    let mut step = between(page);
-    if let (true, None, Some(newest)) = (page.next.is_some(), walk.oldest, page.newest) {
-        step.oldest = time(Some(oldest(newest, |than| stripe.older(listed, than)).await?));
-    }
-    Ok(step)
-}
-
-fn between<T>(page: &Page<T>) -> walk::Step {
-    walk::Step {
+/// Where a page of a list ends. With the first that is not the last it is found out where the list does; without an answer the
+/// walk goes on all the same, and asks with the next.
+async fn listed<T>(stripe: &Client, listed: Listed, walk: &Walk, page: &Page<T>) -> walk::Step {
+    let mut step = walk::Step {
         next: page.next.clone(),
         newest: time(page.newest),
         reached: time(page.oldest),
         ..walk::Step::default()
+    };
+    if let (true, None, Some(newest)) = (page.next.is_some(), walk.oldest, page.newest) {
+        let asked = Instant::now();
+        let beginning = walk.since.map_or(BEGINNING, |since| since.timestamp());
+        step.oldest = time(oldest(newest, beginning, |than| stripe.older(listed, than)).await.ok());
+        // Says nothing about the pace of the walk.
+        step.took = asked.elapsed();
     }
+    step
 }
 
 fn time(seconds: Option<i64>) -> Option<DateTime<Utc>> {

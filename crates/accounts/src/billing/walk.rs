@@ -57,8 +57,10 @@ pub struct Walk {
     pub newest: Option<DateTime<Utc>>,
     /// When that was made that it came by last.
     pub reached: Option<DateTime<Utc>>,
-    /// About when that was made with which it will end. Of events: since when they are asked for.
+    /// About when that was made with which it will end.
     pub oldest: Option<DateTime<Utc>>,
+    /// Of events: since when they are asked for.
+    pub since: Option<DateTime<Utc>>,
     /// When it began.
     pub started_at: DateTime<Utc>,
     /// When it last moved.
@@ -137,8 +139,9 @@ impl Walk {
         next.expected = next.expected.or(step.expected);
         next.newest = next.newest.or(step.newest);
         // On test clocks things are made at any time: it never goes back.
-        next.reached = earlier(next.reached, step.reached);
-        next.oldest = earlier(next.oldest.or(step.oldest), next.reached);
+        next.reached = next.reached.into_iter().chain(step.reached).min();
+        next.oldest =
+            next.oldest.or(step.oldest).map(|oldest| next.reached.map_or(oldest, |at| at.min(oldest)));
         let took = step.took.as_secs_f64();
         let kept = 0.5_f64.powf(took / HALF_LIFE);
         let gone = (next.gone() - self.gone()).max(0.0);
@@ -149,10 +152,6 @@ impl Walk {
 
 fn seconds(later: DateTime<Utc>, earlier: DateTime<Utc>) -> f64 {
     (later - earlier).as_seconds_f64()
-}
-
-fn earlier(one: Option<DateTime<Utc>>, other: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
-    one.into_iter().chain(other).min()
 }
 
 /// The walk of this name; none: there has been none.
@@ -169,7 +168,7 @@ pub async fn find(app: &App, name: Name) -> Result<Option<Walk>> {
 }
 
 const COLUMNS: &str =
-    "number, position, done, changed, expected, newest, reached, oldest, started_at, moved_at, ended_at,
+    "number, position, done, changed, expected, newest, reached, oldest, since, started_at, moved_at, ended_at,
     lately_gone, lately_took";
 const FROM: &str = "from tenantry.stripe_cursors where name = $1";
 
@@ -202,9 +201,9 @@ pub async fn begin_backfill(app: &App) -> Result<()> {
 async fn begin_in(tx: &db::Transaction<'_>, name: Name, since: Option<DateTime<Utc>>) -> Result<Walk> {
     let statement = tx
         .prepare_cached(&format!(
-            "insert into tenantry.stripe_cursors (name, oldest) values ($1, $2)
+            "insert into tenantry.stripe_cursors (name, since) values ($1, $2)
              on conflict (name) do update set number = excluded.number, position = null, done = 0, changed = 0,
-               expected = null, newest = null, reached = null, oldest = excluded.oldest, started_at = now(), moved_at = now(),
+               expected = null, newest = null, reached = null, oldest = null, since = excluded.since, started_at = now(), moved_at = now(),
                ended_at = null, lately_gone = 0, lately_took = 0
              returning {COLUMNS}"
         ))
@@ -319,6 +318,7 @@ impl TryFrom<&Row> for Walk {
             newest: row.try_get("newest")?,
             reached: row.try_get("reached")?,
             oldest: row.try_get("oldest")?,
+            since: row.try_get("since")?,
             started_at: row.try_get("started_at")?,
             moved_at: row.try_get("moved_at")?,
             ended_at: row.try_get("ended_at")?,
@@ -350,6 +350,7 @@ mod tests {
             newest: None,
             reached: None,
             oldest: None,
+            since: None,
             started_at: now,
             moved_at: now,
             ended_at: None,
@@ -358,8 +359,8 @@ mod tests {
     }
 
     /// A walk through things that were made at these times, the newest first, a hundred at a time, each hundred within
-    /// `took`: how it is after each step, and how long the others take.
-    fn walked(made: &[i64], took: impl Fn(usize) -> Duration) -> Vec<(Walk, Duration)> {
+    /// `took`, where the end is known with the step of number `known`: how it is after each step, and how long the others take.
+    fn walked(made: &[i64], known: usize, took: impl Fn(usize) -> Duration) -> Vec<(Walk, Duration)> {
         let (mut walk, mut steps) = (begun(), vec![]);
         let pages: Vec<_> = made.chunks(100).collect();
         for (n, page) in pages.iter().enumerate() {
@@ -368,7 +369,7 @@ mod tests {
                 next: (!last).then(|| n.to_string()),
                 newest: at(page[0]),
                 reached: at(page[page.len() - 1]),
-                oldest: if n == 0 { at(made[made.len() - 1]) } else { None },
+                oldest: if n == known { at(made[made.len() - 1]) } else { None },
                 done: page.len() as i64,
                 took: took(n),
                 ..Step::default()
@@ -385,7 +386,7 @@ mod tests {
         let steady = |_| Duration::from_millis(800);
         // Stripe becomes three times as slow in the middle.
         let slower = |n| Duration::from_millis(if n < 250 { 800 } else { 2_400 });
-        for (steps, since) in [(walked(&evenly, steady), 5), (walked(&evenly, slower), 300)] {
+        for (steps, since) in [(walked(&evenly, 4, steady), 5), (walked(&evenly, 0, slower), 300)] {
             for (n, (walk, truth)) in steps.iter().enumerate().skip(since).take(490 - since) {
                 let (left, truth) = (walk.left().unwrap().as_secs_f64(), truth.as_secs_f64());
                 assert!((left - truth).abs() <= truth * 0.2 + 3.0, "step {n}: {left} s for {truth} s");
@@ -401,7 +402,7 @@ mod tests {
         const YEAR: f64 = 31_536_000.0;
         let ago = |n: i64| -(1.0 - n as f64 / 100_000.0 * (1.0 - 1.0 / 64.0)).log2() * YEAR;
         let growing: Vec<_> = (0..100_000).map(|n| NOW - ago(n) as i64).collect();
-        for (walk, truth) in walked(&growing, |_| Duration::from_secs(1)).iter().skip(5).take(900) {
+        for (walk, truth) in walked(&growing, 0, |_| Duration::from_secs(1)).iter().skip(5).take(900) {
             let (left, truth) = (walk.left().unwrap().as_secs_f64(), truth.as_secs_f64());
             assert!(left >= truth && left <= truth * 4.5, "{left} s for {truth} s, {} done", walk.done);
         }
@@ -421,7 +422,8 @@ mod tests {
                 made.sort_by_key(|at| -at);
             }
             let slow = chance.random_range(0..100_000);
-            let steps = walked(&made, |n| Duration::from_micros(slow * (n as u64 % 7)));
+            let steps =
+                walked(&made, chance.random_range(0..3), |n| Duration::from_micros(slow * (n as u64 % 7)));
             let mut before = 0.0;
             for (walk, _) in &steps {
                 let share = walk.share().unwrap_or(before);

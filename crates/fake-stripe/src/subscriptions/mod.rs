@@ -157,7 +157,7 @@ pub(crate) fn list(state: &mut State, _: &str, params: &mut Params) -> Result<Va
     };
     let subscriptions = state.table("sub");
     // As Stripe does: who cancels what a list has come to cannot go on from there.
-    page.from_among(subscriptions, in_state)?;
+    page.begins_among(subscriptions, in_state)?;
     subscriptions.page(&page, "/v1/subscriptions", customer.as_deref(), |subscription| {
         let is = |field: &str, wanted: &Option<String>| {
             wanted.as_deref().is_none_or(|wanted| subscription[field] == wanted)
