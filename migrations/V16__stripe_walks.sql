@@ -51,51 +51,6 @@ create index billing_customers_unlinked on billing_customers (key) where custome
 
 insert into job_kinds (kind, required, max_attempts) values ('sync_customer', '{"customer_id": "string"}', 100);
 
--- As in V13. A customer that was deleted is noted as such, and a job waits that unlinks it when Stripe says so; what a
--- deleted customer paid for stays the tenant's. Locks: the customer, then objects by their ids, then jobs.
-create or replace function receive_stripe_event(event text, event_kind text, happened timestamptz, subscription text, customer text, came_by text)
-returns boolean language plpgsql as $$
-declare
-  payer uuid;
-  owner uuid;
-  object text;
-begin
-  perform set_config('role', 'tenantry_system', true);
-  insert into tenantry.stripe_events (id, kind, created_at, source) values (event, event_kind, happened, came_by)
-    on conflict (id) do nothing;
-  if not found then return false; end if;
-  if subscription is null and event_kind is distinct from 'customer.deleted' or coalesce(subscription, customer) is null then
-    return true;
-  end if;
-  if subscription is not null then
-    insert into tenantry.stripe_objects as o (id, customer_id, dirty, newest_event) values (subscription, customer, 1, happened)
-      on conflict (id) do update set dirty = o.dirty + 1, newest_event = greatest(o.newest_event, excluded.newest_event),
-        customer_id = coalesce(excluded.customer_id, o.customer_id);
-  else
-    insert into tenantry.stripe_customers as s (id, deleted_at) values (customer, happened)
-      on conflict (id) do update set deleted_at = coalesce(s.deleted_at, excluded.deleted_at);
-    perform o.id from tenantry.stripe_objects o where o.customer_id = customer order by o.id for update;
-    update tenantry.stripe_objects o set dirty = o.dirty + 1, newest_event = greatest(o.newest_event, happened)
-      where o.customer_id = customer;
-  end if;
-  select c.tenant_id into payer from tenantry.billing_customers c where c.customer_id = customer;
-  owner := coalesce(payer, (select p.tenant_id from tenantry.billing_past_customers p where p.customer_id = customer),
-    '00000000-0000-0000-0000-000000000000');
-  if subscription is not null then
-    perform tenantry.enqueue_job('sync_subscription', jsonb_build_object('subscription_id', subscription, 'if_dirty', true),
-      owner, unique_key => subscription);
-    return true;
-  end if;
-  if payer is not null then
-    perform tenantry.enqueue_job('sync_customer', jsonb_build_object('customer_id', customer), payer, unique_key => customer);
-  end if;
-  for object in select o.id from tenantry.stripe_objects o where o.customer_id = customer order by o.id loop
-    perform tenantry.enqueue_job('sync_subscription', jsonb_build_object('subscription_id', object, 'if_dirty', true),
-      owner, unique_key => object);
-  end loop;
-  return true;
-end $$;
-
 -- As in V13; what a deleted customer paid for stays the tenant's.
 create or replace function begin_stripe_fetch(object text) returns table (number bigint, dirty bigint, synced bigint, newest_event timestamptz, parked boolean, tenant_id uuid)
 language plpgsql as $$ begin

@@ -8,7 +8,9 @@ alter table stripe_objects set (fillfactor = 50);
 
 insert into job_kinds (kind, required, max_attempts) values ('end_subscriptions', '{}', 100);
 
--- As in V16, and no more than that of an event of one subscription, of which there are the most.
+-- As in V13. Of an event of one subscription, of which there are the most, nothing else is touched. A customer that was deleted
+-- is noted as such, and a job waits that unlinks it when Stripe says so; what a deleted customer paid for stays the tenant's.
+-- Locks: the customer, then objects by their ids, then jobs.
 create or replace function receive_stripe_event(event text, event_kind text, happened timestamptz, subscription text, customer text, came_by text)
 returns boolean language plpgsql as $$
 declare

@@ -119,8 +119,8 @@ impl Attempts {
 }
 
 impl Attempt<'_> {
-    /// Gives the attempt back unless a password was guessed, and guessed wrong, be it as a part of a request. Without this it stays counted: so it is with
-    /// one that was given up before it was answered.
+    /// Gives the attempt back unless a password was guessed, and guessed wrong, be it as a part of a request. Without this it
+    /// stays counted: so it is with one that was given up before it was answered.
     pub(crate) fn end<T>(self, result: &accounts::Result<T>) {
         use accounts::Error::{KeyReused, WrongCredentials, WrongPassword};
         if matches!(result, Err(WrongCredentials | WrongPassword | KeyReused)) {

@@ -31,7 +31,7 @@ const BODY_LIMIT: usize = 64 * 1024;
 const BULK_LIMIT: usize = 1024 * 1024;
 
 /// Of webhooks: an event holds a whole object.
-pub(crate) const WEBHOOK_LIMIT: usize = 512 * 1024;
+const WEBHOOK_LIMIT: usize = 512 * 1024;
 
 /// How long a request may take.
 const DEADLINE: Duration = Duration::from_secs(5);

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{ApiError, Code},
-    layers::WEBHOOK_LIMIT,
+    layers,
     state::State,
 };
 
@@ -48,7 +48,7 @@ impl ParsePayload for Raw {
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
         let bytes = Vec::<u8>::from_request(request, body).await?;
-        if bytes.len() > WEBHOOK_LIMIT {
+        if layers::is_too_large(request, &bytes) {
             return Err(ApiError::new(Code::PayloadTooLarge, "The body is too large").into());
         }
         Ok(Self(bytes))

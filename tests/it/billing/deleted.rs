@@ -111,9 +111,7 @@ async fn a_customer_stays_linked_until_stripe_says_that_it_is_deleted() {
 
     stage.deaf();
     stage.delete(&stage.customer);
-    let due = "update tenantry.jobs set run_at = now(), ready = true where kind = 'sync_customer' and state = 'failed' and tenant_id = $1";
-    assert_eq!(stage.database.execute(due, &[&stage.app.tenant]).await.unwrap(), 1);
-    stage.app.run_jobs().await;
+    stage.tried_again("sync_customer").await;
     assert_eq!((stage.linked().await, stage.plan().await.as_str()), (None, "basic"));
 }
 
@@ -153,6 +151,22 @@ impl Stage {
             assert!([StatusCode::SERVICE_UNAVAILABLE, StatusCode::CONFLICT].contains(&status), "{page}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_a_deleted_customer_met_is_not_held_against_the_next() {
+    let stage = Stage::new().await;
+    let long_ago =
+        "update tenantry.billing_customers set failed_at = now() - interval '1 day' where tenant_id = $1";
+    stage.database.execute(long_ago, &[&stage.app.tenant]).await.unwrap();
+    stage.delete(&stage.customer);
+    stage.delivered().await;
+    let attempt = stage.attempt().await;
+
+    // It may have been made all the same, and be listed a little later.
+    stage.faults(ApiFaults { failed_after: 1.0, ..ApiFaults::default() }, WebhookFaults::default());
+    assert_eq!(stage.app.post(PORTAL, &portal()).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(stage.attempt().await, attempt, "no other key is used yet");
 }
 
 #[tokio::test]

@@ -127,13 +127,6 @@ impl Stage {
     fn renews(&self, subscription: &str) -> Value {
         json!(self.truth(subscription)["cancel_at_period_end"] == false)
     }
-
-    /// Runs the open job of that kind, however long it should wait.
-    async fn tried_again(&self, kind: &str) {
-        let sql = "update tenantry.jobs set run_at = now() where kind = $1 and state in ('pending', 'failed') and tenant_id = $2";
-        assert_eq!(self.database.execute(sql, &[&kind, &self.app.tenant]).await.unwrap(), 1, "{kind}");
-        self.app.run_jobs().await;
-    }
 }
 
 /// What stands between us and Stripe may answer in its place.

@@ -161,11 +161,17 @@ async fn a_renewal_that_is_not_paid_ends_the_plan_after_the_grace() {
     assert_eq!(billing["subscriptions"][0]["status"], "past_due");
     assert!(billing["entitlement"]["grace_until"].is_string(), "{billing}");
     assert_eq!(stage.plan().await, "pro");
-    eventually(SOON, async || {
-        stage.app.run_jobs().await;
-        stage.plan().await == "basic"
-    })
-    .await;
+    stage.loses_its_plan().await;
+}
+
+impl Stage {
+    async fn loses_its_plan(&self) {
+        eventually(SOON, async || {
+            self.app.run_jobs().await;
+            self.plan().await == "basic"
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
@@ -185,11 +191,7 @@ async fn a_second_grace_ends_although_the_first_had_not() {
     becomes("past_due").await;
     assert_eq!(stage.plan().await, "pro");
 
-    eventually(SOON, async || {
-        stage.app.run_jobs().await;
-        stage.plan().await == "basic"
-    })
-    .await;
+    stage.loses_its_plan().await;
 }
 
 #[tokio::test]

@@ -223,6 +223,20 @@ impl Stage {
         receive(self.house(), &Event::read(event).unwrap(), By::Webhook).await.unwrap()
     }
 
+    /// Makes the tenant's open jobs of that kind due, however long they should wait; how many those are. They are made ready
+    /// here: another test's worker, which makes ready what is due, could have one in its hands at that moment.
+    async fn make_due(&self, kind: &str) -> u64 {
+        let sql = "update tenantry.jobs set run_at = now(), ready = true
+                   where kind = $1 and state in ('pending', 'failed') and tenant_id = $2";
+        self.database.execute(sql, &[&kind, &self.app.tenant]).await.unwrap()
+    }
+
+    /// Runs the tenant's one open job of that kind.
+    async fn tried_again(&self, kind: &str) {
+        assert_eq!(self.make_due(kind).await, 1, "{kind}");
+        self.app.run_jobs().await;
+    }
+
     /// Runs every due job of the database, of whomever.
     async fn run_all_jobs(&self) {
         let handlers = server::handlers(self.house(), &self.app.config()).unwrap();

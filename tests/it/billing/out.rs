@@ -139,8 +139,7 @@ async fn the_quantity_follows_the_seats() {
 
 impl Stage {
     async fn a_minute_later(&self) {
-        let sql = "update tenantry.jobs set run_at = now() where kind = 'sync_seats' and state = 'pending' and tenant_id = $1";
-        self.database.execute(sql, &[&self.app.tenant]).await.unwrap();
+        self.make_due("sync_seats").await;
         self.app.run_jobs().await;
         self.delivered().await;
     }

@@ -2,12 +2,11 @@
 
 use deadpool_postgres::Transaction;
 use serde_json::json;
-use tenantry_jobs::{CreateCustomer, SyncSubscription};
-use tenantry_queue::Options;
+use tenantry_jobs::CreateCustomer;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{directory, follow::follow};
+use super::{directory, follow::follow, sync};
 use crate::{
     Actor, App, Error, Result, TenantId,
     audit::{self, By},
@@ -18,15 +17,22 @@ use crate::{
 
 /// Has a customer made for a new tenant, when `tx` commits.
 pub(crate) async fn request(tx: &Transaction<'_>, tenant: TenantId) -> Result<()> {
-    let statement = tx
-        .prepare_cached(
-            "insert into tenantry.billing_customers (tenant_id) values ($1) on conflict do nothing",
-        )
-        .await?;
-    tx.execute(&statement, &[&tenant.0]).await?;
+    want(tx, tenant).await?;
     tenantry_queue::enqueue(tx, tenant.0, &CreateCustomer {}).await?;
     Ok(())
 }
+
+/// Notes that the tenant wants a customer, if it has not been noted.
+async fn want(tx: &Transaction<'_>, tenant: TenantId) -> Result<()> {
+    let sql = "insert into tenantry.billing_customers (tenant_id) values ($1) on conflict do nothing";
+    let statement = tx.prepare_cached(sql).await?;
+    tx.execute(&statement, &[&tenant.0]).await?;
+    Ok(())
+}
+
+/// The address of the first administrator of a tenant `t`.
+const FIRST_ADMIN: &str = "(select u.email from tenantry.users u
+    where u.tenant_id = t.id and u.role = 'admin' and u.deleted_at is null order by u.id limit 1)";
 
 /// A customer that Stripe has to be asked for.
 #[derive(Debug, Clone)]
@@ -63,21 +69,14 @@ pub async fn find(app: &App, tenant: TenantId) -> Result<std::result::Result<Str
     }
     let mut client = app.db.client().await?;
     let tx = db::as_tenant(&mut client, tenant).await?;
+    want(&tx, tenant).await?;
     let statement = tx
-        .prepare_cached(
-            "insert into tenantry.billing_customers (tenant_id) values ($1) on conflict do nothing",
-        )
-        .await?;
-    tx.execute(&statement, &[&tenant.0]).await?;
-    let statement = tx
-        .prepare_cached(
+        .prepare_cached(&format!(
             "select c.customer_id, c.key, c.attempt, t.name, extract(epoch from c.created_at)::bigint as since,
-               coalesce(c.failed_at < now() - make_interval(secs => $2), false) as is_settled,
-               (select u.email from tenantry.users u
-                where u.tenant_id = t.id and u.role = 'admin' and u.deleted_at is null order by u.id limit 1) as email
+               coalesce(c.failed_at < now() - make_interval(secs => $2), false) as is_settled, {FIRST_ADMIN} as email
              from tenantry.billing_customers c join tenantry.tenants t on t.id = c.tenant_id
-             where c.tenant_id = $1 and t.deleted_at is null",
-        )
+             where c.tenant_id = $1 and t.deleted_at is null"
+        ))
         .await?;
     let settle = app.settings.billing.as_ref().map_or(0.0, |billing| billing.settle.as_secs_f64());
     let row = tx.query_opt(&statement, &[&tenant.0, &settle]).await?.ok_or(Error::NoTenant)?;
@@ -189,10 +188,7 @@ async fn link_by(app: &App, tenant: TenantId, customer: &str, actor: Option<Acto
 /// Has these subscriptions fetched, when `tx` commits.
 async fn fetch_again(tx: &Transaction<'_>, tenant: TenantId, subscriptions: Vec<Row>) -> Result<()> {
     for row in subscriptions {
-        let subscription_id: String = row.try_get(0)?;
-        let options = Options { unique_key: Some(&subscription_id), ..Options::default() };
-        let job = SyncSubscription { subscription_id: subscription_id.clone(), if_dirty: false };
-        tenantry_queue::enqueue_with(tx, tenant.0, &job, options).await?;
+        sync::request(tx, tenant, row.try_get(0)?).await?;
     }
     Ok(())
 }
@@ -235,7 +231,9 @@ async fn unlink_in(app: &App, tx: &Transaction<'_>, tenant: TenantId, customer: 
             "with past as (
                insert into tenantry.billing_past_customers (tenant_id, customer_id) values ($1, $2) on conflict do nothing
              )
-             update tenantry.billing_customers set customer_id = null, attempt = attempt + 1
+             update tenantry.billing_customers
+             -- Another one is wanted from now on, and has met no fault.
+             set customer_id = null, attempt = attempt + 1, created_at = now(), failed_at = null
              where tenant_id = $1 and customer_id = $2",
         )
         .await?;
@@ -293,12 +291,12 @@ pub struct Paying {
 pub async fn paying(app: &App) -> Result<Vec<Paying>> {
     let mut client = app.db.client().await?;
     let tx = db::as_system(&mut client).await?;
-    let sql = "select c.tenant_id, c.customer_id, t.name,
-                 (select u.email from tenantry.users u
-                  where u.tenant_id = t.id and u.role = 'admin' and u.deleted_at is null order by u.id limit 1) as email
-               from tenantry.billing_customers c join tenantry.tenants t on t.id = c.tenant_id
-               where c.customer_id is not null order by c.tenant_id";
-    let rows = tx.query(sql, &[]).await?;
+    let sql = format!(
+        "select c.tenant_id, c.customer_id, t.name, {FIRST_ADMIN} as email
+         from tenantry.billing_customers c join tenantry.tenants t on t.id = c.tenant_id
+         where c.customer_id is not null order by c.tenant_id"
+    );
+    let rows = tx.query(&sql, &[]).await?;
     tx.commit().await?;
     let paying = |row: &tokio_postgres::Row| {
         Ok(Paying {

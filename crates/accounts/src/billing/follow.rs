@@ -86,11 +86,7 @@ async fn standings(tx: &Transaction<'_>, tenants: &[Uuid], settings: &Settings) 
         .await?;
     let standing = |row: &Row| {
         let tenant: Uuid = row.try_get("tenant_id")?;
-        let has = Entitlement {
-            plan: row.try_get::<_, Option<&str>>("plan")?.and_then(Plan::named),
-            active_until: row.try_get("active_until")?,
-            grace_until: row.try_get("grace_until")?,
-        };
+        let has = Entitlement::try_from(row)?;
         let held = held.remove(&tenant).unwrap_or_default();
         let gets = entitlement::of(&held, settings, row.try_get::<_, DateTime<Utc>>("now")?);
         Ok(Standing { tenant: TenantId(tenant), has, gets })

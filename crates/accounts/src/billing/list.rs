@@ -117,11 +117,7 @@ pub async fn list(app: &App, actor: Actor) -> Result<Billing> {
         )
         .await?;
     let entitlement = match tx.query_opt(&statement, &[&tenant.0]).await? {
-        Some(row) => Entitlement {
-            plan: row.try_get::<_, Option<&str>>("plan")?.and_then(Plan::named),
-            active_until: row.try_get("active_until")?,
-            grace_until: row.try_get("grace_until")?,
-        },
+        Some(row) => Entitlement::try_from(&row)?,
         None => Entitlement::default(),
     };
     tx.commit().await?;
@@ -214,6 +210,18 @@ impl TryFrom<&Row> for Subscription {
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
             version: row.try_get("version")?,
+        })
+    }
+}
+
+impl TryFrom<&Row> for Entitlement {
+    type Error = Error;
+
+    fn try_from(row: &Row) -> Result<Self> {
+        Ok(Self {
+            plan: row.try_get::<_, Option<&str>>("plan")?.and_then(Plan::named),
+            active_until: row.try_get("active_until")?,
+            grace_until: row.try_get("grace_until")?,
         })
     }
 }

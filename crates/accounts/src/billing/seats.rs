@@ -17,16 +17,16 @@ pub(crate) async fn changed(
     settings: Option<&Settings>,
     tenant: TenantId,
 ) -> Result<()> {
-    let Some(settings) = settings.filter(|settings| settings.prices.values().any(|price| price.by_seat))
-    else {
+    let by_seat = settings.map(by_seat).unwrap_or_default();
+    if by_seat.is_empty() {
         return Ok(());
-    };
+    }
     let statement = tx
         .prepare_cached(
             "select exists (select from tenantry.subscription_items where tenant_id = $1 and price_id = any ($2))",
         )
         .await?;
-    if tx.query_one(&statement, &[&tenant.0, &by_seat(settings)]).await?.try_get(0)? {
+    if tx.query_one(&statement, &[&tenant.0, &by_seat]).await?.try_get(0)? {
         request(tx, tenant).await?;
     }
     Ok(())
@@ -35,12 +35,7 @@ pub(crate) async fn changed(
 /// Has the quantity follow, when `tx` commits, if it is another than it should be: one that could not be set before, or whose
 /// price was not by seat then.
 pub(super) async fn keep_in_step(tx: &Transaction<'_>, settings: &Settings, tenant: TenantId) -> Result<()> {
-    if settings.prices.values().any(|price| price.by_seat)
-        && !differing(tx, settings, &[tenant.0]).await?.is_empty()
-    {
-        request(tx, tenant).await?;
-    }
-    Ok(())
+    if differing(tx, settings, &[tenant.0]).await?.is_empty() { Ok(()) } else { request(tx, tenant).await }
 }
 
 async fn request(tx: &Transaction<'_>, tenant: TenantId) -> Result<()> {
@@ -79,6 +74,10 @@ pub(super) async fn differing(
     settings: &Settings,
     tenants: &[Uuid],
 ) -> Result<Vec<OutOfStep>> {
+    let by_seat = by_seat(settings);
+    if by_seat.is_empty() {
+        return Ok(vec![]);
+    }
     let statement = tx
         .prepare_cached(
             "select i.tenant_id, i.stripe_id, greatest(t.used, 1)::bigint as used
@@ -90,7 +89,7 @@ pub(super) async fn differing(
                and i.quantity is distinct from greatest(t.used, 1)",
         )
         .await?;
-    let rows = tx.query(&statement, &[&tenants, &by_seat(settings)]).await?;
+    let rows = tx.query(&statement, &[&tenants, &by_seat]).await?;
     let row = |row: &tokio_postgres::Row| {
         let tenant = TenantId(row.try_get("tenant_id")?);
         Ok(OutOfStep { tenant, item: row.try_get("stripe_id")?, used: row.try_get("used")? })

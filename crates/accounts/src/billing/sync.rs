@@ -106,6 +106,14 @@ impl TryFrom<&tokio_postgres::Row> for Begun {
     }
 }
 
+/// Has a subscription fetched, whether or not an event came, when `tx` commits.
+pub(super) async fn request(tx: &Transaction<'_>, tenant: TenantId, id: &str) -> Result<()> {
+    let job = SyncSubscription { subscription_id: id.to_owned(), if_dirty: false };
+    let options = Options { unique_key: Some(id), ..Options::default() };
+    tenantry_queue::enqueue_with(tx, tenant.0, &job, options).await?;
+    Ok(())
+}
+
 /// What Stripe answered.
 #[derive(Debug, Clone)]
 pub enum Fetched {
@@ -156,12 +164,10 @@ pub async fn apply(app: &App, id: &str, begun: &Begun, fetched: Fetched, at: Opt
                 tx = db::as_system(&mut client).await?;
             }
         }
+        let mut applied = Applied::Same;
         if let Some(tenant) = tenant {
             // The first lock of all that touch a tenant's seats.
             seats::lock(&tx, tenant).await?;
-        }
-        let mut applied = Applied::Same;
-        if let Some(tenant) = tenant {
             let changed = match &fetched {
                 Fetched::Found(subscription) => store(&tx, tenant, subscription).await?,
                 Fetched::Gone => store_gone(&tx, tenant, &id).await?,

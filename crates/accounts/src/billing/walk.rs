@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tenantry_jobs::SyncSubscription;
-use tenantry_queue::Options;
 use tokio_postgres::{Row, types::ToSql};
 
+use super::sync;
 use crate::{App, Result, TenantId, db};
 
 /// What is walked through.
@@ -292,9 +291,7 @@ pub async fn fetch_unlisted(app: &App, number: i64) -> Result<u64> {
         let rows = tx.query(&statement, &[&number, &after, &BATCH]).await?;
         for row in &rows {
             after = row.try_get(0)?;
-            let job = SyncSubscription { subscription_id: after.clone(), if_dirty: false };
-            let options = Options { unique_key: Some(&after), ..Options::default() };
-            tenantry_queue::enqueue_with(&tx, TenantId::SYSTEM.0, &job, options).await?;
+            sync::request(&tx, TenantId::SYSTEM, &after).await?;
         }
         tx.commit().await?;
         app.db.nudge();

@@ -45,13 +45,14 @@ struct Customer {
     subscriptions: Vec<Subscription>,
 }
 
-struct Subscription {
-    id: String,
-    what: String,
-    status: String,
-    mood: &'static str,
-    outlook: String,
-    over: bool,
+/// A subscription in words.
+pub(super) struct Subscription {
+    pub(super) id: String,
+    pub(super) what: String,
+    pub(super) status: String,
+    pub(super) mood: &'static str,
+    pub(super) outlook: String,
+    pub(super) over: bool,
 }
 
 struct Price {
@@ -98,7 +99,7 @@ fn customer(state: &State, row: &Value) -> Customer {
     }
 }
 
-fn subscription(state: &State, row: &Value) -> Subscription {
+pub(super) fn subscription(state: &State, row: &Value) -> Subscription {
     Subscription {
         id: text(row, "id").to_owned(),
         what: words::items(state, row),

@@ -3,13 +3,16 @@
 use askama::Template;
 use serde_json::Value;
 
-use super::{STYLE, go, html, words};
+use super::{
+    STYLE, go, html,
+    overview::{Subscription, subscription},
+    words,
+};
 use crate::{
     error::Result,
     portal,
     server::{Answer, Asked},
     state::{State, int, text},
-    subscriptions,
 };
 
 /// How many invoices are shown.
@@ -20,20 +23,16 @@ const INVOICES: usize = 12;
 struct Page {
     style: &'static str,
     who: String,
-    subscriptions: Vec<Subscription>,
+    subscriptions: Vec<Changeable>,
     invoices: Vec<Invoice>,
     back: String,
     problem: Option<String>,
 }
 
-struct Subscription {
-    id: String,
-    what: String,
-    status: String,
-    mood: &'static str,
-    outlook: String,
+/// A subscription and what may be made of it.
+struct Changeable {
+    is: Subscription,
     quantity: i64,
-    over: bool,
     ending: bool,
     /// Its last invoice is open.
     owing: Option<String>,
@@ -70,7 +69,7 @@ pub(super) fn page(state: &State, id: &str, problem: Option<String>) -> Result<A
     let page = Page {
         style: STYLE,
         who: [text(&customer, "name"), text(&customer, "email")].join(" "),
-        subscriptions: theirs("sub").map(|row| subscription(state, row)).collect(),
+        subscriptions: theirs("sub").map(|row| changeable(state, row)).collect(),
         invoices: invoices.collect(),
         back: text(&session, "return_url").to_owned(),
         problem,
@@ -78,7 +77,7 @@ pub(super) fn page(state: &State, id: &str, problem: Option<String>) -> Result<A
     Ok(html(200, &page, None))
 }
 
-fn subscription(state: &State, row: &Value) -> Subscription {
+fn changeable(state: &State, row: &Value) -> Changeable {
     let item = &row["items"]["data"][0];
     let fits = |price: &&Value| {
         price["id"] == item["price"]["id"] || price["active"] == true && price["type"] == "recurring"
@@ -91,14 +90,9 @@ fn subscription(state: &State, row: &Value) -> Subscription {
     let invoice = state.find("in", text(row, "latest_invoice")).filter(|invoice| invoice["status"] == "open");
     let owing =
         invoice.map(|invoice| words::money(int(invoice, "amount_remaining"), text(invoice, "currency")));
-    Subscription {
-        id: text(row, "id").to_owned(),
-        what: words::items(state, row),
-        status: text(row, "status").replace('_', " "),
-        mood: words::mood(text(row, "status")),
-        outlook: words::outlook(state, row),
+    Changeable {
+        is: subscription(state, row),
         quantity: int(item, "quantity"),
-        over: subscriptions::is_over(row),
         ending: row["cancel_at_period_end"] == true,
         owing,
         prices: prices.collect(),

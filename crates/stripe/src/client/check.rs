@@ -35,7 +35,7 @@ impl Client {
     /// See [`Error`].
     pub async fn price(&self, id: &str) -> Result<Option<Price>, Error> {
         let answer = match self.get(&format!("prices/{}", segment(id)), &[]).await {
-            Err(Error::Refused { status: 404, .. }) => return Ok(None),
+            Err(error) if error.is_missing() => return Ok(None),
             answer => answer?.value,
         };
         if answer["id"] != id {
