@@ -303,6 +303,11 @@ impl From<accounts::Error> for ApiError {
                 Self::new(Code::VersionMismatch, "The record has changed; read it and try again")
             }
             E::VersionNotReached => Self::new(Code::VersionNotReached, "This version does not exist yet"),
+            E::WrongCursor => {
+                let message = "Must be the next_cursor of this very list, or first".into();
+                let (field, code) = ("cursor".into(), "invalid_cursor".into());
+                Self::invalid(vec![FieldError { field, code, message }])
+            }
             E::Busy => Self::unavailable("Too much is going on at the moment, please try again", 1),
             E::Unavailable(_) | E::NotPrimary(_) => {
                 tracing::warn!("no database connection: {}", sources(&error));

@@ -18,6 +18,7 @@ mod params;
 mod schema;
 mod tenants;
 mod totp;
+mod user_lists;
 mod users;
 mod webhooks;
 

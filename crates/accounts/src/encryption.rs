@@ -1,5 +1,6 @@
 //! Encryption of what is stored and must be read again: ChaCha20-Poly1305 (RFC 8439). Each text is bound to its row, so
-//! that nobody who can write to the database can move it to another one.
+//! that nobody who can write to the database can move it to another one. And signatures of what we give out and take back.
+//! All nodes have these keys.
 
 use std::{
     collections::HashMap,
@@ -12,25 +13,35 @@ use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit, Nonce,
     aead::{Aead, Payload},
 };
+use hmac::{Hmac, Mac};
 use rand::{TryRngCore, rngs::OsRng};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512};
 
 use crate::{Error, Result, TenantId, UserId};
 
 const NONCE: usize = 12;
+/// The length of a signature.
+pub(crate) const SIGNATURE: usize = 16;
 
 /// A key, and its name, which is stored beside what it has encrypted.
 #[derive(Clone)]
 pub struct Key {
     id: String,
     cipher: ChaCha20Poly1305,
+    signer: Hmac<Sha256>,
 }
 
 impl Key {
     /// Of 256 random bits, after which it is named: the same key has the same name everywhere.
     pub fn new(bytes: [u8; 32]) -> Self {
         let id = Sha256::new().chain_update("tenantry encryption key").chain_update(bytes).finalize();
-        Self { id: URL_SAFE_NO_PAD.encode(&id[..12]), cipher: ChaCha20Poly1305::new(&bytes.into()) }
+        // A key of its own: one key does one thing.
+        let signing = Sha512::new().chain_update("tenantry signing key").chain_update(bytes).finalize();
+        Self {
+            id: URL_SAFE_NO_PAD.encode(&id[..12]),
+            cipher: ChaCha20Poly1305::new(&bytes.into()),
+            signer: <Hmac<Sha256> as hmac::digest::KeyInit>::new(&signing),
+        }
     }
 
     /// Its name, which tells nothing of it.
@@ -128,6 +139,21 @@ impl Encryption {
         let (nonce, encrypted) = bytes.split_first_chunk::<NONCE>().ok_or(unreadable.clone())?;
         let payload = Payload { msg: encrypted, aad: &context.bytes() };
         key.cipher.decrypt(&Nonce::from(*nonce), payload).map_err(|_| unreadable)
+    }
+
+    /// Signs `message` (HMAC, RFC 2104) with the key that encrypts.
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<[u8; SIGNATURE]> {
+        let keys = self.keys();
+        let key = keys.writing.as_ref().ok_or(Error::Internal("this process has no key to sign with"))?;
+        let whole: [u8; 32] = key.signer.clone().chain_update(message).finalize().into_bytes().into();
+        Ok(std::array::from_fn(|place| whole[place]))
+    }
+
+    /// Whether one of the keys has signed `message`.
+    pub(crate) fn has_signed(&self, message: &[u8], signature: &[u8; SIGNATURE]) -> bool {
+        let by =
+            |key: &Key| key.signer.clone().chain_update(message).verify_truncated_left(signature).is_ok();
+        self.keys().all.values().any(|(_, key)| by(key))
     }
 
     fn keys(&self) -> Arc<Keys> {

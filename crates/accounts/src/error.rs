@@ -109,6 +109,9 @@ pub enum Error {
     /// `X-Min-Version` is newer than the row.
     #[error("this version does not exist yet")]
     VersionNotReached,
+    /// The cursor is none that this service has made for this list.
+    #[error("the cursor is not valid here")]
+    WrongCursor,
     /// More work waits than can be done soon; nothing was changed.
     #[error("too much work is waiting")]
     Busy,
