@@ -19,6 +19,7 @@ mod http;
 mod inspect;
 mod jobs;
 mod keys;
+mod lists;
 mod mails;
 mod node;
 mod operators;
