@@ -169,7 +169,7 @@ impl Cluster {
     pub(crate) async fn blocks(&self) -> i64 {
         let sql = "select coalesce(sum(shared_blks_hit + shared_blks_read), 0)::bigint
                    from pg_stat_statements s join pg_database d on d.oid = s.dbid
-                   where d.datname = $1 and query like '%tenantry.users%'";
+                   where d.datname = $1 and query ~ 'tenantry.(users|search_users)'";
         connect("postgres").await.query_one(sql, &[&self.name]).await.unwrap().get(0)
     }
 

@@ -105,7 +105,11 @@ async fn what_was_written_through_another_node_is_seen_within_a_second_or_at_onc
         let url = format!("http://{}{LIST}", cluster.nodes[1].address);
         let anew = reqwest::Client::new().get(url).bearer_auth(&cluster.token).header("X-Min-Version", "1");
         let (status, body) = answer(anew).await;
-        assert_eq!((status.as_u16(), body["data"][0]["name"].as_str()), (200, Some(name.as_str())), "asked for");
+        assert_eq!(
+            (status.as_u16(), body["data"][0]["name"].as_str()),
+            (200, Some(name.as_str())),
+            "asked for"
+        );
         let written = std::time::Instant::now();
         loop {
             let seen = names(&reader.get(LIST).await)[0].clone();

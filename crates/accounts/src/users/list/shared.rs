@@ -8,10 +8,10 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{List, Wanted};
 use crate::{Error, Result, TenantId};
@@ -174,5 +174,137 @@ pub(crate) struct Change {
 impl Drop for Change {
     fn drop(&mut self) {
         self.lists.counter(self.tenant).fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::users::{Filter, Order, Part, Selection, SortBy};
+
+    /// A list whose reading takes until it may end, and is counted.
+    struct Reader {
+        lists: Arc<Lists>,
+        tenant: TenantId,
+        reads: Arc<AtomicUsize>,
+        may_end: Arc<Semaphore>,
+    }
+
+    impl Reader {
+        fn new() -> Self {
+            let (lists, reads, may_end) = (Arc::default(), Arc::default(), Arc::new(Semaphore::new(0)));
+            Self { lists, tenant: TenantId::generate(), reads, may_end }
+        }
+
+        fn ask(&self, answer: Result<List>) -> tokio::task::JoinHandle<Answer> {
+            let (lists, tenant) = (self.lists.clone(), self.tenant);
+            let (reads, may_end) = (self.reads.clone(), self.may_end.clone());
+            let read = |_| async move {
+                reads.fetch_add(1, Ordering::SeqCst);
+                may_end.acquire().await.unwrap().forget();
+                answer
+            };
+            tokio::spawn(async move { lists.share(tenant, wanted(), read).await })
+        }
+
+        /// Waits until so many reads have begun.
+        async fn has_read(&self, times: usize) {
+            while self.reads.load(Ordering::SeqCst) < times {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(self.reads.load(Ordering::SeqCst), times);
+        }
+    }
+
+    fn wanted() -> Wanted {
+        let selection = Selection { filter: Filter::default(), sort_by: SortBy::Name, order: Order::Asc };
+        Wanted { selection, part: Part::Page { offset: 0 }, limit: 10 }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_shared_for_a_second_and_forgotten() {
+        let reader = Reader::new();
+        let (one, other) = (reader.ask(Ok(List::default())), reader.ask(Ok(List::default())));
+        reader.has_read(1).await;
+        reader.may_end.add_permits(1);
+        assert!(Arc::ptr_eq(&one.await.unwrap().unwrap(), &other.await.unwrap().unwrap()));
+        reader.ask(Ok(List::default())).await.unwrap().unwrap();
+        reader.has_read(1).await;
+        assert!(reader.lists.answers().size > 0);
+
+        tokio::time::sleep(2 * LIFE).await;
+        let answers = reader.lists.answers();
+        assert_eq!((answers.shared.len(), answers.size), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_change_voids_what_is_under_way_as_well() {
+        let reader = Reader::new();
+        let before = reader.ask(Ok(List::default()));
+        reader.has_read(1).await;
+        let change = reader.lists.change(reader.tenant);
+        let meanwhile = reader.ask(Ok(List::default()));
+        tokio::task::yield_now().await;
+        drop(change);
+        let after = reader.ask(Ok(List::default()));
+        reader.has_read(2).await;
+        reader.may_end.add_permits(2);
+        let [before, meanwhile, after] =
+            [before.await, meanwhile.await, after.await].map(|list| list.unwrap().unwrap());
+        assert!(Arc::ptr_eq(&before, &meanwhile) && !Arc::ptr_eq(&before, &after));
+    }
+
+    #[tokio::test]
+    async fn whoever_asked_first_may_go_and_others_get_the_answer() {
+        let reader = Reader::new();
+        let first = reader.ask(Ok(List::default()));
+        reader.has_read(1).await;
+        let second = reader.ask(Ok(List::default()));
+        first.abort();
+        reader.may_end.add_permits(1);
+        assert!(second.await.unwrap().is_ok());
+        reader.has_read(1).await;
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_to_all_who_wait_and_not_kept() {
+        let reader = Reader::new();
+        let (one, other) = (reader.ask(Err(Error::Busy)), reader.ask(Ok(List::default())));
+        reader.has_read(1).await;
+        tokio::task::yield_now().await;
+        reader.may_end.add_permits(2);
+        assert!(matches!((one.await.unwrap(), other.await.unwrap()), (Err(Error::Busy), Err(Error::Busy))));
+        while !reader.lists.answers().shared.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert!(reader.ask(Ok(List::default())).await.unwrap().is_ok());
+        reader.has_read(2).await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_one_failure_and_no_more() {
+        let reader = Reader::new();
+        let panics = |_: Wanted| async { if true { panic!("a bug") } else { Ok(List::default()) } };
+        let failed = reader.lists.share(reader.tenant, wanted(), panics).await;
+        assert!(matches!(failed, Err(Error::Internal(_))));
+        reader.may_end.add_permits(1);
+        assert!(reader.ask(Ok(List::default())).await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_has_no_room_is_answered_and_not_kept() {
+        let reader = Reader::new();
+        reader.lists.answers().size = ROOM;
+        reader.may_end.add_permits(2);
+        assert!(reader.ask(Ok(List::default())).await.unwrap().is_ok());
+        while !reader.lists.answers().shared.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert!(reader.ask(Ok(List::default())).await.unwrap().is_ok());
+        assert_eq!((reader.lists.answers().size, reader.reads.load(Ordering::SeqCst)), (ROOM, 2));
     }
 }
