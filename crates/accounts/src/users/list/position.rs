@@ -26,6 +26,8 @@ pub struct Position {
     pub(super) key: Key,
     /// Ends ties.
     pub(super) id: UserId,
+    /// Whether it is known that more were made within the time of the list than can be sorted.
+    pub(super) wide: bool,
 }
 
 /// What a user is sorted by.
@@ -45,7 +47,7 @@ impl Position {
             SortBy::Email => Key::Text(user.email.as_str().to_owned()),
             SortBy::Name => Key::Text(user.name.clone()),
         };
-        Self { rank, key, id: user.id }
+        Self { rank, key, id: user.id, wide: false }
     }
 
     /// The cursor that leads here, in the list `selection` of `tenant`.

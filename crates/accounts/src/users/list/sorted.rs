@@ -19,13 +19,15 @@ const FEW: i64 = COUNTED;
 pub(super) async fn read(tx: &Transaction<'_>, tenant: TenantId, wanted: &Wanted) -> Result<List> {
     let selection = &wanted.selection;
     let combinations = Combinations::of(tenant, selection);
-    if selection.is_bounded() && selection.sort_by != SortBy::CreatedAt {
+    let is_across = selection.is_bounded() && selection.sort_by != SortBy::CreatedAt;
+    if is_across && wanted.after().is_none_or(|place| !place.wide) {
         let (list, total) = page(tx, wanted, &combinations, Source::Few).await?;
         if total <= FEW {
             return Ok(list);
         }
     }
-    let (list, total) = page(tx, wanted, &combinations, Source::Sorted).await?;
+    let (mut list, total) = page(tx, wanted, &combinations, Source::Sorted).await?;
+    list.next = list.next.map(|place| Position { wide: is_across, ..place });
     if total <= COUNTED || list.total.is_none() {
         return Ok(list);
     }
