@@ -1,5 +1,5 @@
-//! What a look-up costs, and signing in, on servers of its own: `make load`, `make load-large` and `make load-auth`. And whether
-//! the time of an answer tells who exists: `make bench-enumeration`.
+//! What a look-up costs, and signing in, and a list, on servers of its own: `make load`, `make load-large`, `make load-auth` and
+//! `make load-lists`. And whether the time of an answer tells who exists: `make bench-enumeration`.
 //!
 //! ```text
 //! cargo build --release --bin tenantry --examples && target/release/examples/load lookup
@@ -15,6 +15,7 @@ mod cases;
 mod connection;
 mod enumeration;
 mod figures;
+mod lists;
 mod process;
 #[path = "../tests/harness/provenance.rs"]
 mod provenance;
@@ -70,6 +71,8 @@ pub(crate) enum Question {
     Enumeration,
     /// Sign-in, look-ups beside it, tokens, and row-level security
     Auth,
+    /// Lists and searches of a thousand users, and of up to a million
+    Lists,
 }
 
 #[tokio::main]
@@ -84,7 +87,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(settings: &Settings) -> Result<()> {
-    if !matches!(settings.question, Question::Enumeration) {
+    if !matches!(settings.question, Question::Enumeration | Question::Lists) {
         wrk::check()?;
     }
     let folder = std::env::temp_dir().join(format!("tenantry-load-{}", std::process::id()));
@@ -110,6 +113,7 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
         Question::Scale => cases::scale(settings, servers).await?,
         Question::Enumeration => return enumeration::measure(settings, servers).await,
         Question::Auth => return Ok(auth::measure(settings, servers).await?.to_string()),
+        Question::Lists => return Ok(lists::measure(settings, servers).await?.to_string()),
     };
     Ok(by_turns(settings, servers, table, &cases).await?.to_string())
 }

@@ -56,7 +56,8 @@ async fn among_twenty_thousand_lists_are_read_off_indexes_and_totals_are_estimat
     }
 
     for list in ["sort_by=last_login_at", "sort_by=name&created_after=2020-01-01T00:00:00Z"] {
-        let (mut cursor, mut seen, mut parts, before) = ("first".to_owned(), vec![], 0, cluster.blocks().await);
+        let (mut cursor, mut seen, mut parts, before) =
+            ("first".to_owned(), vec![], 0, cluster.blocks().await);
         loop {
             let answer = client.get(&format!("/api/v1/users?{list}&limit=100&cursor={cursor}")).await.json();
             seen.extend(answer["data"].as_array().unwrap().iter().map(place));
