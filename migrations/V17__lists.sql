@@ -91,10 +91,15 @@ declare
   -- How many to look at, at first and at most.
   few       constant int := 1000;
   many      constant int := 50000;
+  -- Whether most of the tenant's users are not asked for.
+  filtered  constant boolean := cardinality(roles) = 1 or cardinality(verified) = 1 or active = '{f}'
+    or since > '-infinity' or until < 'infinity';
   look      int := few;
   seen      int;
   found     uuid[];
   share     double precision;
+  entries   double precision;
+  there     int;
 begin
   if tenant is distinct from tenantry.current_tenant() then
     return;
@@ -118,16 +123,33 @@ begin
         limit at_most;
       return;
     end if;
-    share := cardinality(found)::double precision / seen;
     if not indexed then
       look := many;
-    else
-      -- at_most / share users have to be looked at, or share * used entries of the index to be fetched, which takes a third
-      -- of the time each. A look that was not enough was of users who are unlike the others.
-      exit when look > few
-        or share * share * coalesce((select s.used from tenantry.tenant_seats s where s.tenant_id = tenant), 0) < 3 * at_most;
-      look := least(1.5 * at_most / share, many - 1);
+      continue;
     end if;
+    -- A second look that was not enough was at users who are unlike the others.
+    exit when look > few or cardinality(found) = 0;
+    -- Either as many are looked at as have at_most among them, or all there are if they are few; or what the index has is
+    -- fetched, each entry in a third of that time, and in all of it where it mostly is somebody who is not asked for.
+    share := cardinality(found)::double precision / seen;
+    entries := share * coalesce((select s.used from tenantry.tenant_seats s where s.tenant_id = tenant), 0) / 3;
+    look := least(1.5 * at_most / share, many - 1);
+    if filtered then
+      entries := 3 * entries;
+      select count(*) into there
+        from (
+          select from unnest(roles) r cross join unnest(verified) v cross join unnest(active) a
+            cross join lateral (
+              select from tenantry.users u
+              where u.tenant_id = tenant and u.is_active = a and u.role = r and u.email_verified = v and u.deleted_at is null
+                and u.created_at >= since and u.created_at < until
+              order by u.created_at desc, u.id desc offset 0
+            ) p
+          limit look
+        ) l;
+      look := least(look, there + 1);
+    end if;
+    exit when look > entries;
   end loop;
   return query select (p.person).* from tenantry.user_search s
     cross join lateral (

@@ -34,6 +34,8 @@ async fn among_twenty_thousand_lists_are_read_off_indexes_and_totals_are_estimat
         ("created_after=2020-01-01T00:00:00Z&sort_by=email&sort_order=asc&page=1000", USERS + 1, true),
         ("role=admin", 1, false),
         ("is_active=false", 0, false),
+        ("created_before=2020-01-01T00:00:00Z", 0, false),
+        ("created_before=2020-01-01T00:00:00Z&sort_by=name", 0, false),
         ("email_verified=false&created_before=2020-01-01T00:00:00Z&sort_by=name", 0, false),
         ("search=user12345%40", 1, false),
         ("search=example", 1_000, true),

@@ -25,8 +25,7 @@ pub(super) async fn read(
     let selection = &wanted.selection;
     let (limit, offset) = wanted.window();
     let combinations = Combinations::of(tenant, selection);
-    let Combinations { active, roles, verified, .. } = &combinations;
-    let (since, until) = (&selection.filter.created_after, &selection.filter.created_before);
+    let Combinations { active, roles, verified, since, until, .. } = &combinations;
     let mut values = Values(vec![&tenant.0, &needle, active, roles, verified, since, until, &AT_MOST]);
     let later = wanted.after().map_or(String::new(), |place| later(selection, place, &mut values));
     let order = format!(
@@ -43,8 +42,7 @@ pub(super) async fn read(
                when strpos(tenantry.search_words(name, email), ' ' || lower($2)) > 0 then 1
                else 2
              end as rank
-           from tenantry.search_users($1, $2, $3, $4, $5, coalesce($6::timestamptz, '-infinity'),
-             coalesce($7::timestamptz, 'infinity'), $8)
+           from tenantry.search_users($1, $2, $3, $4, $5, $6, $7, $8)
          ),
          found as (select * from matches where true{later} order by {order} limit {limit} offset {offset})
          select f.*, m.total from (select count(*) as total from matches) m left join found f on true order by {order}"

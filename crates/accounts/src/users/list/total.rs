@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Selection, Values, sorted::Combinations};
+use super::{Values, sorted::Combinations};
 use crate::{Result, TenantId, db::Transaction};
 
 /// Totals are exact up to here.
@@ -23,10 +23,9 @@ pub(super) async fn estimate(
     tx: &Transaction<'_>,
     tenant: TenantId,
     combinations: &Combinations,
-    selection: &Selection,
 ) -> Result<Total> {
     let mut values = Values::default();
-    let condition = combinations.condition(&mut values) + &selection.within(&mut values);
+    let condition = combinations.condition(&mut values) + &combinations.within(&mut values);
     let expected = expected(tx, &condition, &values).await?;
     let all = self::expected(tx, "tenant_id = $1 and deleted_at is null", &Values(vec![&tenant.0])).await?;
     let sql = "select used from tenantry.tenant_seats where tenant_id = $1";
