@@ -16,9 +16,21 @@ use crate::{
 
 const USERS: usize = 20_000;
 
+/// One large tenant among two thousand small ones, so that the planner's guess of how many users a tenant has is twelve.
+async fn gather() -> Cluster {
+    let cluster = Cluster::start(1, USERS, &[]).await;
+    let small = "insert into tenantry.tenants (id, name, slug)
+                   select tenantry.uuid_v7(), 'Small', 'small-' || n from generate_series(1, 2000) n;
+                 insert into tenantry.users (tenant_id, id, email, name)
+                   select id, tenantry.uuid_v7(), n || '@example.org', 'User ' || n
+                   from tenantry.tenants, generate_series(1, 2) n where slug like 'small-%'";
+    cluster.database.batch_execute(small).await.unwrap();
+    cluster
+}
+
 #[tokio::test]
 async fn among_twenty_thousand_lists_are_read_off_indexes_and_totals_are_estimated() {
-    let cluster = Cluster::start(1, USERS, &[]).await;
+    let cluster = gather().await;
     // Rows that may not be visible to all are looked at themselves; some transaction may still be open.
     eventually(Duration::from_secs(1), || async {
         cluster.database.batch_execute("vacuum analyze").await.unwrap();
@@ -74,8 +86,8 @@ async fn among_twenty_thousand_lists_are_read_off_indexes_and_totals_are_estimat
         assert_eq!(seen.len(), USERS + 1, "{list}");
         match list.contains("name") {
             true => assert!(seen.is_sorted_by(|one, next| one > next), "{list}"),
-            // Nobody has.
-            false => assert!(seen.is_sorted_by(|one, next| one.1 > next.1), "{list}"),
+            // Nobody has, but for the administrator.
+            false => assert!(seen[1..].is_sorted_by(|one, next| one.1 > next.1), "{list}"),
         }
         assert!(each < 800, "{list}: {each} blocks");
     }
@@ -98,7 +110,7 @@ async fn measured(cluster: &Cluster, client: &mut Connection, query: &str) -> (s
 /// What is rare is found by the index, also before anybody has told the planner how many users there are.
 #[tokio::test]
 async fn among_twenty_thousand_a_search_is_answered_by_the_index() {
-    let cluster = Cluster::start(1, USERS, &[]).await;
+    let cluster = gather().await;
     for analyze in [false, true] {
         if analyze {
             cluster.database.batch_execute("analyze tenantry.users, tenantry.user_search").await.unwrap();

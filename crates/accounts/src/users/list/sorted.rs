@@ -74,17 +74,23 @@ impl Combinations {
         ]
     }
 
-    /// The condition as one.
+    /// The condition as one, without what lets everybody through: that is not for the planner to guess.
     pub(super) fn condition<'a>(&'a self, values: &mut Values<'a>) -> String {
-        let [tenant, active, roles, verified] = self.names(values);
-        format!(
-            "tenant_id = {tenant} and is_active = any ({active}) and role = any ({roles}) and email_verified = any ({verified})
-               and deleted_at is null"
-        )
+        let mut condition = format!("tenant_id = {} and deleted_at is null", values.name(&self.tenant.0));
+        if let [active] = &*self.active {
+            condition += &format!(" and is_active = {}", values.name(active));
+        }
+        if let [role] = &*self.roles {
+            condition += &format!(" and role = {}", values.name(role));
+        }
+        if let [verified] = &*self.verified {
+            condition += &format!(" and email_verified = {}", values.name(verified));
+        }
+        condition + &self.within(values)
     }
 
     /// The condition on when they were made, if there is one. Both bounds are always named, since one text is enough.
-    pub(super) fn within<'a>(&'a self, values: &mut Values<'a>) -> String {
+    fn within<'a>(&'a self, values: &mut Values<'a>) -> String {
         match self.is_bounded {
             true => format!(
                 " and created_at >= {} and created_at < {}",

@@ -25,11 +25,12 @@ pub(super) async fn estimate(
     combinations: &Combinations,
 ) -> Result<Total> {
     let mut values = Values::default();
-    let condition = combinations.condition(&mut values) + &combinations.within(&mut values);
+    let condition = combinations.condition(&mut values);
     let expected = expected(tx, &condition, &values).await?;
     let all = self::expected(tx, "tenant_id = $1 and deleted_at is null", &Values(vec![&tenant.0])).await?;
     let sql = "select used from tenantry.tenant_seats where tenant_id = $1";
-    let used: i32 = tx.query_one(&tx.prepare_cached(sql).await?, &[&tenant.0]).await?.try_get("used")?;
+    let seats = tx.query_opt(&tx.prepare_cached(sql).await?, &[&tenant.0]).await?;
+    let used: i32 = seats.map_or(Ok(0), |row| row.try_get("used"))?;
     let count = f64::from(used) * (expected / all.max(1.0)).min(1.0);
     Ok(Total { count: (count as i64).max(COUNTED + 1), is_estimate: true })
 }
