@@ -24,7 +24,7 @@ create function search_words(name text, email text) returns text language sql im
   as $$ select lower(' ' || name || E' \n ' || email) $$;
 
 -- The words of those who are not deleted. Apart from users, so that signing in, which changes the row of a user, does not
--- write some forty entries of the index anew. Kept by triggers, and read by search_users: nobody is granted anything.
+-- write some forty entries of the index anew. Kept by triggers, and read by search_users: a tenant's own role may do neither.
 create table user_search (
   tenant_id uuid not null references tenants (id) on delete cascade,
   user_id   uuid not null,
@@ -32,6 +32,7 @@ create table user_search (
   primary key (tenant_id, user_id)
 );
 call wall('user_search');
+grant select on user_search to tenantry_system;
 
 create function search_words_added() returns trigger language plpgsql security definer set search_path = tenantry, pg_temp as $$ begin
   insert into tenantry.user_search (tenant_id, user_id, words)

@@ -121,8 +121,9 @@ pub async fn list(app: &App, tenant: TenantId, wanted: Wanted, anew: bool) -> Re
     if anew {
         return Ok(Arc::new(read(app, tenant, &wanted).await?));
     }
-    let reader = app.clone();
-    app.lists.share(tenant, wanted, move |wanted| async move { read(&reader, tenant, &wanted).await }).await
+    let (reader, epoch) = (app.clone(), app.cache.epoch_began());
+    let read = move |wanted| async move { read(&reader, tenant, &wanted).await };
+    app.lists.share(tenant, epoch, wanted, read).await
 }
 
 async fn read(app: &App, tenant: TenantId, wanted: &Wanted) -> Result<List> {

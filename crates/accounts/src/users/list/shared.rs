@@ -1,5 +1,6 @@
 //! Answers that are shared: whoever asks for the same list of a tenant within a second gets the same answer, and those who
-//! ask at once cost one statement. What this process has changed is in the next list that it gives.
+//! ask at once cost one statement. What this process has changed is in the next list that it gives, and nothing that was read
+//! from a server which has been overtaken since.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -39,8 +40,16 @@ struct Answers {
     size: usize,
 }
 
-/// What was asked for, and after how many changes of the tenant.
-type Asked = (TenantId, u64, Wanted);
+/// What was asked for, and when: answers to others are no answers to it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Asked {
+    tenant: TenantId,
+    /// How often users of the tenant had changed.
+    changes: u64,
+    /// Since when the database is on its timeline.
+    epoch: std::time::Instant,
+    wanted: Wanted,
+}
 
 type Answer = Result<Arc<List>>;
 
@@ -71,10 +80,12 @@ impl Lists {
         &self.changes[place]
     }
 
-    /// The answer to what is `wanted`: one that is there, one that is under way, or what `read` brings.
+    /// The answer to what is `wanted`: one that is there, one that is under way, or what `read` brings. `epoch` is when the
+    /// database's present timeline began.
     pub(super) async fn share<F, Fut>(
         self: &Arc<Self>,
         tenant: TenantId,
+        epoch: std::time::Instant,
         wanted: Wanted,
         read: F,
     ) -> Result<Arc<List>>
@@ -82,7 +93,7 @@ impl Lists {
         F: FnOnce(Wanted) -> Fut + Send + 'static,
         Fut: Future<Output = Result<List>> + Send + 'static,
     {
-        let asked = (tenant, self.counter(tenant).load(Ordering::SeqCst), wanted);
+        let asked = Asked { tenant, changes: self.counter(tenant).load(Ordering::SeqCst), epoch, wanted };
         let (mut answer, first) = self.join(&asked);
         metrics::counter!("tenantry_lists_total", "from" => if first.is_some() { "database" } else { "memory" })
             .increment(1);
@@ -122,7 +133,7 @@ impl Lists {
         Fut: Future<Output = Result<List>>,
     {
         let since = Instant::now();
-        let answer = read(asked.2.clone()).await.map(Arc::new);
+        let answer = read(asked.wanted.clone()).await.map(Arc::new);
         let size = answer.as_ref().map_or(0, |list| list.size());
         let kept = answer.is_ok() && self.answers().make_room(size);
         answering.send_replace(Some(answer));
@@ -190,6 +201,7 @@ mod tests {
     struct Reader {
         lists: Arc<Lists>,
         tenant: TenantId,
+        epoch: std::time::Instant,
         reads: Arc<AtomicUsize>,
         may_end: Arc<Semaphore>,
     }
@@ -197,18 +209,19 @@ mod tests {
     impl Reader {
         fn new() -> Self {
             let (lists, reads, may_end) = (Arc::default(), Arc::default(), Arc::new(Semaphore::new(0)));
-            Self { lists, tenant: TenantId::generate(), reads, may_end }
+            let (tenant, epoch) = (TenantId::generate(), std::time::Instant::now());
+            Self { lists, tenant, epoch, reads, may_end }
         }
 
         fn ask(&self, answer: Result<List>) -> tokio::task::JoinHandle<Answer> {
-            let (lists, tenant) = (self.lists.clone(), self.tenant);
+            let (lists, tenant, epoch) = (self.lists.clone(), self.tenant, self.epoch);
             let (reads, may_end) = (self.reads.clone(), self.may_end.clone());
             let read = |_| async move {
                 reads.fetch_add(1, Ordering::SeqCst);
                 may_end.acquire().await.unwrap().forget();
                 answer
             };
-            tokio::spawn(async move { lists.share(tenant, wanted(), read).await })
+            tokio::spawn(async move { lists.share(tenant, epoch, wanted(), read).await })
         }
 
         /// Waits until so many reads have begun.
@@ -259,6 +272,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_read_on_an_older_timeline_is_no_answer() {
+        let mut reader = Reader::new();
+        reader.may_end.add_permits(2);
+        let before = reader.ask(Ok(List::default())).await.unwrap().unwrap();
+        reader.epoch += Duration::from_nanos(1);
+        let after = reader.ask(Ok(List::default())).await.unwrap().unwrap();
+        assert!(!Arc::ptr_eq(&before, &after));
+        reader.has_read(2).await;
+    }
+
+    #[tokio::test]
     async fn whoever_asked_first_may_go_and_others_get_the_answer() {
         let reader = Reader::new();
         let first = reader.ask(Ok(List::default()));
@@ -289,7 +313,7 @@ mod tests {
     async fn a_panic_is_one_failure_and_no_more() {
         let reader = Reader::new();
         let panics = |_: Wanted| async { if true { panic!("a bug") } else { Ok(List::default()) } };
-        let failed = reader.lists.share(reader.tenant, wanted(), panics).await;
+        let failed = reader.lists.share(reader.tenant, reader.epoch, wanted(), panics).await;
         assert!(matches!(failed, Err(Error::Internal(_))));
         reader.may_end.add_permits(1);
         assert!(reader.ask(Ok(List::default())).await.unwrap().is_ok());
