@@ -1,6 +1,6 @@
 //! Encryption of what is stored and must be read again: ChaCha20-Poly1305 (RFC 8439). Each text is bound to its row, so
-//! that nobody who can write to the database can move it to another one. And signatures of what we give out and take back.
-//! All nodes have these keys.
+//! that nobody who can write to the database can move it to another one. And of what we give
+//! out and take back, with longer nonces (XChaCha20-Poly1305), since there is so much of it. All nodes have these keys.
 
 use std::{
     collections::HashMap,
@@ -10,25 +10,24 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chacha20poly1305::{
-    ChaCha20Poly1305, KeyInit, Nonce,
+    ChaCha20Poly1305, KeyInit, Nonce, XChaCha20Poly1305, XNonce,
     aead::{Aead, Payload},
 };
-use hmac::{Hmac, Mac};
 use rand::{TryRngCore, rngs::OsRng};
-use sha2::{Digest, Sha256, Sha512};
+use sha2::{Digest, Sha256};
 
 use crate::{Error, Result, TenantId, UserId};
 
 const NONCE: usize = 12;
-/// The length of a signature.
-pub(crate) const SIGNATURE: usize = 16;
+/// Random ones of this length never come twice, however many there are.
+const LONG_NONCE: usize = 24;
 
 /// A key, and its name, which is stored beside what it has encrypted.
 #[derive(Clone)]
 pub struct Key {
     id: String,
     cipher: ChaCha20Poly1305,
-    signer: Hmac<Sha256>,
+    outbound: XChaCha20Poly1305,
 }
 
 impl Key {
@@ -36,11 +35,11 @@ impl Key {
     pub fn new(bytes: [u8; 32]) -> Self {
         let id = Sha256::new().chain_update("tenantry encryption key").chain_update(bytes).finalize();
         // A key of its own: one key does one thing.
-        let signing = Sha512::new().chain_update("tenantry signing key").chain_update(bytes).finalize();
+        let outbound = Sha256::new().chain_update("tenantry outbound key").chain_update(bytes).finalize();
         Self {
             id: URL_SAFE_NO_PAD.encode(&id[..12]),
             cipher: ChaCha20Poly1305::new(&bytes.into()),
-            signer: <Hmac<Sha256> as hmac::digest::KeyInit>::new(&signing),
+            outbound: XChaCha20Poly1305::new(&<[u8; 32]>::from(outbound).into()),
         }
     }
 
@@ -141,19 +140,23 @@ impl Encryption {
         key.cipher.decrypt(&Nonce::from(*nonce), payload).map_err(|_| unreadable)
     }
 
-    /// Signs `message` (HMAC, RFC 2104) with the key that encrypts.
-    pub(crate) fn sign(&self, message: &[u8]) -> Result<[u8; SIGNATURE]> {
+    /// Encrypts what is given out and comes back, for `purpose` alone, with the key that encrypts.
+    pub(crate) fn give_out(&self, text: &[u8], purpose: &[u8]) -> Result<Vec<u8>> {
         let keys = self.keys();
-        let key = keys.writing.as_ref().ok_or(Error::Internal("this process has no key to sign with"))?;
-        let whole: [u8; 32] = key.signer.clone().chain_update(message).finalize().into_bytes().into();
-        Ok(std::array::from_fn(|place| whole[place]))
+        let key = keys.writing.as_ref().ok_or(Error::Internal("this process has no key to encrypt with"))?;
+        let mut nonce = [0; LONG_NONCE];
+        OsRng.try_fill_bytes(&mut nonce).map_err(|_| Error::Internal("no randomness"))?;
+        let encrypted = key.outbound.encrypt(&XNonce::from(nonce), Payload { msg: text, aad: purpose });
+        let encrypted = encrypted.map_err(|_| Error::Internal("a text could not be encrypted"))?;
+        Ok([nonce.as_slice(), &encrypted].concat())
     }
 
-    /// Whether one of the keys has signed `message`.
-    pub(crate) fn has_signed(&self, message: &[u8], signature: &[u8; SIGNATURE]) -> bool {
-        let by =
-            |key: &Key| key.signer.clone().chain_update(message).verify_truncated_left(signature).is_ok();
-        self.keys().all.values().any(|(_, key)| by(key))
+    /// Decrypts what [`give_out`](Self::give_out) made for this purpose with one of the keys; none: nothing did.
+    pub(crate) fn take_back(&self, bytes: &[u8], purpose: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, encrypted) = bytes.split_first_chunk::<LONG_NONCE>()?;
+        let payload = || Payload { msg: encrypted, aad: purpose };
+        let by = |key: &Key| key.outbound.decrypt(&XNonce::from(*nonce), payload()).ok();
+        self.keys().all.values().find_map(|(_, key)| by(key))
     }
 
     fn keys(&self) -> Arc<Keys> {

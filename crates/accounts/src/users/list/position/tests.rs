@@ -61,6 +61,13 @@ fn a_cursor_leads_to_its_place_in_its_list_and_in_no_other() {
         assert!(cursor.len() <= LONGEST, "{} characters", cursor.len());
         assert_eq!(Position::from_cursor(&cursor, &keys, tenant, &list).unwrap(), place);
 
+        if let Key::Text(name) = &place.key
+            && name.len() > 8
+        {
+            let bytes = URL_SAFE_NO_PAD.decode(&cursor).unwrap();
+            assert!(!bytes.windows(name.len()).any(|part| part == name.as_bytes()), "it tells no name");
+        }
+
         let elsewhere = Position::from_cursor(&cursor, &keys, TenantId::generate(), &list);
         assert!(matches!(elsewhere, Err(Error::WrongCursor)), "another tenant's");
         let other = selection(&mut rng);
@@ -123,6 +130,6 @@ fn a_new_key_leaves_cursors_valid_until_theirs_is_gone() {
     }
     assert!(
         place.to_cursor(&Encryption::default(), tenant, &list).is_err(),
-        "without a key nothing is signed"
+        "without a key nothing is encrypted"
     );
 }
