@@ -19,10 +19,7 @@ use tokio_postgres::Row;
 
 pub use change::{Change, IfMatch, NewUser, Password, create, delete, invalidate, purge_deleted, update};
 pub(crate) use change::{commit, insert, lock};
-pub use list::{
-    COUNTED, DEEPEST, Filter, List, Lists, MATCHES, Order, Part, Position, Selection, SortBy, Total, Wanted,
-    list,
-};
+pub use list::{DEEPEST, Filter, List, Lists, Order, Part, Position, Selection, SortBy, Total, Wanted, list};
 
 use crate::{App, Error, Result, TenantId, UserId, fields::Email};
 

@@ -16,9 +16,8 @@ use serde::Serialize;
 use tokio_postgres::types::ToSql;
 
 pub use position::Position;
-pub use search::MATCHES;
 pub use shared::Lists;
-pub use total::{COUNTED, Total};
+pub use total::Total;
 
 use super::{COLUMNS, Role, User};
 use crate::{App, Result, TenantId, db};

@@ -11,7 +11,7 @@ use super::{Selection, SortBy, User};
 use crate::{Error, Result, TenantId, UserId, encryption::Encryption};
 
 /// The longest that one of ours can be, and a little more: names have 255 characters at most.
-const LONGEST: usize = 2_048;
+const LONGEST: usize = 4_096;
 /// Another one when a cursor is to mean something else.
 const PURPOSE: &str = "users.1";
 

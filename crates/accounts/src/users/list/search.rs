@@ -11,10 +11,7 @@ use crate::{Result, TenantId, db::Transaction};
 
 /// A search finds so many users and no more: whoever sees so many types another letter, and the database would read all of
 /// them for the first page.
-pub const MATCHES: i64 = 1_000;
-
-/// `MATCHES`, as the function takes it.
-const AT_MOST: i32 = MATCHES as i32;
+const MATCHES: i32 = 1_000;
 
 pub(super) async fn read(
     tx: &Transaction<'_>,
@@ -26,7 +23,7 @@ pub(super) async fn read(
     let (limit, offset) = wanted.window();
     let combinations = Combinations::of(tenant, selection);
     let Combinations { active, roles, verified, since, until, .. } = &combinations;
-    let mut values = Values(vec![&tenant.0, &needle, active, roles, verified, since, until, &AT_MOST]);
+    let mut values = Values(vec![&tenant.0, &needle, active, roles, verified, since, until, &MATCHES]);
     let later = wanted.after().map_or(String::new(), |place| later(selection, place, &mut values));
     let order = format!(
         "rank, {} {direction} nulls last, id {direction}",
@@ -54,7 +51,7 @@ pub(super) async fn read(
     let mut list = List::part(wanted, users.collect::<Result<_>>()?);
     if let Part::Page { .. } = wanted.part {
         let count = rows.first().map_or(Ok(0), |row| row.try_get("total"))?;
-        list.total = Some(Total { count, is_estimate: count >= MATCHES });
+        list.total = Some(Total { count, is_estimate: count >= i64::from(MATCHES) });
     }
     Ok(list)
 }

@@ -6,14 +6,14 @@ use super::{Values, sorted::Combinations};
 use crate::{Result, TenantId, db::Transaction};
 
 /// Totals are exact up to here.
-pub const COUNTED: i64 = 10_000;
+pub(super) const COUNTED: i64 = 10_000;
 
 /// How many users a list has in all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Total {
     /// So many.
     pub count: i64,
-    /// Or about so many. Never fewer than were counted.
+    /// Or about so many: more than were counted.
     pub is_estimate: bool,
 }
 
