@@ -53,6 +53,7 @@ struct Tenant {
     deep: String,
     one: String,
     day: String,
+    active: u64,
 }
 
 pub(crate) async fn measure(settings: &Settings, servers: &Servers) -> Result<Figures> {
@@ -62,7 +63,11 @@ pub(crate) async fn measure(settings: &Settings, servers: &Servers) -> Result<Fi
     figures.note("one request after another on one connection, none answered from memory; p50, and time of PostgreSQL's processes");
     let (mut tenants, client) = (vec![], Client::new());
     for users in sizes {
-        tenants.push(Tenant::make(&mut figures, servers, &client, users).await?);
+        tenants.push(Tenant::make(&mut figures, servers, users).await?);
+    }
+    for tenant in &mut tenants {
+        eprintln!("going through {} users", tenant.users);
+        tenant.deep = tenant.walk(&mut figures, &client).await?;
     }
     for round in 1..=settings.rounds {
         for (name, query) in CASES {
@@ -125,7 +130,7 @@ async fn shared(
 }
 
 impl Tenant {
-    async fn make(figures: &mut Figures, servers: &Servers, client: &Client, users: u64) -> Result<Self> {
+    async fn make(figures: &mut Figures, servers: &Servers, users: u64) -> Result<Self> {
         const MADE: &str = "making them";
         let name = format!("lists_{users}");
         let database = servers.database(&name, 1, 1).await?;
@@ -140,13 +145,11 @@ impl Tenant {
         command.env("LISTEN", address.to_string()).env("RATE_LIMIT_IP", "off");
         let node = Process::start(command, address, &servers.folder.join(format!("{name}.log"))).await?;
         let token = fs::read_to_string(&database.tokens)?.lines().next().ok_or("no token")?.to_owned();
-        let mut tenant = Self { users, token, node, deep: String::new(), one, day };
-        tenant.deep = tenant.walk(figures, client, active).await?;
-        Ok(tenant)
+        Ok(Self { users, token, node, deep: String::new(), one, day, active })
     }
 
     /// Goes through the list by name, and returns the place after nine tenths.
-    async fn walk(&self, figures: &mut Figures, client: &Client, active: u64) -> Result<String> {
+    async fn walk(&self, figures: &mut Figures, client: &Client) -> Result<String> {
         const WALK: &str = "the whole list by name, in parts of a hundred";
         let (mut cursor, mut deep, mut seen, mut times) = ("first".to_owned(), String::new(), 0, vec![]);
         loop {
@@ -162,8 +165,8 @@ impl Tenant {
             }
         }
         let (users, tenth) = (self.users, times.len().div_ceil(10));
-        if seen != active {
-            return Err(format!("{users} users: {active} are active, and the list has {seen}").into());
+        if seen != self.active {
+            return Err(format!("{users} users: {} are active, and the list has {seen}", self.active).into());
         }
         figures.add(WALK, format!("{users} users: p50 of the first tenth"), "ms", median(&times[..tenth]));
         figures.add(
