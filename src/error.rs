@@ -350,6 +350,11 @@ impl From<accounts::Error> for ApiError {
             }
             E::KeyReused => Self::key_reused(),
             E::InFlight => Self::in_flight(),
+            E::WrongCursor => {
+                let message = "Must be the next_cursor of this very list, or first".into();
+                let (field, code) = ("cursor".into(), "invalid_cursor".into());
+                Self::invalid(vec![FieldError { field, code, message }])
+            }
             E::Busy => Self::unavailable("Too much is going on at the moment, please try again", 1),
             E::Unavailable(_) | E::NotPrimary(_) => {
                 tracing::warn!("no database connection: {}", sources(&error));

@@ -102,7 +102,8 @@ async fn grant(client: &Client, app_url: &str) -> Result<(), MigrateError> {
     } else {
         format!("grant tenantry_app, tenantry_system to {quoted}; alter role {quoted} noinherit")
     };
-    // Set per role and database, because a pooler drops what a client asks for when it connects.
+    // Set per role and database, because a pooler drops what a client asks for when it connects. To compile statements of a
+    // millisecond takes twenty.
     client
         .batch_execute(&format!(
             "{inherit};
@@ -111,6 +112,7 @@ async fn grant(client: &Client, app_url: &str) -> Result<(), MigrateError> {
              do $$ begin
                execute format('alter role {quoted} in database %I set statement_timeout = %L', current_database(), '3s');
                execute format('alter role {quoted} in database %I set idle_in_transaction_session_timeout = %L', current_database(), '5s');
+               execute format('alter role {quoted} in database %I set jit = off', current_database());
              end $$"
         ))
         .await?;

@@ -215,6 +215,7 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         encryption: Arc::default(),
         revocations: Arc::new(Revocations::new(config.access_token_ttl)),
         entries: Arc::default(),
+        lists: Arc::default(),
         settings: Arc::new(settings),
     })
 }

@@ -54,7 +54,10 @@ pub(crate) struct Pagination {
     pub(crate) limit: i64,
     /// How many there are in all.
     pub(crate) total: i64,
-    /// How many pages there are.
+    /// Whether `total` is no more than an estimate: of a list with more than 10,000 users, or a search that found 1,000, which
+    /// are all that it shows; there may be more.
+    pub(crate) total_is_estimate: bool,
+    /// How many pages that makes. Not all of them can be asked for.
     pub(crate) pages: i64,
 }
 

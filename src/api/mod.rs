@@ -21,6 +21,7 @@ mod precondition;
 mod schema;
 mod tenants;
 mod totp;
+mod user_lists;
 mod users;
 mod webhooks;
 

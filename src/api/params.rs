@@ -10,7 +10,7 @@ use poem_openapi::{
 use tenantry_accounts::{
     fields::{Email, FromText, Problem},
     tenants::Plan,
-    users::{Order, Role, SortBy},
+    users::{self, Order, Role, SortBy},
 };
 use uuid::Uuid;
 
@@ -95,19 +95,16 @@ fn text(schema: MetaSchema) -> MetaSchemaRef {
     MetaSchemaRef::Inline(Box::new(MetaSchema { ty: "string", ..schema }))
 }
 
-/// The number of a page, from 1. What lies deeper than this is reached by a narrower filter.
+/// The number of a page, from 1. There are fewer where a page holds more than one.
 pub(crate) struct PageNumber(pub(crate) i64);
 
-const LAST_PAGE: i64 = 10_000;
+const LAST_PAGE: i64 = users::DEEPEST;
 
 impl Value for PageNumber {
     fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
         match text.parse() {
             Ok(page) if (1..=LAST_PAGE).contains(&page) => Ok(Self(page)),
-            _ => Err((
-                "out_of_range",
-                "Must be a number from 1 to 10000; narrow the list down with search or filters",
-            )),
+            _ => Err(("out_of_range", "Must be a number from 1 to 10000")),
         }
     }
 
@@ -143,6 +140,23 @@ impl Value for IdCursor {
 
     fn schema() -> MetaSchemaRef {
         text(MetaSchema::ANY)
+    }
+}
+
+/// Where a part of a list of users begins: at its beginning, or where a cursor says, which is looked at when it is known of
+/// which list it must be.
+pub(crate) enum ListCursor {
+    First,
+    Next(String),
+}
+
+impl Value for ListCursor {
+    fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
+        Ok(if text == "first" { Self::First } else { Self::Next(text.into()) })
+    }
+
+    fn schema() -> MetaSchemaRef {
+        text(MetaSchema { example: Some("first".into()), ..MetaSchema::ANY })
     }
 }
 
@@ -191,7 +205,7 @@ pub(crate) struct Search(pub(crate) String);
 impl Value for Search {
     fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
         match text.trim().chars().count() {
-            2..=100 if !text.contains('\0') => Ok(Self(text.trim().into())),
+            2..=100 if !text.trim().chars().any(char::is_control) => Ok(Self(text.trim().into())),
             2..=100 => Err(("invalid_characters", "Must not contain control characters")),
             _ => Err(("wrong_length", "Must be 2 to 100 characters long")),
         }

@@ -1,5 +1,6 @@
 //! `/users`.
 
+use chrono::{DateTime, Utc};
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
     param::{Header, Path, Query},
@@ -10,18 +11,19 @@ use tenantry_accounts::{
     UserId,
     fields::{Email, Name, NewPassword},
     idempotency::Namer,
-    users::{self, Filter, Found, Order, Role, SortBy, User},
+    users::{self, Found, Order, Role, SortBy, User},
 };
 use tenantry_cache::Level;
 
 use super::{
     Tag,
     body::{Body, Ids, body, wrong},
-    envelope::{Answer, Condition, Created, Deleted, Envelope, Pagination, etag},
+    envelope::{Answer, Condition, Created, Deleted, Envelope, etag},
     idempotency::{IdempotencyKey, Repeatable},
-    params::{Limit, MinVersion, PageNumber, Param, Search},
+    params::{Limit, ListCursor, MinVersion, PageNumber, Param, Search},
     precondition::Precondition,
     schema::shown,
+    user_lists::{self, UserPage},
 };
 use crate::{caller::Caller, error::ApiError, state::State};
 use poem::web::Data;
@@ -129,13 +131,6 @@ enum UserChanged {
     ),
 }
 
-#[derive(ApiResponse)]
-enum UserPage {
-    /// A page of users.
-    #[oai(status = 200)]
-    Page(Envelope<Vec<User>>),
-}
-
 #[OpenApi(prefix_path = "/users", tag = "Tag::Users")]
 impl Users {
     /// Create a user
@@ -163,49 +158,62 @@ impl Users {
 
     /// List users
     ///
-    /// Page by page, in an order without ties. Deleted users are not listed; inactive ones when asked for.
+    /// Page by page, or part by part: `cursor=first` begins at the beginning, and `next_cursor` leads on for as long as it is not
+    /// null. Parts cost the same however far one goes, and nobody is left out or comes twice because others are made, changed
+    /// or deleted meanwhile; pages reach the first 10,000 users. Ties are ended by id. Deleted users are not listed; inactive
+    /// ones when asked for.
+    ///
+    /// A search shows 1,000 users at most: first those whose name or address is just that, then those where it begins the
+    /// address or a word of the name, then those who have it elsewhere; each of these in the order that is asked for.
+    ///
+    /// An answer may be a second old, but it never is without a change that was made by this node.
     #[oai(path = "/", method = "get", operation_id = "listUsers")]
     #[expect(clippy::too_many_arguments, reason = "each is a parameter of the operation")]
     async fn list(
         &self,
         state: Data<&State>,
         caller: Caller,
-        /// Which page, from 1.
+        /// Which page, from 1; `page` times `limit` is 10,000 at most.
         page: Query<Param<PageNumber>>,
-        /// How many a page holds.
+        /// Instead of a page: `first`, or `next_cursor` of the part before, in the same order and with the same filters.
+        cursor: Query<Param<ListCursor>>,
+        /// How many a page or a part holds.
         limit: Query<Param<Limit>>,
-        /// Part of the name or the address, in any case.
+        /// Part of the name or the address, in any case; two characters, the beginning of the address or of a word of the name.
         search: Query<Param<Search>>,
         /// Users of this role only.
         role: Query<Param<Role>>,
         /// Active (the default) or inactive users.
         is_active: Query<Param<bool>>,
+        /// Only users who have shown to receive mail at their address, or only those who have not.
+        email_verified: Query<Param<bool>>,
+        /// Users who were made at this time or later.
+        created_after: Query<Param<DateTime<Utc>>>,
+        /// Users who were made before this time.
+        created_before: Query<Param<DateTime<Utc>>>,
         /// What to sort by; `created_at` when left out.
         sort_by: Query<Param<SortBy>>,
         /// Which end comes first; `desc` when left out.
         sort_order: Query<Param<Order>>,
+        /// Any version: the answer is not a second old, wherever what you wrote was written.
+        #[oai(name = "X-Min-Version")]
+        min_version: Header<Param<MinVersion>>,
     ) -> Result<UserPage, ApiError> {
-        let mut errors = vec![];
-        let page = page.0.take("page", &mut errors).map_or(1, |page| page.0);
-        let limit = limit.0.take("limit", &mut errors).map_or(10, |limit| limit.0);
-        let filter = Filter {
-            search: search.0.take("search", &mut errors).map(|search| search.0),
-            role: role.0.take("role", &mut errors),
-            is_active: Some(is_active.0.take("is_active", &mut errors).unwrap_or(true)),
+        let asked = user_lists::Asked {
+            page: page.0,
+            cursor: cursor.0,
+            limit: limit.0,
+            search: search.0,
+            role: role.0,
+            is_active: is_active.0,
+            email_verified: email_verified.0,
+            created_after: created_after.0,
+            created_before: created_before.0,
+            sort_by: sort_by.0,
+            sort_order: sort_order.0,
+            min_version: min_version.0,
         };
-        let sort_by = sort_by.0.take("sort_by", &mut errors).unwrap_or(SortBy::CreatedAt);
-        let order = sort_order.0.take("sort_order", &mut errors).unwrap_or(Order::Desc);
-        if !errors.is_empty() {
-            return Err(ApiError::invalid(errors));
-        }
-        let offset = (page - 1) * limit;
-        let found =
-            users::list(&state.app, caller.tenant, &filter, (sort_by, order), (offset, limit)).await?;
-        let pages = (found.total + limit - 1) / limit;
-        Ok(UserPage::Page(Envelope::page(
-            &found.users,
-            &Pagination { page, limit, total: found.total, pages },
-        )))
+        user_lists::list(&state, caller.tenant, asked).await
     }
 
     /// Get yourself

@@ -5,7 +5,7 @@ use tenantry_accounts::{
     Actor, App, Error, TenantId, UserId,
     fields::{Email, FromText, Name},
     idempotency::Once,
-    users::{self, Change, Filter, NewUser, Order, Password, Role, SortBy, User},
+    users::{self, Change, Filter, NewUser, Order, Part, Password, Role, Selection, SortBy, User, Wanted},
 };
 
 use super::{
@@ -144,7 +144,7 @@ impl Users {
         match self.command {
             Command::List { tenant, search, role, limit } => {
                 let (tenant, _) = tenants::open(&app, &tenant.tenant).await?;
-                let filter = Filter { search, role: role.map(Role::from), is_active: None };
+                let filter = Filter { search, role: role.map(Role::from), ..Filter::default() };
                 list(&app, tenant, &filter, limit, json).await
             }
             Command::Show(user) => {
@@ -250,12 +250,13 @@ async fn list(app: &App, tenant: TenantId, filter: &Filter, limit: u32, json: bo
             "id", "email", "role", "state", "verified", "last sign-in"
         );
     }
-    let mut listed = 0;
+    let (mut listed, mut after) = (0, None);
     while listed < limit {
-        let page = (i64::from(listed), i64::from(PAGE.min(limit - listed)));
-        let found = users::list(app, tenant, filter, (SortBy::CreatedAt, Order::Desc), page);
-        let found = found.await.map_err(|error| said(&error))?.users;
-        for user in &found {
+        let part = PAGE.min(limit - listed);
+        let selection = Selection { filter: filter.clone(), sort_by: SortBy::CreatedAt, order: Order::Desc };
+        let wanted = Wanted { selection, part: Part::After(after), limit: part.into() };
+        let found = users::list(app, tenant, wanted, true).await.map_err(|error| said(&error))?;
+        for user in &found.users {
             if json {
                 println!("{}", serde_json::to_string(user)?);
             } else {
@@ -271,8 +272,9 @@ async fn list(app: &App, tenant: TenantId, filter: &Filter, limit: u32, json: bo
                 );
             }
         }
-        listed += PAGE.min(limit - listed);
-        if (found.len() as u64) < page.1.unsigned_abs() {
+        listed += part;
+        after = found.next.clone();
+        if after.is_none() {
             break;
         }
     }

@@ -21,6 +21,7 @@ mod http;
 mod inspect;
 mod jobs;
 mod keys;
+mod lists;
 mod mails;
 mod node;
 mod operators;

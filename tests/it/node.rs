@@ -176,6 +176,14 @@ impl Cluster {
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     }
 
+    /// How many blocks PostgreSQL has looked into, in memory or not, for the statements of all nodes.
+    pub(crate) async fn blocks(&self) -> i64 {
+        let sql = "select coalesce(sum(shared_blks_hit + shared_blks_read), 0)::bigint
+                   from pg_stat_statements s join pg_database d on d.oid = s.dbid
+                   where d.datname = $1 and query ~ 'tenantry.(users|search_users)'";
+        connect("postgres").await.query_one(sql, &[&self.name]).await.unwrap().get(0)
+    }
+
     /// How many commands Redis has been given.
     pub(crate) async fn redis_commands(&self) -> u64 {
         let stats: String = cmd("INFO").arg("stats").query_async(&mut self.redis().await).await.unwrap();

@@ -1,6 +1,7 @@
 //! Encryption of what is stored and must be read again: ChaCha20-Poly1305 (RFC 8439). Each text is bound to its row, so
-//! that nobody who can write to the database can move it to another one. And codes that tell whether something is the same
-//! again to those who have the key, and nothing to others: HMAC-SHA-256 (RFC 2104).
+//! that nobody who can write to the database can move it to another one. Of what we give out and take back, with longer
+//! nonces (XChaCha20-Poly1305), since there is so much of it. And codes that tell whether something is the same again to
+//! those who have the key, and nothing to others: HMAC-SHA-256 (RFC 2104). All nodes have these keys.
 
 use std::{
     collections::HashMap,
@@ -10,7 +11,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chacha20poly1305::{
-    ChaCha20Poly1305, KeyInit, Nonce,
+    ChaCha20Poly1305, KeyInit, Nonce, XChaCha20Poly1305, XNonce,
     aead::{Aead, Payload},
 };
 use hmac::{Hmac, Mac as _};
@@ -20,6 +21,8 @@ use sha2::{Digest, Sha256};
 use crate::{Error, Result, TenantId, UserId};
 
 const NONCE: usize = 12;
+/// Random ones of this length never come twice, however many there are.
+const LONG_NONCE: usize = 24;
 
 /// A key, and its name, which is stored beside what it has encrypted.
 #[derive(Clone)]
@@ -27,6 +30,7 @@ pub struct Key {
     id: String,
     cipher: ChaCha20Poly1305,
     mac: Hmac<Sha256>,
+    outbound: XChaCha20Poly1305,
 }
 
 impl Key {
@@ -34,11 +38,16 @@ impl Key {
     pub fn new(bytes: [u8; 32]) -> Self {
         let id = Sha256::new().chain_update("tenantry encryption key").chain_update(bytes).finalize();
         // No two uses share a key.
+        let key_for = |use_: &str| Sha256::new().chain_update(use_).chain_update(bytes).finalize();
         let mut block = [0; 64];
-        let mac = Sha256::new().chain_update("tenantry authentication key").chain_update(bytes).finalize();
-        block[..32].copy_from_slice(&mac);
-        let mac = <Hmac<Sha256> as hmac::Mac>::new(&block.into());
-        Self { id: URL_SAFE_NO_PAD.encode(&id[..12]), cipher: ChaCha20Poly1305::new(&bytes.into()), mac }
+        block[..32].copy_from_slice(&key_for("tenantry authentication key"));
+        let outbound = <[u8; 32]>::from(key_for("tenantry outbound key"));
+        Self {
+            id: URL_SAFE_NO_PAD.encode(&id[..12]),
+            cipher: ChaCha20Poly1305::new(&bytes.into()),
+            mac: <Hmac<Sha256> as hmac::Mac>::new(&block.into()),
+            outbound: XChaCha20Poly1305::new(&outbound.into()),
+        }
     }
 
     /// Its name, which tells nothing of it.
@@ -165,6 +174,25 @@ impl Encryption {
             return Err(Error::Internal("a code was made with a key that is missing"));
         };
         Ok(key.mac_of(purpose, digest).verify_slice(&mac.bytes).is_ok())
+    }
+
+    /// Encrypts what is given out and comes back, for `purpose` alone, with the key that encrypts.
+    pub(crate) fn give_out(&self, text: &[u8], purpose: &[u8]) -> Result<Vec<u8>> {
+        let keys = self.keys();
+        let key = keys.writing.as_ref().ok_or(Error::Internal("this process has no key to encrypt with"))?;
+        let mut nonce = [0; LONG_NONCE];
+        OsRng.try_fill_bytes(&mut nonce).map_err(|_| Error::Internal("no randomness"))?;
+        let encrypted = key.outbound.encrypt(&XNonce::from(nonce), Payload { msg: text, aad: purpose });
+        let encrypted = encrypted.map_err(|_| Error::Internal("a text could not be encrypted"))?;
+        Ok([nonce.as_slice(), &encrypted].concat())
+    }
+
+    /// Decrypts what [`give_out`](Self::give_out) made for this purpose with one of the keys; none: nothing did.
+    pub(crate) fn take_back(&self, bytes: &[u8], purpose: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, encrypted) = bytes.split_first_chunk::<LONG_NONCE>()?;
+        let payload = || Payload { msg: encrypted, aad: purpose };
+        let by = |key: &Key| key.outbound.decrypt(&XNonce::from(*nonce), payload()).ok();
+        self.keys().all.values().find_map(|(_, key)| by(key))
     }
 
     fn keys(&self) -> Arc<Keys> {

@@ -121,6 +121,9 @@ pub enum Error {
     /// The request with this idempotency key is having its effect.
     #[error("a request with this idempotency key is under way")]
     InFlight,
+    /// The cursor is none that this service has made for this list.
+    #[error("the cursor is not valid here")]
+    WrongCursor,
     /// More work waits than can be done soon; nothing was changed.
     #[error("too much work is waiting")]
     Busy,

@@ -52,6 +52,8 @@ pub struct App {
     pub revocations: Arc<revocations::Revocations>,
     /// In which tenants super administrators have been noted lately.
     pub entries: Arc<tenants::Entries>,
+    /// Lists that this node has read lately.
+    pub lists: Arc<users::Lists>,
     /// Rules that an operator may set.
     pub settings: Arc<Settings>,
 }

@@ -231,6 +231,7 @@ async fn commit(app: &App, tx: Transaction<'_>, tenant: TenantId, users: &[User]
     };
     writes.unlink(users.iter().map(|user| pointer(tenant, &user.email)).collect()).await;
     let rows: Vec<_> = users.iter().map(|user| (user.id.0, user.version)).collect();
+    let _change = app.lists.change(tenant);
     if let Err(error) = tell(&tx, tenant, &rows, writes.confirmed()).await {
         // Nothing was committed, whether ROLLBACK arrives or the connection is lost.
         let _ = tx.rollback().await;

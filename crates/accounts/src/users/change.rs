@@ -336,6 +336,8 @@ pub(crate) async fn commit(
     addresses: &[&Email],
 ) -> Result<()> {
     let entry = user.entry(state)?;
+    // Goes when this returns, however it does: a list that is asked for after the answer is read after the change.
+    let _change = app.lists.change(user.tenant_id);
     planted::point("after-update").await;
     let Some(mut write) =
         app.cache.begin_write_on(tx.opened(), &key(user.tenant_id, user.id), user.version).await

@@ -21,7 +21,7 @@ use tokio_postgres::Row;
 pub use bulk::{BulkRow, Extent, Outcome, Outcomes, Refused, create_many};
 pub use change::{Change, IfMatch, NewUser, Password, create, delete, invalidate, purge_deleted, update};
 pub(crate) use change::{commit, insert, lock};
-pub use list::{Filter, Order, Page, SortBy, list};
+pub use list::{DEEPEST, Filter, List, Lists, Order, Part, Position, Selection, SortBy, Total, Wanted, list};
 
 use crate::{App, Error, Result, TenantId, UserId, fields::Email};
 
