@@ -14,7 +14,10 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use tenantry_accounts::{billing::Price, feed::LONGEST_TTL, passwords::Cost, tenants::Plan};
 
-use crate::limits::Rate;
+use crate::{
+    limits::Rate,
+    transport::{self, Tls, TlsError},
+};
 
 /// Where keys are kept when nobody says otherwise.
 pub(crate) const DEFAULT_KEYS_DIR: &str = ".tenantry/keys";
@@ -50,6 +53,30 @@ pub struct Config {
     /// Where the API listens
     #[arg(long, env = "LISTEN", global = true, default_value = "127.0.0.1:8080", value_name = "ADDR")]
     pub listen: SocketAddr,
+
+    /// Certificate (PEM, with those that vouch for it behind it) to serve TLS with; none: plain HTTP. Read again as it changes
+    #[arg(long, env = "TLS_CERTIFICATE", global = true, value_name = "FILE")]
+    pub tls_certificate: Option<PathBuf>,
+
+    /// Key (PEM) of TLS_CERTIFICATE
+    #[arg(long, env = "TLS_KEY", global = true, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Connections to the API of a process, at most
+    #[arg(long, env = "MAX_CONNECTIONS", global = true, default_value_t = 10_000, value_name = "N", value_parser = at_least_one)]
+    pub max_connections: usize,
+
+    /// And of one client address (of IPv6 a /64); proxies of TRUSTED_PROXIES are not counted
+    #[arg(long, env = "MAX_CONNECTIONS_PER_ADDRESS", global = true, default_value_t = 1_000, value_name = "N", value_parser = at_least_one)]
+    pub max_connections_per_address: usize,
+
+    /// How long the header of a request may take to come, and the handshake of TLS
+    #[arg(long, env = "HEADER_TIMEOUT", global = true, default_value = "10s", value_parser = period, value_name = "TIME")]
+    pub header_timeout: Duration,
+
+    /// How long a connection stays open on which nothing is asked; longer than that of a proxy in front
+    #[arg(long, env = "KEEP_ALIVE", global = true, default_value = "75s", value_parser = period, value_name = "TIME")]
+    pub keep_alive: Duration,
 
     /// Where metrics listen; none: not at all
     #[arg(long, env = "METRICS_LISTEN", global = true, value_name = "ADDR")]
@@ -277,6 +304,32 @@ impl Config {
         self.encryption_keys_dir.as_deref().unwrap_or(&self.jwt_keys_dir)
     }
 
+    /// Who may connect, and for how long.
+    ///
+    /// # Errors
+    /// When there is to be TLS and its files do not do.
+    pub fn transport(&self) -> Result<transport::Settings, TlsError> {
+        let tls = match (&self.tls_certificate, &self.tls_key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some(Tls::read(certificate, key)?),
+            _ => return Err(TlsError::Half),
+        };
+        Ok(transport::Settings {
+            header_timeout: self.header_timeout,
+            keep_alive: self.keep_alive,
+            connections: self.max_connections,
+            connections_per_address: self.max_connections_per_address,
+            proxies: self.trusted_proxies.clone(),
+            tls,
+            grace: self.shutdown_grace,
+        })
+    }
+
+    /// What the API speaks, as addresses begin.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls_certificate.is_some() { "https" } else { "http" }
+    }
+
     /// The way out to Stripe; none: there is no billing.
     ///
     /// # Errors
@@ -310,7 +363,7 @@ impl Config {
                     self.listen
                 )))
             }
-            None => Ok(format!("http://{}", self.listen)),
+            None => Ok(format!("{}://{}", self.scheme(), self.listen)),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use futures_util::FutureExt;
 use poem::{
     Endpoint, PathPattern, Request, Response,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, uri::Scheme},
     web::RemoteAddr,
 };
 use tenantry_accounts::{Network, api_keys::Presented};
@@ -40,6 +40,9 @@ const BULK_USERS: &str = "/api/v1/users/bulk";
 const STRIPE_WEBHOOK: &str = "/api/v1/webhooks/stripe";
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// For two years, as browsers' lists of such sites want it; of this name alone, since others may be somebody else's. Over plain
+/// HTTP it means nothing: it is for whoever speaks TLS.
+const HSTS: HeaderValue = HeaderValue::from_static("max-age=63072000");
 const PROCESS_TIME: HeaderName = HeaderName::from_static("x-process-time");
 
 /// Who is at the other end, as the limits and the list of sessions see it.
@@ -64,6 +67,7 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
     mut request: Request,
 ) -> Response {
     let start = Instant::now();
+    let is_tls = *request.scheme() == Scheme::HTTPS;
     let id = request_id(&request);
     let method = request.method().clone();
     let origin = request.headers().get(header::ORIGIN).cloned();
@@ -161,6 +165,9 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
         allowance.write(headers);
     }
     secure(headers);
+    if is_tls {
+        headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert(HSTS);
+    }
     cors(headers, &state, origin, preflight);
     response
 }
@@ -293,8 +300,7 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-/// Helmet's set, with a policy for an API: its answers are data and load nothing. Pages bring their own policy. HSTS
-/// is for whoever terminates TLS: over plain HTTP it means nothing.
+/// Helmet's set, with a policy for an API: its answers are data and load nothing. Pages bring their own policy.
 fn secure(headers: &mut HeaderMap) {
     const SECURITY: [(HeaderName, HeaderValue); 11] = [
         (

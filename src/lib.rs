@@ -19,3 +19,4 @@ pub mod openapi;
 mod operations;
 pub mod server;
 pub mod state;
+pub mod transport;

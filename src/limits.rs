@@ -200,12 +200,12 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
 }
 
 /// IPv4 in IPv6 clothes is IPv4.
-fn canonical(address: IpAddr) -> IpAddr {
+pub(crate) fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
 /// One bucket for an IPv4 address, and one for a /64, which is what one subscriber gets of IPv6.
-fn bucket(client: IpAddr) -> u128 {
+pub(crate) fn bucket(client: IpAddr) -> u128 {
     match client {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
         IpAddr::V6(v6) => v6.to_bits() & (u128::MAX << 64) | 1,

@@ -24,10 +24,10 @@ use tenantry_accounts::{
 use tenantry_cache::planted::{self, Bug};
 use tenantry_workers::Mailer;
 
-use crate::{api, config::Config, error::sources, layers, migrate, state::State};
+use crate::{api, config::Config, error::sources, layers, migrate, state::State, transport};
 
-/// How long a connection may stay idle.
-const IDLE: Duration = Duration::from_secs(60);
+/// Files that a process has open beside its connections.
+const OTHER_FILES: u64 = 200;
 
 /// Why a process stopped.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,8 @@ pub enum ServeError {
 /// A bound API that does not serve yet: its address is known, which with port 0 is not before.
 pub struct Bound {
     state: State,
-    acceptor: TcpAcceptor,
+    listener: tokio::net::TcpListener,
+    transport: transport::Settings,
     /// Where it listens.
     pub address: SocketAddr,
 }
@@ -66,10 +67,26 @@ pub struct Bound {
 /// Binds the API's listener.
 ///
 /// # Errors
-/// When the address cannot be had.
+/// When the address cannot be had, or the files of TLS do not do.
 pub async fn bind(state: State) -> Result<Bound, ServeError> {
-    let (acceptor, address) = listen(state.config.listen, "LISTEN").await?;
-    Ok(Bound { state, acceptor, address })
+    let transport = state.config.transport().map_err(|error| ServeError::Refused(error.to_string()))?;
+    let wanted = state.config.listen;
+    let failed = |source| ServeError::Listen { address: wanted, variable: "LISTEN", source };
+    let listener = tokio::net::TcpListener::bind(wanted).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    allow_files(transport.connections as u64 + OTHER_FILES);
+    Ok(Bound { state, listener, transport, address })
+}
+
+/// Every connection is a file, and many systems give a process 1,024 until it asks for more.
+fn allow_files(wanted: u64) {
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(allowed) if allowed < wanted => tracing::warn!(
+            "the system lets this process open {allowed} files, which MAX_CONNECTIONS is too many for: raise `ulimit -Hn` to {wanted}"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!("how many files may be open cannot be told: {error}"),
+    }
 }
 
 async fn listen(
@@ -88,19 +105,14 @@ impl Bound {
     /// # Errors
     /// When the listener fails.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), ServeError> {
-        let Self { state, acceptor, .. } = self;
+        let Self { state, listener, transport, .. } = self;
         let house = state.clone();
-        let grace = state.config.shutdown_grace;
         let routes = Arc::new(api::routes(&state));
-        let app = poem::endpoint::make(move |request| {
-            let (state, routes) = (state.clone(), routes.clone());
-            async move { layers::around(state, routes, request).await }
-        });
-        let server = Server::new_with_acceptor(acceptor).idle_timeout(IDLE);
-        let serve = server.run_with_graceful_shutdown(app, stop.clone().cancelled_owned(), Some(grace));
+        let service = move |request| layers::around(state.clone(), routes.clone(), request);
+        let serve = transport::serve(listener, transport, stop.clone(), service);
         let served = following(&house.app, &stop, async {
             tokio::select! {
-                result = serve => Ok(result?),
+                () = serve => Ok(()),
                 () = house.keep_house() => Ok(()),
             }
         });
@@ -178,7 +190,7 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     let api = async {
         let bound = bind(state.clone()).await?;
-        tracing::info!("the API listens on http://{}", bound.address);
+        tracing::info!("the API listens on {}://{}", state.config.scheme(), bound.address);
         ready(bound.address);
         bound.serve(stop.clone()).await
     };

@@ -34,5 +34,6 @@ mod second_factor;
 mod sessions;
 mod steady;
 mod tenants;
+mod transport;
 mod users;
 mod walls;

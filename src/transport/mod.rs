@@ -1,0 +1,117 @@
+//! HTTP on sockets: who may connect and for how long, TLS, and how a process lets go of its connections. (poem's own server
+//! waits for ever for the end of a header, and counts no connections.)
+
+mod connection;
+mod places;
+mod tls;
+mod watch;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+use poem::{Request, Response};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use connection::Connection;
+use places::Places;
+pub use tls::{Tls, TlsError};
+
+/// How long no connection is accepted after one could not be: files and memory do not come back at once.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Who may connect, and for how long.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// From the first byte of a request to the end of its header; of a new connection, from its beginning, and TLS included.
+    pub header_timeout: Duration,
+    /// How long a connection stays open on which nothing is asked.
+    pub keep_alive: Duration,
+    /// How many connections there may be.
+    pub connections: usize,
+    /// And of one client, which is an IPv4 address or an IPv6 /64.
+    pub connections_per_address: usize,
+    /// Whose connections are not counted by address: many clients come through a proxy.
+    pub proxies: Vec<IpNet>,
+    /// Without it, HTTP in plain text.
+    pub tls: Option<Arc<Tls>>,
+    /// How long what was begun may take when the process stops.
+    pub grace: Duration,
+}
+
+/// Serves HTTP/1.1 and HTTP/2 until `stop`: by ALPN over TLS, and by what the client begins with over plain TCP. Then what was
+/// begun is finished.
+pub(crate) async fn serve<S, F>(
+    listener: TcpListener,
+    settings: Settings,
+    stop: CancellationToken,
+    service: S,
+) where
+    S: Fn(Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let places = Places::new(&settings);
+    let (tracker, abort) = (TaskTracker::new(), CancellationToken::new());
+    let reloading = settings.tls.clone().map(|tls| tokio::spawn(tls.keep_reading()));
+    while let Some((socket, peer)) = accept(&listener, &stop).await {
+        // Refused by closing it: whoever has too many connections gets no work done by opening more.
+        let Some(place) = places.take(peer.ip()) else { continue };
+        let connection =
+            Connection { settings: settings.clone(), peer, stop: stop.clone(), service: service.clone() };
+        let abort = abort.clone();
+        tracker.spawn(async move {
+            let _place = place;
+            tokio::select! {
+                () = connection.serve(socket) => {}
+                () = abort.cancelled() => {}
+            }
+        });
+    }
+    drop(listener);
+    tracker.close();
+    if timeout(settings.grace, tracker.wait()).await.is_err() {
+        tracing::warn!(
+            "{} connections were cut off: they had work to do for longer than SHUTDOWN_GRACE",
+            tracker.len()
+        );
+        abort.cancel();
+        tracker.wait().await;
+    }
+    if let Some(reloading) = reloading {
+        reloading.abort();
+    }
+}
+
+/// The next connection; none when it is time to stop.
+async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                // Answers are written at once or in large pieces; to wait for more would only delay them.
+                let _ = socket.set_nodelay(true);
+                return Some((socket, peer));
+            }
+            // The client went away again while it waited.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+                ) => {}
+            Err(error) => {
+                tracing::error!("no connection can be accepted: {error}");
+                tokio::select! {
+                    () = stop.cancelled() => return None,
+                    () = sleep(PAUSE) => {}
+                }
+            }
+        }
+    }
+}
