@@ -82,7 +82,7 @@ pub struct Config {
     #[arg(long, env = "METRICS_LISTEN", global = true, value_name = "ADDR")]
     pub metrics_listen: Option<SocketAddr>,
 
-    /// How clients reach this service; default: http://LISTEN
+    /// How clients reach this service; default: http://LISTEN, or https://LISTEN
     #[arg(long, env = "PUBLIC_URL", global = true, value_name = "URL")]
     pub public_url: Option<WebUrl>,
 

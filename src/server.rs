@@ -101,9 +101,6 @@ async fn listen(
 
 impl Bound {
     /// Serves until `stop`, then finishes what has begun for as long as `SHUTDOWN_GRACE`.
-    ///
-    /// # Errors
-    /// When the listener fails.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), ServeError> {
         let Self { state, listener, transport, .. } = self;
         let house = state.clone();

@@ -86,6 +86,14 @@ pub(super) async fn run(config: Config) -> Result {
             }
         }
     }
+    let tls = config.transport().map_err(|error| error.to_string());
+    say(
+        "tls",
+        tls.map(|transport| match transport.tls {
+            Some(_) => "certificate and key go together".into(),
+            None => "not configured: plain HTTP, for a proxy that terminates TLS".into(),
+        }),
+    );
     for (name, found) in stripe::look(&config).await {
         say(name, found);
     }

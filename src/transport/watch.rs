@@ -185,3 +185,90 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        time::advance,
+    };
+
+    use super::*;
+
+    const HEADER: Duration = Duration::from_secs(10);
+    const IDLE: Duration = Duration::from_secs(75);
+
+    fn watched() -> (Watched<DuplexStream>, DuplexStream, Arc<Watch>) {
+        let watch = Watch::new(&Settings {
+            header_timeout: HEADER,
+            keep_alive: IDLE,
+            connections: 1,
+            connections_per_address: 1,
+            proxies: vec![],
+            tls: None,
+            grace: Duration::ZERO,
+        });
+        let (ours, theirs) = duplex(4);
+        (Watched { socket: ours, watch: watch.clone() }, theirs, watch)
+    }
+
+    /// In how long, and why.
+    fn left(watch: &Watch) -> (Duration, Option<Reason>) {
+        let (at, reason) = watch.deadline();
+        (at - Instant::now(), reason)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_has_its_time_from_its_first_byte_on() {
+        let (mut ours, mut theirs, watch) = watched();
+        advance(HEADER / 2).await;
+        assert_eq!(left(&watch), (HEADER / 2, Some(Reason::Header)), "the first one from the beginning");
+        drop(watch.request(false));
+        assert_eq!(left(&watch), (IDLE, Some(Reason::Idle)));
+        advance(IDLE / 2).await;
+        for _ in 0..2 {
+            theirs.write_all(b"G").await.unwrap();
+            ours.read_u8().await.unwrap();
+            advance(HEADER / 4).await;
+        }
+        assert_eq!(left(&watch), (HEADER / 2, Some(Reason::Header)));
+        let busy = watch.request(false);
+        assert_eq!(left(&watch).1, None, "what is under way has a deadline of its own");
+        advance(2 * IDLE).await;
+        drop(busy);
+        assert_eq!(left(&watch), (IDLE, Some(Reason::Idle)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_between_requests_of_http2_is_no_header() {
+        let (mut ours, mut theirs, watch) = watched();
+        let (one, other) = (watch.request(true), watch.request(true));
+        drop(one);
+        assert_eq!(left(&watch).1, None);
+        drop(other);
+        theirs.write_all(b"ping").await.unwrap();
+        ours.read_u32().await.unwrap();
+        assert_eq!(left(&watch), (IDLE, Some(Reason::Idle)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_may_take_long_as_long_as_it_is_taken() {
+        let (mut ours, mut theirs, watch) = watched();
+        // The header of the answer is there, and the body goes on.
+        drop(watch.request(false));
+        for _ in 0..10 {
+            advance(IDLE / 2).await;
+            ours.write_all(b"body").await.unwrap();
+            theirs.read_u32().await.unwrap();
+        }
+        assert_eq!(left(&watch), (IDLE, Some(Reason::Idle)));
+        ours.write_all(b"body").await.unwrap();
+        let write = tokio::spawn(async move { ours.write_all(b"more").await });
+        tokio::task::yield_now().await;
+        advance(STALL / 2).await;
+        assert_eq!(left(&watch), (STALL / 2, Some(Reason::Stalled)));
+        theirs.read_u64().await.unwrap();
+        write.await.unwrap().unwrap();
+        assert_eq!(left(&watch), (IDLE, Some(Reason::Idle)));
+    }
+}

@@ -84,6 +84,8 @@ impl Cluster {
             ("PUBLIC_URL", "http://tenantry.test".into()),
             ("JWT_KEYS_DIR", folder.path().join("keys").display().to_string()),
             ("RATE_LIMIT_IP", "off".into()),
+            // All of them come from one address here.
+            ("MAX_CONNECTIONS_PER_ADDRESS", "10000".into()),
             ("RUST_LOG", "warn".into()),
         ];
         settings.extend(different.iter().map(|&(variable, value)| (variable, value.to_owned())));
