@@ -1,7 +1,18 @@
 //! One connection, from its first byte to its last.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http_body_util::combinators::BoxBody;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -18,9 +29,10 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use tower::Service;
 
 use super::{
-    Settings,
+    Settings, compression,
     watch::{Watch, Watched},
 };
 
@@ -41,7 +53,7 @@ pub(super) struct Connection<S> {
 
 impl<S, F> Connection<S>
 where
-    S: Fn(Request) -> F + Send + Sync + 'static,
+    S: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
     pub(super) async fn serve(self, socket: TcpStream) {
@@ -67,14 +79,14 @@ where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Self { peer, stop, service, .. } = self;
-        let noted = watch.clone();
-        let service = service_fn(move |request: http::Request<Incoming>| {
-            let busy = noted.request(request.version() == Version::HTTP_2);
-            let (local, remote) = (LocalAddr(Addr::SocketAddr(local)), RemoteAddr(Addr::SocketAddr(peer)));
-            let answer = service((request, local, remote, scheme.clone()).into());
+        let answering = compression::around(Answering { watch: watch.clone(), local, peer, scheme, service });
+        let service = service_fn(move |request| {
+            // It is always ready.
+            let answer = answering.clone().call(request);
             async move {
-                let _busy = busy;
-                Ok::<http::Response<_>, Infallible>(answer.await.into())
+                let mut answer = answer.await?;
+                compression::weaken_tag(&mut answer);
+                Ok::<_, Infallible>(answer)
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -107,6 +119,41 @@ where
                 () = sleep_until(at) => {}
             }
         }
+    }
+}
+
+/// Answers the requests of a connection.
+#[derive(Clone)]
+pub(super) struct Answering<S> {
+    watch: Arc<Watch>,
+    local: SocketAddr,
+    peer: SocketAddr,
+    scheme: Scheme,
+    service: S,
+}
+
+impl<S, F> Service<http::Request<Incoming>> for Answering<S>
+where
+    S: Fn(Request) -> F,
+    F: Future<Output = Response> + Send + 'static,
+{
+    type Response = http::Response<BoxBody<Bytes, io::Error>>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
+        let busy = self.watch.request(request.version() == Version::HTTP_2);
+        let (local, remote) =
+            (LocalAddr(Addr::SocketAddr(self.local)), RemoteAddr(Addr::SocketAddr(self.peer)));
+        let answer = (self.service)((request, local, remote, self.scheme.clone()).into());
+        Box::pin(async move {
+            let _busy = busy;
+            Ok(answer.await.into())
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! HTTP on sockets: who may connect and for how long, TLS, and how a process lets go of its connections. (poem's own server
 //! waits for ever for the end of a header, and counts no connections.)
 
+mod compression;
 mod connection;
 mod places;
 mod tls;

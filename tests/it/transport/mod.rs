@@ -1,5 +1,6 @@
 //! What happens below requests: connections, their deadlines and their number, HTTP/2, TLS, and what is no HTTP.
 
+mod compression;
 mod slow;
 mod tls;
 
