@@ -10,7 +10,7 @@ use poem_openapi::{
     registry::{MetaResponses, Registry},
 };
 use serde::Serialize;
-use tenantry_accounts as accounts;
+use tenantry_accounts::{self as accounts, metadata::Refusal};
 use uuid::Uuid;
 
 use crate::api::bulk;
@@ -80,6 +80,8 @@ pub(crate) enum Code {
     NoSeatLeft,
     /// 409: the tenant would be left without an administrator.
     LastAdmin,
+    /// 409: the user is in as many projects as one may be.
+    TooManyProjects,
     /// 409: the job is in a state in which this cannot be done.
     JobState,
     /// 409: there is a second factor already; remove it first.
@@ -157,6 +159,7 @@ impl Code {
             | Self::SecondFactorMissing
             | Self::RequestInFlight
             | Self::AlreadyCreated
+            | Self::TooManyProjects
             | Self::JobState => StatusCode::CONFLICT,
             Self::VersionMismatch | Self::VersionNotReached => StatusCode::PRECONDITION_FAILED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -333,6 +336,11 @@ impl From<accounts::Error> for ApiError {
             E::NoApiKey => Self::new(Code::ApiKeyNotFound, "API key not found"),
             E::NameTaken => Self::new(Code::NameTaken, "API key with this name already exists"),
             E::TooManyKeys => Self::new(Code::TooManyApiKeys, "Revoke API keys that are not used any more"),
+            E::TooManyProjects => Self::new(
+                Code::TooManyProjects,
+                "A user may be in 1000 projects; take them out of others first",
+            ),
+            E::Metadata(refusal) => Self::invalid(vec![metadata(refusal)]),
             E::NoSession => Self::new(Code::SessionNotFound, "Session not found"),
             E::NotVerified => {
                 Self::new(Code::EmailNotVerified, "Verify your email address before signing in")
@@ -370,6 +378,20 @@ impl From<accounts::Error> for ApiError {
             }
         }
     }
+}
+
+/// What is wrong with a patch whose result cannot be kept.
+fn metadata(refusal: Refusal) -> FieldError {
+    let (field, code, message) = match refusal {
+        Refusal::TooLarge(part) => {
+            (format!("/{}", part.as_str()), "too_large", "Would be larger than 16384 bytes")
+        }
+        Refusal::TooManyKeys(part) => {
+            (format!("/{}", part.as_str()), "too_many_keys", "Would have more than 128 keys at its top")
+        }
+        Refusal::Number => (String::new(), "out_of_range", "There is a number that cannot be kept"),
+    };
+    FieldError { field, code: code.into(), message: message.into() }
 }
 
 /// What is wrong with a password that the house refuses.

@@ -224,9 +224,9 @@ fn counts(request: &Request) -> Counts {
     }
 }
 
-/// The pattern of a path as the document writes it. (poem-openapi calls every parameter `param0`; ours are all `id`.)
+/// The pattern of a path as the document writes it. (poem-openapi calls the parameters `param0` and `param1`.)
 fn route(pattern: &PathPattern) -> String {
-    pattern.0.replace(":param0", "{id}")
+    pattern.0.replace(":param0", "{id}").replace(":param1", "{project_id}")
 }
 
 /// The client's own id for the request when it is harmless, else a new one.

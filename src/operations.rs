@@ -62,6 +62,15 @@ pub(crate) const OPERATIONS: &[(&str, Who)] = &[
     ("getUser", or_key(User, Scope::UsersRead)),
     ("updateUser", or_key(User, Scope::UsersWrite)),
     ("deleteUser", or_key(Admin, Scope::UsersWrite)),
+    ("getUserStats", or_key(Admin, Scope::UsersRead)),
+    ("listUserProjects", or_key(User, Scope::UsersRead)),
+    ("putUserProject", or_key(Admin, Scope::UsersWrite)),
+    ("deleteUserProject", or_key(Admin, Scope::UsersWrite)),
+    ("findUsersByMetadata", or_key(User, Scope::MetadataRead)),
+    ("getUserMetadata", or_key(User, Scope::MetadataRead)),
+    ("updateUserMetadata", or_key(Admin, Scope::MetadataWrite)),
+    ("getTenantMetadata", or_key(User, Scope::MetadataRead)),
+    ("updateTenantMetadata", or_key(Admin, Scope::MetadataWrite)),
     ("createInvitations", or_key(Admin, Scope::InvitationsWrite)),
     ("listInvitations", or_key(Admin, Scope::InvitationsRead)),
     ("acceptInvitation", Public),
@@ -127,8 +136,8 @@ static ROUTES: LazyLock<HashMap<String, HashMap<String, Operation>>> = LazyLock:
     let mut routes: HashMap<String, HashMap<String, Operation>> = HashMap::new();
     for (method, path, id) in openapi::operations() {
         if let Some(who) = by_id(&id) {
-            // The framework calls every parameter `param0`, and ours have one at most.
-            let pattern = path.replace("{id}", ":param0");
+            // The framework calls the parameters `param0` and `param1`.
+            let pattern = path.replace("{id}", ":param0").replace("{project_id}", ":param1");
             let operation = Operation { who, while_setting_up: WHILE_SETTING_UP.contains(&id.as_str()) };
             routes.entry(method.to_uppercase()).or_default().insert(pattern, operation);
         }

@@ -55,15 +55,7 @@ impl<T: Type + Field> ParsePayload for Body<T> {
     const IS_REQUIRED: bool = true;
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> Result<Self> {
-        let bytes = Vec::<u8>::from_request(request, body).await?;
-        if layers::is_too_large(request, &bytes) {
-            return Err(ApiError::new(Code::PayloadTooLarge, "The body is too large").into());
-        }
-        let Unique(mut value) = serde_json::from_slice(&bytes).map_err(|error| {
-            let (line, column) = (error.line(), error.column());
-            let message = format!("The body is not JSON, or repeats a name, at line {line} column {column}");
-            ApiError::new(Code::Malformed, message)
-        })?;
+        let (_, mut value) = read(request, body).await?;
         if let Value::Object(object) = &mut value {
             for (field, header) in T::FROM_HEADERS {
                 if let Some(header) = request.header(header)
@@ -83,8 +75,28 @@ impl<T: Type + Field> ParsePayload for Body<T> {
 
 impl_apirequest_for_payload!(Body<T>, T: Type + Field);
 
+/// The body of a request as it came, and as JSON.
+pub(crate) async fn read(request: &Request, body: &mut RequestBody) -> Result<(Vec<u8>, Value)> {
+    let bytes = Vec::<u8>::from_request(request, body).await?;
+    if layers::is_too_large(request, &bytes) {
+        return Err(ApiError::new(Code::PayloadTooLarge, "The body is too large").into());
+    }
+    let Unique(value) = serde_json::from_slice(&bytes).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let message = format!("The body is not JSON, or repeats a name, at line {line} column {column}");
+        ApiError::new(Code::Malformed, message)
+    })?;
+    Ok((bytes, value))
+}
+
 pub(crate) fn wrong(at: &str, code: &str, message: &str) -> FieldError {
     FieldError { field: at.into(), code: code.into(), message: message.into() }
+}
+
+/// The place of a member. Its name comes from the client: enough of it to be found, escaped as RFC 6901 says.
+pub(crate) fn member(at: &str, name: &str) -> String {
+    let name: String = name.chars().take(64).collect();
+    format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
 /// The fields of an object that is being parsed.
@@ -107,13 +119,15 @@ impl<'a> Fields<'a> {
         T::parse(self.object.remove(name), &format!("{}/{name}", self.at), errors)
     }
 
+    /// A field that may be anything.
+    pub(crate) fn take_any(&mut self, name: &str) -> Option<Value> {
+        self.object.remove(name)
+    }
+
     /// What is left is unknown.
     pub(crate) fn end(self, errors: &mut Vec<FieldError>) {
         for name in self.object.keys().take(20) {
-            // The name comes from the client: enough of it to be found, escaped as RFC 6901 says.
-            let name: String = name.chars().take(64).collect();
-            let pointer = format!("{}/{}", self.at, name.replace('~', "~0").replace('/', "~1"));
-            errors.push(wrong(&pointer, "unknown_field", "There is no such field"));
+            errors.push(wrong(&member(self.at, name), "unknown_field", "There is no such field"));
         }
     }
 }

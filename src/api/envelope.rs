@@ -36,7 +36,7 @@ pub(crate) struct Cursor {
 impl Cursor {
     /// Makes a part of at most `limit` out of what was found of one more than that: if there is more, the next part begins
     /// after the last.
-    pub(crate) fn cut<T>(mut found: Vec<T>, limit: i64, id: impl Fn(&T) -> uuid::Uuid) -> (Vec<T>, Self) {
+    pub(crate) fn cut<T, C: ToString>(mut found: Vec<T>, limit: i64, id: impl Fn(&T) -> C) -> (Vec<T>, Self) {
         let most = usize::try_from(limit).unwrap_or(0);
         let more = found.len() > most;
         found.truncate(most);
@@ -65,6 +65,11 @@ impl<T, P> Envelope<T, P> {
     /// Around bytes that are the JSON of a `T`.
     pub(crate) fn around(data: &[u8]) -> Self {
         Self::write(data, None)
+    }
+
+    /// Around a value that is written as a `T` is.
+    pub(crate) fn written(data: &impl Serialize) -> Self {
+        Self::around(&json(data))
     }
 
     /// As it is sent.
@@ -103,9 +108,9 @@ impl<T: Serialize> Envelope<T> {
     }
 }
 
-impl<T: Serialize, P: Serialize> Envelope<Vec<T>, P> {
-    /// Around a page of a list.
-    pub(crate) fn page(data: &[T], pagination: &P) -> Self {
+impl<T, P: Serialize> Envelope<Vec<T>, P> {
+    /// Around a page of a list, of what is written as a `T` is.
+    pub(crate) fn page(data: &[impl Serialize], pagination: &P) -> Self {
         Self::write(&json(data), Some(&json(pagination)))
     }
 }

@@ -15,13 +15,17 @@ mod introspection;
 mod invitations;
 mod jobs;
 mod json;
+mod merge_patch;
+mod metadata;
 mod pages;
 mod params;
 mod precondition;
+mod projects;
 mod schema;
 mod tenants;
 mod totp;
 mod user_lists;
+mod user_stats;
 mod users;
 mod webhooks;
 
@@ -58,6 +62,7 @@ pub(crate) type Api = (
     totp::Totp,
     users::Users,
     bulk::BulkUsers,
+    AboutUsers,
     invitations::Invitations,
     api_keys::ApiKeys,
     tenants::Tenants,
@@ -67,6 +72,9 @@ pub(crate) type Api = (
     jobs::Jobs,
 );
 
+/// What is told of users beside themselves; more would not find room in a tuple.
+type AboutUsers = (user_stats::UserStats, projects::Projects, metadata::MetadataApi);
+
 pub(crate) fn service() -> OpenApiService<Api, ()> {
     OpenApiService::new(
         (
@@ -74,6 +82,7 @@ pub(crate) fn service() -> OpenApiService<Api, ()> {
             totp::Totp,
             users::Users,
             bulk::BulkUsers,
+            (user_stats::UserStats, projects::Projects, metadata::MetadataApi),
             invitations::Invitations,
             api_keys::ApiKeys,
             tenants::Tenants,

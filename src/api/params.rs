@@ -40,6 +40,14 @@ impl<T: Value> Param<T> {
         }
     }
 
+    /// The same of a parameter that must be there.
+    pub(crate) fn required(self, name: &str, errors: &mut Vec<FieldError>) -> Option<T> {
+        if self.0.is_none() {
+            errors.push(wrong(name, "missing", "This parameter is required"));
+        }
+        self.take(name, errors)
+    }
+
     /// The value of a header, where a wrong form is 400: it is the client's program that is wrong, not a person's input.
     pub(crate) fn header(self) -> Result<Option<T>, ApiError> {
         self.0.transpose().map_err(|(_, message)| ApiError::new(Code::Malformed, message))
@@ -229,7 +237,7 @@ impl Value for bool {
 /// Values out of closed lists.
 macro_rules! closed {
     ($($type:ty: [$($name:literal => $value:expr),*] $message:literal),*) => {$(
-        impl Value for $type {
+        impl $crate::api::params::Value for $type {
             fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
                 match text {
                     $($name => Ok($value),)*
@@ -237,16 +245,18 @@ macro_rules! closed {
                 }
             }
 
-            fn schema() -> MetaSchemaRef {
-                <$type as Type>::schema_ref()
+            fn schema() -> poem_openapi::registry::MetaSchemaRef {
+                <$type as poem_openapi::types::Type>::schema_ref()
             }
 
-            fn register(registry: &mut Registry) {
-                <$type as Type>::register(registry);
+            fn register(registry: &mut poem_openapi::registry::Registry) {
+                <$type as poem_openapi::types::Type>::register(registry);
             }
         }
     )*};
 }
+pub(super) use closed;
+
 closed!(
     Role: ["user" => Role::User, "admin" => Role::Admin, "super_admin" => Role::SuperAdmin]
         "Must be one of user, admin, super_admin",

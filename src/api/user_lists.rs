@@ -1,17 +1,19 @@
 //! Lists of users: what is asked for, and what they look like.
 
 use chrono::{DateTime, Utc};
-use poem_openapi::{ApiResponse, Union};
+use poem_openapi::{ApiResponse, Enum, Object, Union};
 use serde::Serialize;
 use tenantry_accounts::{
-    TenantId,
-    users::{self, DEEPEST, Filter, List, Order, Part, Position, Role, Selection, SortBy, User, Wanted},
+    Actor, TenantId,
+    users::{
+        self, DEEPEST, Figures, Filter, List, Order, Part, Position, Role, Selection, SortBy, User, Wanted,
+    },
 };
 
 use super::{
     body::wrong,
     envelope::{Cursor, Envelope, Pagination},
-    params::{Limit, ListCursor, MinVersion, PageNumber, Param, Search},
+    params::{Limit, ListCursor, MinVersion, PageNumber, Param, Search, closed},
 };
 use crate::{
     error::{ApiError, FieldError},
@@ -22,8 +24,30 @@ use crate::{
 pub(super) enum UserPage {
     /// A page or a part of the list.
     #[oai(status = 200)]
-    Page(Envelope<Vec<User>, UserPagination>),
+    Page(Envelope<Vec<ListedUser>, UserPagination>),
 }
+
+/// A user in a list.
+#[derive(Serialize, Object)]
+pub(super) struct ListedUser {
+    #[serde(flatten)]
+    #[oai(flatten)]
+    user: User,
+    /// Figures of the user; only with `include=stats`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    stats: Option<Figures>,
+}
+
+/// What a list may bring beside the users.
+#[derive(Clone, Copy, PartialEq, Eq, Enum)]
+#[oai(rename_all = "snake_case", rename = "UserInclude")]
+pub(super) enum Include {
+    /// Figures of each user.
+    Stats,
+}
+
+closed!(Include: ["stats" => Include::Stats] "Must be stats");
 
 /// Where a page stands among all, or where the next part begins.
 #[derive(Serialize, Union)]
@@ -47,11 +71,13 @@ pub(super) struct Asked {
     pub(super) created_before: Param<DateTime<Utc>>,
     pub(super) sort_by: Param<SortBy>,
     pub(super) sort_order: Param<Order>,
+    pub(super) include: Param<Include>,
     pub(super) min_version: Param<MinVersion>,
 }
 
 /// The list that is asked for.
-pub(super) async fn list(state: &State, tenant: TenantId, asked: Asked) -> Result<UserPage, ApiError> {
+pub(super) async fn list(state: &State, actor: Actor, asked: Asked) -> Result<UserPage, ApiError> {
+    let tenant = actor.tenant;
     // Whatever version: the database has every change that anybody was told of.
     let anew = asked.min_version.header()?.is_some();
     let mut errors = vec![];
@@ -68,9 +94,13 @@ pub(super) async fn list(state: &State, tenant: TenantId, asked: Asked) -> Resul
     };
     let sort_by = asked.sort_by.take("sort_by", &mut errors).unwrap_or(SortBy::CreatedAt);
     let order = asked.sort_order.take("sort_order", &mut errors).unwrap_or(Order::Desc);
+    let figures = asked.include.take("include", &mut errors).is_some();
     let page = page_or_part(page, cursor.is_some(), limit, &mut errors);
     if !errors.is_empty() {
         return Err(ApiError::invalid(errors));
+    }
+    if figures {
+        actor.require(Role::Admin)?;
     }
     let selection = Selection { filter, sort_by, order };
     let part = match cursor {
@@ -80,10 +110,17 @@ pub(super) async fn list(state: &State, tenant: TenantId, asked: Asked) -> Resul
             Part::After(Some(Position::from_cursor(&cursor, &state.app.encryption, tenant, &selection)?))
         }
     };
-    let wanted = Wanted { selection: selection.clone(), part, limit };
+    let wanted = Wanted { selection: selection.clone(), part, limit, figures };
     let found = users::list(&state.app, tenant, wanted, anew).await?;
     let pagination = pagination(state, tenant, &selection, (page, limit), &found)?;
-    Ok(UserPage::Page(Envelope::page(&found.users, &pagination)))
+    Ok(UserPage::Page(match figures {
+        true => {
+            let users = found.users.iter().cloned().zip(&found.figures);
+            let users: Vec<_> = users.map(|(user, stats)| ListedUser { user, stats: Some(*stats) }).collect();
+            Envelope::page(&users, &pagination)
+        }
+        false => Envelope::page(&found.users, &pagination),
+    }))
 }
 
 /// Which page, unless it is a part that is asked for.

@@ -23,7 +23,7 @@ use super::{
     params::{Limit, ListCursor, MinVersion, PageNumber, Param, Search},
     precondition::Precondition,
     schema::shown,
-    user_lists::{self, UserPage},
+    user_lists::{self, Include, UserPage},
 };
 use crate::{caller::Caller, error::ApiError, state::State};
 use poem::web::Data;
@@ -195,6 +195,8 @@ impl Users {
         sort_by: Query<Param<SortBy>>,
         /// Which end comes first; `desc` when left out.
         sort_order: Query<Param<Order>>,
+        /// `stats`: with each user `recent_logins` (within 30 days) and `total_projects`, below `stats`; for administrators.
+        include: Query<Param<Include>>,
         /// Any version: the answer is not a second old, wherever what you wrote was written.
         #[oai(name = "X-Min-Version")]
         min_version: Header<Param<MinVersion>>,
@@ -211,9 +213,10 @@ impl Users {
             created_before: created_before.0,
             sort_by: sort_by.0,
             sort_order: sort_order.0,
+            include: include.0,
             min_version: min_version.0,
         };
-        user_lists::list(&state, caller.tenant, asked).await
+        user_lists::list(&state, *caller, asked).await
     }
 
     /// Get yourself

@@ -254,7 +254,7 @@ async fn list(app: &App, tenant: TenantId, filter: &Filter, limit: u32, json: bo
     while listed < limit {
         let part = PAGE.min(limit - listed);
         let selection = Selection { filter: filter.clone(), sort_by: SortBy::CreatedAt, order: Order::Desc };
-        let wanted = Wanted { selection, part: Part::After(after), limit: part.into() };
+        let wanted = Wanted { selection, part: Part::After(after), limit: part.into(), figures: false };
         let found = users::list(app, tenant, wanted, true).await.map_err(|error| said(&error))?;
         for user in &found.users {
             if json {

@@ -10,6 +10,7 @@ mod prune_jobs;
 mod purge_deleted;
 mod purge_tenants;
 mod reset_password_email;
+mod roll_up_users;
 mod rotate_audit;
 mod second_factor_notice_email;
 pub mod stripe;
@@ -102,6 +103,7 @@ impl Handlers {
                     Kind::PurgeDeleted => purge_deleted::run(&handlers).await,
                     Kind::PurgeTenants => purge_tenants::run(&handlers).await,
                     Kind::RotateAudit => rotate_audit::run(&handlers).await,
+                    Kind::RollUpUsers => roll_up_users::run(&handlers, &job).await,
                 }
             }
             .boxed()

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{primary::NotPrimary, users::Refused};
+use crate::{metadata::Refusal, primary::NotPrimary, users::Refused};
 
 /// The result of most things here.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -91,6 +91,12 @@ pub enum Error {
     /// The tenant has as many API keys as it may have.
     #[error("too many API keys")]
     TooManyKeys,
+    /// The user is in as many projects as one may be.
+    #[error("too many projects")]
+    TooManyProjects,
+    /// The metadata cannot be kept as it would be.
+    #[error("the metadata cannot be kept")]
+    Metadata(Refusal),
     /// No such subscription of this tenant.
     #[error("no such subscription")]
     NoSubscription,

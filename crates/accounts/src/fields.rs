@@ -132,6 +132,43 @@ impl Slug {
     }
 }
 
+/// A project of the caller's own: 1 to 128 letters, digits and `._~:-`, the first of them a letter or a digit. Upper and lower
+/// case differ.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ProjectId(String);
+
+text_schema!(ProjectId, format: "project-id", max_length: 128usize, min_length: 1usize, pattern: "^[A-Za-z0-9][A-Za-z0-9._~:-]{0,127}$");
+crate::schema::json_text!(ProjectId);
+
+impl FromText for ProjectId {
+    fn from_text(text: &str) -> Result<Self, Vec<Problem>> {
+        let allowed = |c: u8| c.is_ascii_alphanumeric() || b"._~:-".contains(&c);
+        let begins = text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+        match begins && text.len() <= 128 && text.bytes().all(allowed) {
+            true => Ok(Self(text.into())),
+            false => Err(vec![problem(
+                "invalid_project_id",
+                "Must be 1 to 128 letters, digits and ._~:- that begin with a letter or a digit",
+            )]),
+        }
+    }
+}
+
+impl ProjectId {
+    /// As its makers write it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for ProjectId {
+    /// Takes an id out of the database, where only valid ones are.
+    fn from(stored: String) -> Self {
+        Self(stored)
+    }
+}
+
 /// A password that somebody wants to have: 8 to 128 characters with an upper-case letter, a lower-case one and a digit, and
 /// none of those that most people choose.
 ///

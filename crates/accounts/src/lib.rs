@@ -16,6 +16,7 @@ pub mod introspection;
 pub mod invitations;
 pub mod jobs;
 mod mail_tokens;
+pub mod metadata;
 mod network;
 pub mod notices;
 pub mod passwords;

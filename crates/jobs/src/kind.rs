@@ -41,6 +41,8 @@ pub enum Kind {
     PurgeTenants,
     /// See [`RotateAudit`](crate::RotateAudit).
     RotateAudit,
+    /// See [`RollUpUsers`](crate::RollUpUsers).
+    RollUpUsers,
 }
 
 impl Kind {
@@ -63,6 +65,7 @@ impl Kind {
         Kind::PurgeDeleted,
         Kind::PurgeTenants,
         Kind::RotateAudit,
+        Kind::RollUpUsers,
     ];
 
     /// The kind as it is stored.
@@ -85,6 +88,7 @@ impl Kind {
             Kind::PurgeDeleted => "purge_deleted",
             Kind::PurgeTenants => "purge_tenants",
             Kind::RotateAudit => "rotate_audit",
+            Kind::RollUpUsers => "roll_up_users",
         }
     }
 
@@ -143,8 +147,12 @@ impl Kind {
                     cap: Duration::from_secs(600),
                 },
             },
-            // They come round again by themselves.
-            Kind::PruneJobs | Kind::PurgeDeleted | Kind::PurgeTenants | Kind::RotateAudit => Policy {
+            // They come round again by themselves, or are asked for again by whoever reads what they count.
+            Kind::PruneJobs
+            | Kind::PurgeDeleted
+            | Kind::PurgeTenants
+            | Kind::RotateAudit
+            | Kind::RollUpUsers => Policy {
                 max_attempts: 10,
                 timeout: Duration::from_secs(60),
                 concurrency: 1,

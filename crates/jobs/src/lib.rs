@@ -13,6 +13,7 @@ pub mod schema;
 pub use kind::{Backoff, Kind, Policy, UnknownKind};
 pub use payload::{
     AddressNoticeEmail, CreateCustomer, EndSubscriptions, InvalidateUser, InvitationEmail, Job, PruneJobs,
-    PurgeDeleted, PurgeTenants, ResetPasswordEmail, RotateAudit, SecondFactorEvent, SecondFactorNoticeEmail,
-    Stale, StripeBackfill, StripeReconcile, SyncCustomer, SyncSeats, SyncSubscription, VerifyEmail,
+    PurgeDeleted, PurgeTenants, ResetPasswordEmail, RollUpUsers, RotateAudit, SecondFactorEvent,
+    SecondFactorNoticeEmail, Stale, StripeBackfill, StripeReconcile, SyncCustomer, SyncSeats,
+    SyncSubscription, VerifyEmail,
 };

@@ -245,3 +245,12 @@ pub struct RotateAudit {}
 impl Job for RotateAudit {
     const KIND: Kind = Kind::RotateAudit;
 }
+
+/// Count the users of the job's tenant and their sign-ins, for `GET /users/stats`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RollUpUsers {}
+
+impl Job for RollUpUsers {
+    const KIND: Kind = Kind::RollUpUsers;
+}

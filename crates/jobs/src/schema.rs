@@ -5,8 +5,9 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     AddressNoticeEmail, CreateCustomer, EndSubscriptions, InvalidateUser, InvitationEmail, Job, Kind,
-    PruneJobs, PurgeDeleted, PurgeTenants, ResetPasswordEmail, RotateAudit, SecondFactorNoticeEmail,
-    StripeBackfill, StripeReconcile, SyncCustomer, SyncSeats, SyncSubscription, VerifyEmail,
+    PruneJobs, PurgeDeleted, PurgeTenants, ResetPasswordEmail, RollUpUsers, RotateAudit,
+    SecondFactorNoticeEmail, StripeBackfill, StripeReconcile, SyncCustomer, SyncSeats, SyncSubscription,
+    VerifyEmail,
 };
 
 /// The schema of a kind's payload.
@@ -29,6 +30,7 @@ pub fn payload(kind: Kind) -> Value {
         Kind::PurgeDeleted => of::<PurgeDeleted>(),
         Kind::PurgeTenants => of::<PurgeTenants>(),
         Kind::RotateAudit => of::<RotateAudit>(),
+        Kind::RollUpUsers => of::<RollUpUsers>(),
     }
 }
 

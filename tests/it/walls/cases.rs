@@ -92,6 +92,15 @@ const CASES: &[Case] = &[
     case("getUser", Thing::User),
     case("updateUser", Thing::User).with(r#"{"name": "Mallory"}"#).answers_users(403),
     case("deleteUser", Thing::User),
+    case("getUserStats", Thing::Nothing).answers(200),
+    case("listUserProjects", Thing::UserInProject).answers_users(403),
+    case("putUserProject", Thing::User),
+    case("deleteUserProject", Thing::UserInProject),
+    case("findUsersByMetadata", Thing::MetadataValue).ask("key=number&value=<it>").answers(200),
+    case("getUserMetadata", Thing::UserWithMetadata),
+    case("updateUserMetadata", Thing::UserWithMetadata).with(r#"{"public": {"number": "<new>"}}"#),
+    case("getTenantMetadata", Thing::Tenant).reaches_all(),
+    case("updateTenantMetadata", Thing::Tenant).with(r#"{"private": {"number": "<new>"}}"#).reaches_all(),
     case("createInvitations", Thing::Address)
         .with(r#"{"emails": ["<it>"]}"#)
         .answers(201)

@@ -41,11 +41,19 @@ const TRUSTED: &[(&str, &[&str])] = &[
     ("only migrations may call it", &["wall"]),
     (
         "they see no rows of a tenant, whatever they are told",
-        &["uuid_floor", "event_id", "seat_taken", "search_words"],
+        &[
+            "uuid_floor",
+            "event_id",
+            "seat_taken",
+            "search_words",
+            "merge_patch",
+            "top_level_keys",
+            "metadata_entries",
+        ],
     ),
     (
         "they are triggers, and see the rows that have just been written",
-        &["search_words_added", "search_words_changed"],
+        &["search_words_added", "search_words_changed", "metadata_changed"],
     ),
     ("upkeep of the audit trail, months at a time", &["make_audit_partition", "rotate_audit"]),
     (
@@ -78,6 +86,7 @@ const TRUSTED: &[(&str, &[&str])] = &[
             "purge_deleted_users",
             "purge_api_keys",
             "prune_idempotency_keys",
+            "prune_user_logins",
         ],
     ),
     ("every process follows the feed of all tenants", &["revocations_since", "prune_revocations"]),

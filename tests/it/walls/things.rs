@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use totp_rs::{Builder, Secret};
 use uuid::Uuid;
 
-use super::world::{Caller, Tenant};
+use super::world::{Caller, PROJECT, Tenant};
 use crate::app::{PASSWORD, TestApp, answer};
 
 /// What a request names.
@@ -18,6 +18,10 @@ pub(super) enum Thing {
     User,
     /// A user who has a second factor.
     UserWithFactor,
+    UserInProject,
+    UserWithMetadata,
+    /// What only the metadata of one user has.
+    MetadataValue,
     /// A user's address.
     Address,
     /// The address of a user who has a password.
@@ -59,6 +63,21 @@ impl Thing {
                 let user = tenant.create_user(app, by, &email, false).await;
                 give_factor(database, tenant, user).await;
                 user.to_string()
+            }
+            Self::UserInProject => {
+                let user = tenant.create_user(app, by, &email, false).await;
+                let sql =
+                    "insert into tenantry.user_projects (tenant_id, user_id, project_id) values ($1, $2, $3)";
+                database.execute(sql, &[&tenant.id, &user, &PROJECT]).await.unwrap();
+                user.to_string()
+            }
+            Self::UserWithMetadata | Self::MetadataValue => {
+                let user = tenant.create_user(app, by, &email, false).await;
+                let value = format!("{}-{}", tenant.slug, Uuid::now_v7().simple());
+                let sql = "insert into tenantry.user_metadata (tenant_id, user_id, public, version)
+                           values ($1, $2, jsonb_build_object('number', $3::text), 1)";
+                database.execute(sql, &[&tenant.id, &user, &value]).await.unwrap();
+                if self == Self::MetadataValue { value } else { user.to_string() }
             }
             Self::ProvingCode => {
                 let started = by.post(app, "/api/v1/auth/totp", &json!({"current_password": PASSWORD})).await;

@@ -141,7 +141,7 @@ impl Caller {
         case: &Case,
         named: &str,
     ) -> RequestBuilder {
-        let path = operation.path.replace("{id}", named);
+        let path = operation.path.replace("{id}", named).replace("{project_id}", PROJECT);
         let method: Method = operation.method.parse().unwrap();
         let request = app.http.request(method, format!("{}/api/v1{path}{}", app.url, case.query(named)));
         let request = if self.token.is_empty() { request } else { request.bearer_auth(&self.token) };
@@ -163,6 +163,9 @@ impl Caller {
         }
     }
 }
+
+/// The project that those are in who are in one.
+pub(super) const PROJECT: &str = "apollo";
 
 /// Signs what Stripe tells in the tests of the walls.
 const WEBHOOK_SECRET: &str = "whsec_walls";

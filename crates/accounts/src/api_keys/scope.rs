@@ -23,6 +23,14 @@ pub enum Scope {
     #[serde(rename = "invitations:write")]
     #[oai(rename = "invitations:write")]
     InvitationsWrite,
+    /// Read the metadata of users and of the tenant, private ones too, and find users by it.
+    #[serde(rename = "metadata:read")]
+    #[oai(rename = "metadata:read")]
+    MetadataRead,
+    /// Change the metadata of users and of the tenant.
+    #[serde(rename = "metadata:write")]
+    #[oai(rename = "metadata:write")]
+    MetadataWrite,
     /// Read the tenant.
     #[serde(rename = "tenant:read")]
     #[oai(rename = "tenant:read")]
@@ -55,11 +63,13 @@ pub enum Scope {
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::UsersRead,
         Self::UsersWrite,
         Self::InvitationsRead,
         Self::InvitationsWrite,
+        Self::MetadataRead,
+        Self::MetadataWrite,
         Self::TenantRead,
         Self::TenantWrite,
         Self::BillingRead,
@@ -76,6 +86,8 @@ impl Scope {
             Self::UsersWrite => "users:write",
             Self::InvitationsRead => "invitations:read",
             Self::InvitationsWrite => "invitations:write",
+            Self::MetadataRead => "metadata:read",
+            Self::MetadataWrite => "metadata:write",
             Self::TenantRead => "tenant:read",
             Self::TenantWrite => "tenant:write",
             Self::BillingRead => "billing:read",

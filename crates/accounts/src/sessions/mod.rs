@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tenantry_cache::State;
 use tokio_postgres::Row;
-use uuid::Uuid;
 
 pub use end::{Session, change_password, list, log_out, log_out_everywhere, revoke};
 pub use renew::renew;
@@ -298,27 +297,17 @@ async fn insert(
         .prepare_cached(
             "with session as (
                insert into tenantry.sessions (tenant_id, id, user_id, user_agent, address, expires_at, amr)
-               values ($1, $2, $3, $4, $5, now() + make_interval(secs => $6), $9) returning expires_at
+               values ($1, $2, $3, $4, $5, now() + make_interval(secs => $6), $8) returning expires_at
              ), login as (
-               insert into tenantry.user_logins (tenant_id, user_id, id) values ($1, $3, $7)
+               insert into tenantry.user_logins (tenant_id, user_id, id) values ($1, $3, tenantry.event_id())
              )
              insert into tenantry.refresh_tokens (tenant_id, hash, session_id, expires_at)
-             select $1, $8, $2, expires_at from session",
+             select $1, $7, $2, expires_at from session",
         )
         .await?;
     tx.execute(
         &statement,
-        &[
-            &tenant.0,
-            &session.0,
-            &user.id.0,
-            &user_agent,
-            &origin.address,
-            &ttl,
-            &Uuid::now_v7(),
-            &token.hash,
-            &amr,
-        ],
+        &[&tenant.0, &session.0, &user.id.0, &user_agent, &origin.address, &ttl, &token.hash, &amr],
     )
     .await?;
     Ok((session, token))

@@ -378,6 +378,6 @@ pub async fn find_any(app: &App, reference: &str) -> Result<TenantId> {
 }
 
 /// Whether tenant `id` is any of the actor's business.
-fn within_reach(actor: Actor, id: TenantId) -> Result<()> {
+pub(crate) fn within_reach(actor: Actor, id: TenantId) -> Result<()> {
     if id == actor.tenant || actor.role == Role::SuperAdmin { Ok(()) } else { Err(Error::NoTenant) }
 }

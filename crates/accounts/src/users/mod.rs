@@ -3,7 +3,11 @@
 mod bulk;
 pub mod cached;
 mod change;
+mod figures;
 mod list;
+pub mod logins;
+pub mod projects;
+pub mod stats;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -21,6 +25,7 @@ use tokio_postgres::Row;
 pub use bulk::{BulkRow, Extent, Outcome, Outcomes, Refused, create_many};
 pub use change::{Change, IfMatch, NewUser, Password, create, delete, invalidate, purge_deleted, update};
 pub(crate) use change::{commit, insert, lock};
+pub use figures::Figures;
 pub use list::{DEEPEST, Filter, List, Lists, Order, Part, Position, Selection, SortBy, Total, Wanted, list};
 
 use crate::{App, Error, Result, TenantId, UserId, fields::Email};

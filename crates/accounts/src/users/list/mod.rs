@@ -19,7 +19,7 @@ pub use position::Position;
 pub use shared::Lists;
 pub use total::Total;
 
-use super::{COLUMNS, Role, User};
+use super::{COLUMNS, Figures, Role, User, figures};
 use crate::{App, Result, TenantId, db};
 
 /// Pages reach so many users and no further: the database would read all those before. Parts have no such end.
@@ -98,6 +98,8 @@ pub struct Wanted {
     pub part: Part,
     /// How many users at most.
     pub limit: i64,
+    /// Whether with the figures of each.
+    pub figures: bool,
 }
 
 /// A part of a list, of one moment.
@@ -105,6 +107,8 @@ pub struct Wanted {
 pub struct List {
     /// The users.
     pub users: Vec<User>,
+    /// Those of each user, in the order of the users; empty unless they were asked for.
+    pub figures: Vec<Figures>,
     /// How many there are in all; for pages.
     pub total: Option<Total>,
     /// Where the next part begins; none for pages, and after the last part.
@@ -128,10 +132,13 @@ pub async fn list(app: &App, tenant: TenantId, wanted: Wanted, anew: bool) -> Re
 async fn read(app: &App, tenant: TenantId, wanted: &Wanted) -> Result<List> {
     let mut client = app.db.client().await?;
     let tx = db::as_reader(&mut client, tenant).await?;
-    let list = match &wanted.selection.filter.search {
+    let mut list = match &wanted.selection.filter.search {
         Some(needle) => search::read(&tx, tenant, wanted, needle).await?,
         None => sorted::read(&tx, tenant, wanted).await?,
     };
+    if wanted.figures {
+        list.figures = figures::of(&tx, tenant, &list.users).await?;
+    }
     tx.commit().await?;
     Ok(list)
 }
@@ -190,7 +197,7 @@ impl List {
         users.truncate(most);
         let last = users.last().filter(|_| more);
         let next = last.map(|(user, rank)| Position::of(user, wanted.selection.sort_by, *rank));
-        Self { users: users.into_iter().map(|(user, _)| user).collect(), total: None, next }
+        Self { users: users.into_iter().map(|(user, _)| user).collect(), figures: vec![], total: None, next }
     }
 }
 

@@ -172,7 +172,8 @@ impl List {
             let texts = user.email.as_str().len() + user.name.len();
             texts + user.pending_email.as_ref().map_or(0, |email| email.as_str().len())
         });
-        size_of::<Self>() + self.users.len() * size_of::<super::User>() + users.sum::<usize>()
+        let figures = size_of_val(self.figures.as_slice());
+        size_of::<Self>() + self.users.len() * size_of::<super::User>() + figures + users.sum::<usize>()
     }
 }
 
@@ -235,7 +236,7 @@ mod tests {
 
     fn wanted() -> Wanted {
         let selection = Selection { filter: Filter::default(), sort_by: SortBy::Name, order: Order::Asc };
-        Wanted { selection, part: Part::Page { offset: 0 }, limit: 10 }
+        Wanted { selection, part: Part::Page { offset: 0 }, limit: 10, figures: false }
     }
 
     #[tokio::test(start_paused = true)]
