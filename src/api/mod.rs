@@ -7,18 +7,21 @@ mod billing;
 mod board;
 pub(crate) mod body;
 pub(crate) mod bulk;
+pub(crate) mod csv;
 mod docs;
 mod envelope;
 mod health;
 pub(crate) mod idempotency;
+mod import_report;
+mod imports;
 mod introspection;
 mod invitations;
 mod jobs;
-mod json;
+pub(crate) mod json;
 mod pages;
 mod params;
 mod precondition;
-mod schema;
+pub(crate) mod schema;
 mod tenants;
 mod totp;
 mod user_lists;
@@ -58,6 +61,7 @@ pub(crate) type Api = (
     totp::Totp,
     users::Users,
     bulk::BulkUsers,
+    imports::Imports,
     invitations::Invitations,
     api_keys::ApiKeys,
     tenants::Tenants,
@@ -74,6 +78,7 @@ pub(crate) fn service() -> OpenApiService<Api, ()> {
             totp::Totp,
             users::Users,
             bulk::BulkUsers,
+            imports::Imports,
             invitations::Invitations,
             api_keys::ApiKeys,
             tenants::Tenants,

@@ -4,6 +4,7 @@ mod bulk;
 pub mod cached;
 mod change;
 mod list;
+pub(crate) mod many;
 
 use std::{collections::HashMap, sync::Arc};
 
