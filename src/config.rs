@@ -229,6 +229,10 @@ pub struct Config {
     #[arg(long, env = "PLAN_SEATS", global = true, default_value = "basic=10,pro=100", value_name = "PLANS")]
     pub plan_seats: PlanSeats,
 
+    /// How large the body of an import may be; MiB and GiB are understood
+    #[arg(long, env = "IMPORT_MAX_BYTES", global = true, default_value = "256MiB", value_parser = bytes, value_name = "BYTES")]
+    pub import_max_bytes: u64,
+
     /// How long a closed tenant may be opened again before it is purged
     #[arg(long, env = "TENANT_GRACE", global = true, default_value = "30d", value_parser = grace, value_name = "TIME")]
     pub tenant_grace: Duration,
@@ -481,6 +485,16 @@ fn period(text: &str) -> Result<Duration, String> {
         Ok(period) => Ok(period),
         Err(_) => Err("must be a time such as 500ms, 30s, 10m or 30d".into()),
     }
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    let (digits, unit) = UNITS
+        .iter()
+        .find_map(|(name, size)| text.strip_suffix(name).map(|digits| (digits, *size)))
+        .unwrap_or((text, 1));
+    let bytes = digits.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|n| *n > 0);
+    bytes.ok_or_else(|| "must be a number of bytes above 0, such as 1048576 or 256MiB".into())
 }
 
 fn cache_ttl(text: &str) -> Result<Duration, String> {

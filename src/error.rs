@@ -13,7 +13,7 @@ use serde::Serialize;
 use tenantry_accounts::{self as accounts, metadata::Refusal};
 use uuid::Uuid;
 
-use crate::api::bulk;
+use crate::{api::bulk, imports::Refused};
 
 /// What went wrong, for programs. The list is closed: a new code is a change of the API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Enum)]
@@ -54,6 +54,8 @@ pub(crate) enum Code {
     SubscriptionNotFound,
     /// 404: this service does not bill.
     NoBilling,
+    /// 404: there is no such import in the caller's tenant, or no more.
+    ImportNotFound,
     /// 404: there is no such API key in the caller's tenant, or it has been revoked.
     ApiKeyNotFound,
     /// 404: there is no such invitation in the caller's tenant, or it is no longer open.
@@ -70,6 +72,8 @@ pub(crate) enum Code {
     NameTaken,
     /// 409: the tenant has as many API keys as it may have.
     TooManyApiKeys,
+    /// 409: the tenant has as many imports under way, or as many rows of them kept, as it may have.
+    TooManyImports,
     /// 409: the tenant has a subscription already.
     AlreadySubscribed,
     /// 409: Stripe refused; the operator finds why in the log.
@@ -99,7 +103,7 @@ pub(crate) enum Code {
     VersionNotReached,
     /// 413: the body is larger than this path takes.
     PayloadTooLarge,
-    /// 415: the body is not `application/json`.
+    /// 415: the body is not `application/json`, or rows are neither `text/csv` nor `application/x-ndjson`.
     UnsupportedMediaType,
     /// 422: fields are wrong; `errors` names each.
     ValidationFailed,
@@ -140,6 +144,7 @@ impl Code {
             | Self::TenantNotFound
             | Self::SessionNotFound
             | Self::InvitationNotFound
+            | Self::ImportNotFound
             | Self::ApiKeyNotFound
             | Self::SecondFactorNotFound
             | Self::SubscriptionNotFound
@@ -150,6 +155,7 @@ impl Code {
             | Self::SlugTaken
             | Self::NameTaken
             | Self::TooManyApiKeys
+            | Self::TooManyImports
             | Self::AlreadySubscribed
             | Self::BillingRefused
             | Self::CustomerTaken
@@ -333,6 +339,12 @@ impl From<accounts::Error> for ApiError {
             E::CustomerDeleted => {
                 Self::unavailable("Stripe has just deleted the customer of this tenant, please try again", 1)
             }
+            E::NoImport => Self::new(Code::ImportNotFound, "Import not found"),
+            E::TooManyImports => {
+                let message =
+                    "Wait for imports to end, or delete those that have and are not needed any more";
+                Self::new(Code::TooManyImports, message)
+            }
             E::NoApiKey => Self::new(Code::ApiKeyNotFound, "API key not found"),
             E::NameTaken => Self::new(Code::NameTaken, "API key with this name already exists"),
             E::TooManyKeys => Self::new(Code::TooManyApiKeys, "Revoke API keys that are not used any more"),
@@ -394,6 +406,30 @@ fn metadata(refusal: Refusal) -> FieldError {
     FieldError { field, code: code.into(), message: message.into() }
 }
 
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        let text = refused.to_string();
+        match refused {
+            Refused::House(error) => error.into(),
+            Refused::TooLarge => Self::new(Code::PayloadTooLarge, "The body is too large"),
+            Refused::TooManyRows => Self::new(Code::PayloadTooLarge, capitalised(&text)),
+            Refused::Header(errors) => Self::invalid(errors),
+            Refused::Empty => Self::invalid(vec![FieldError {
+                field: String::new(),
+                code: "empty".into(),
+                message: "The body has no rows".into(),
+            }]),
+            Refused::NotUtf8(_) | Refused::Silent => Self::new(Code::Malformed, capitalised(&text)),
+            Refused::Broken(_) => Self::new(Code::Malformed, "The body broke off"),
+        }
+    }
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
 /// What is wrong with a password that the house refuses.
 pub(crate) const PERSONAL_PASSWORD: &str =
     "Password must have at least 8 characters beside your address, your name and the tenant";
@@ -452,7 +488,8 @@ impl From<poem::Error> for ApiError {
             return Self::new(Code::Malformed, "The body could not be read as JSON");
         }
         if error.is::<ContentTypeError>() {
-            return Self::new(Code::UnsupportedMediaType, "Send the body as Content-Type: application/json");
+            let message = "Send the body as Content-Type: application/json; rows of an import as text/csv or application/x-ndjson";
+            return Self::new(Code::UnsupportedMediaType, message);
         }
         match error.status() {
             StatusCode::NOT_FOUND => Self::new(Code::NotFound, "There is no such path"),

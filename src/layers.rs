@@ -36,6 +36,10 @@ const WEBHOOK_LIMIT: usize = 512 * 1024;
 /// How long a request may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long the rows of an import may take to come. Whoever sends nothing for a while is cut off long before.
+const UPLOAD_DEADLINE: Duration = Duration::from_secs(3600);
+
+const IMPORTS: &str = "/api/v1/users/imports";
 const BULK_USERS: &str = "/api/v1/users/bulk";
 const STRIPE_WEBHOOK: &str = "/api/v1/webhooks/stripe";
 
@@ -123,9 +127,10 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
         if preflight {
             return Ok(Response::builder().status(StatusCode::NO_CONTENT).finish());
         }
-        limit_body(&mut request)?;
+        limit_body(&state, &mut request)?;
+        let deadline = if is_upload(&request) { UPLOAD_DEADLINE } else { DEADLINE };
         // Whatever a database or a Redis that hangs does, the client gets an answer. Changes go on to their end.
-        timeout(DEADLINE, routes.call(request)).await.unwrap_or_else(|_| Err(late().into()))
+        timeout(deadline, routes.call(request)).await.unwrap_or_else(|_| Err(late().into()))
     };
     let answer =
         AssertUnwindSafe(answer.instrument(span.clone())).catch_unwind().await.unwrap_or_else(|_| {
@@ -258,19 +263,28 @@ fn prefers_problem_details(request: &Request) -> bool {
 
 /// Refuses a body that says it is too large, and cuts off one that does not say. (poem's SizeLimit answers 411 to a
 /// GET.)
-fn limit_body(request: &mut Request) -> poem::Result<()> {
-    let limit = body_limit(request);
+fn limit_body(state: &State, request: &mut Request) -> poem::Result<()> {
+    let limit = if is_upload(request) { state.config.import_max_bytes } else { body_limit(request) as u64 };
     let declared = request.header("content-length").and_then(|length| length.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > limit as u64) {
+    if declared.is_some_and(|length| length > limit) {
         return Err(poem::error::SizedLimitError::PayloadTooLarge.into());
+    }
+    if is_upload(request) {
+        // Counted as it comes.
+        return Ok(());
     }
     let body = request.take_body();
     if !body.is_empty() {
         use tokio::io::AsyncReadExt;
         // One byte more than allowed may be read, so that a body of just the limit is told from a longer one.
-        request.set_body(poem::Body::from_async_read(body.into_async_read().take(limit as u64 + 1)));
+        request.set_body(poem::Body::from_async_read(body.into_async_read().take(limit + 1)));
     }
     Ok(())
+}
+
+/// Whether the body is read as it comes, however long that takes.
+fn is_upload(request: &Request) -> bool {
+    request.method() == Method::POST && request.original_uri().path().trim_end_matches('/') == IMPORTS
 }
 
 fn body_limit(request: &Request) -> usize {

@@ -10,6 +10,7 @@ pub mod config;
 pub mod dev;
 mod encryption_keys;
 mod error;
+mod imports;
 mod key_files;
 mod keys;
 mod layers;

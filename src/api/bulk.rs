@@ -61,7 +61,7 @@ body! {
 
 /// A hash of a password that was chosen elsewhere.
 #[derive(Debug)]
-pub(crate) struct Hash(StoredHash);
+pub(crate) struct Hash(pub(crate) StoredHash);
 
 impl Field for Hash {
     fn parse(value: Option<Value>, at: &str, errors: &mut Vec<FieldError>) -> Option<Self> {
@@ -129,14 +129,18 @@ impl Rows {
 }
 
 fn row_of(mut row: Value, at: &str, errors: &mut Vec<FieldError>) -> Option<BulkUser> {
-    if let Value::Object(fields) = &mut row
+    refuse_password(&mut row, at, errors);
+    BulkUser::parse(Some(row), at, errors)
+}
+
+/// A thousand of them would take what others sign in with.
+pub(crate) fn refuse_password(row: &mut Value, at: &str, errors: &mut Vec<FieldError>) {
+    if let Value::Object(fields) = row
         && fields.remove("password").is_some()
     {
-        // A thousand of them would take what others sign in with.
         let message = "Passwords are not taken here: leave it out, and the user chooses one by mail, or send a password_hash";
         errors.push(wrong(&format!("{at}/password"), "not_allowed", message));
     }
-    BulkUser::parse(Some(row), at, errors)
 }
 
 shown!(Rows, required: true, schema: MetaSchemaRef::Inline(Box::new(MetaSchema {

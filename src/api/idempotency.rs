@@ -39,24 +39,64 @@ const REPLAYED: &str = "Idempotency-Replayed";
 /// What the client calls this request, with a digest of the request; or it does not.
 pub(crate) struct IdempotencyKey(Option<(String, [u8; 32])>);
 
+/// The same of a request whose body is read as it comes: its digest is not known before its end.
+pub(crate) struct KeyOfStream(Option<String>);
+
+/// How both stand in the document.
+macro_rules! header {
+    () => {
+        const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+
+        type ParamType = ();
+        type ParamRawType = ();
+
+        fn param_in() -> Option<MetaParamIn> {
+            Some(MetaParamIn::Header)
+        }
+
+        fn param_schema_ref() -> Option<MetaSchemaRef> {
+            Some(MetaSchemaRef::Inline(Box::new(MetaSchema {
+                min_length: Some(1),
+                max_length: Some(255),
+                pattern: Some("^[!-~]+$".into()),
+                ..MetaSchema::new("string")
+            })))
+        }
+    };
+}
+
+impl<'a> ApiExtractor<'a> for KeyOfStream {
+    header!();
+
+    async fn from_request(
+        request: &'a Request,
+        _: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        Ok(Self(key(request)?))
+    }
+}
+
+impl KeyOfStream {
+    /// Whether a request of this name has been answered, be it another one: then there is nothing to do but to compare.
+    pub(crate) async fn is_known(&self, state: &State, namer: Namer<'_>) -> Result<bool, ApiError> {
+        let Some(key) = &self.0 else { return Ok(false) };
+        match idempotency::answered(&state.app, &Named::new(namer, key, [0; 32])?).await {
+            Ok(answer) => Ok(answer.is_some()),
+            Err(accounts::Error::KeyReused) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The key of the request as it has turned out to be: what was asked for, in words, and the digest of its body.
+    pub(crate) fn of(self, asked: &str, body: [u8; 32]) -> IdempotencyKey {
+        let digest = Sha256::new().chain_update(asked).chain_update([0]).chain_update(body);
+        IdempotencyKey(self.0.map(|key| (key, digest.finalize().into())))
+    }
+}
+
 impl<'a> ApiExtractor<'a> for IdempotencyKey {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
-
-    type ParamType = ();
-    type ParamRawType = ();
-
-    fn param_in() -> Option<MetaParamIn> {
-        Some(MetaParamIn::Header)
-    }
-
-    fn param_schema_ref() -> Option<MetaSchemaRef> {
-        Some(MetaSchemaRef::Inline(Box::new(MetaSchema {
-            min_length: Some(1),
-            max_length: Some(255),
-            pattern: Some("^[!-~]+$".into()),
-            ..MetaSchema::new("string")
-        })))
-    }
+    header!();
 
     async fn from_request(
         request: &'a Request,
@@ -239,6 +279,12 @@ pub(crate) trait Keep<T>: ApiResponse + IntoResponse {
 pub(crate) enum Repeatable<R> {
     First(R),
     Again(Answer, PhantomData<R>),
+}
+
+impl<R> Repeatable<R> {
+    pub(crate) fn is_first(&self) -> bool {
+        matches!(self, Self::First(_))
+    }
 }
 
 impl<R: IntoResponse> IntoResponse for Repeatable<R> {

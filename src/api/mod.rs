@@ -7,21 +7,24 @@ mod billing;
 mod board;
 pub(crate) mod body;
 pub(crate) mod bulk;
+pub(crate) mod csv;
 mod docs;
 mod envelope;
 mod health;
 pub(crate) mod idempotency;
+mod import_report;
+mod imports;
 mod introspection;
 mod invitations;
 mod jobs;
-mod json;
+pub(crate) mod json;
 mod merge_patch;
 mod metadata;
 mod pages;
 mod params;
 mod precondition;
 mod projects;
-mod schema;
+pub(crate) mod schema;
 mod tenants;
 mod totp;
 mod user_lists;
@@ -60,9 +63,7 @@ enum Tag {
 pub(crate) type Api = (
     auth::Auth,
     totp::Totp,
-    users::Users,
-    bulk::BulkUsers,
-    AboutUsers,
+    OfUsers,
     invitations::Invitations,
     api_keys::ApiKeys,
     tenants::Tenants,
@@ -72,17 +73,29 @@ pub(crate) type Api = (
     jobs::Jobs,
 );
 
-/// What is told of users beside themselves; more would not find room in a tuple.
-type AboutUsers = (user_stats::UserStats, projects::Projects, metadata::MetadataApi);
+/// Those of users, since a tuple has no room for all.
+type OfUsers = (
+    users::Users,
+    bulk::BulkUsers,
+    imports::Imports,
+    user_stats::UserStats,
+    projects::Projects,
+    metadata::MetadataApi,
+);
 
 pub(crate) fn service() -> OpenApiService<Api, ()> {
     OpenApiService::new(
         (
             auth::Auth,
             totp::Totp,
-            users::Users,
-            bulk::BulkUsers,
-            (user_stats::UserStats, projects::Projects, metadata::MetadataApi),
+            (
+                users::Users,
+                bulk::BulkUsers,
+                imports::Imports,
+                user_stats::UserStats,
+                projects::Projects,
+                metadata::MetadataApi,
+            ),
             invitations::Invitations,
             api_keys::ApiKeys,
             tenants::Tenants,

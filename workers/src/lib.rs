@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 mod address_notice_email;
+mod import_users;
 mod invalidate_user;
 mod invitation_email;
 mod letters;
@@ -43,12 +44,12 @@ pub struct Handlers {
     pub app_url: String,
     /// The way out to Stripe; none: there is none.
     pub stripe: Option<tenantry_stripe::Client>,
-    /// How long a job goes on with one walk through Stripe, at least one step: [`STRETCH`].
+    /// How long a job goes on with one walk through Stripe or one import, at least one step: [`STRETCH`].
     pub stretch: Duration,
 }
 
-/// How long a job goes on with one walk through Stripe. Then comes the other that it has, and other jobs; all within its
-/// time-out, even when the last page of each takes long.
+/// How long a job goes on with one walk through Stripe, or one import. Then comes the other that it has, and other jobs; all
+/// within its time-out, even when the last page of each takes long.
 pub const STRETCH: Duration = Duration::from_secs(30);
 
 /// How a worker process works.
@@ -99,6 +100,7 @@ impl Handlers {
                     Kind::EndSubscriptions => stripe::end_subscriptions(&handlers, &job).await,
                     Kind::StripeReconcile => stripe::reconcile(&handlers, &job).await,
                     Kind::StripeBackfill => stripe::backfill(&handlers, &job).await,
+                    Kind::ImportUsers => import_users::run(&handlers, &job).await,
                     Kind::PruneJobs => prune_jobs::run(&handlers).await,
                     Kind::PurgeDeleted => purge_deleted::run(&handlers).await,
                     Kind::PurgeTenants => purge_tenants::run(&handlers).await,

@@ -1,9 +1,9 @@
-//! Removes users who were deleted long enough ago, with all that is theirs, and API keys that ended as long ago; the audit
-//! trail stays.
+//! Removes users who were deleted long enough ago, with all that is theirs, API keys that ended as long ago, and imports that
+//! are kept no longer; the audit trail stays.
 
 use std::time::Duration;
 
-use tenantry_accounts::{Error, api_keys, users};
+use tenantry_accounts::{Error, api_keys, imports, users};
 use tenantry_queue::Outcome;
 
 use crate::{Handlers, in_batches};
@@ -15,7 +15,8 @@ pub(crate) async fn run(handlers: &Handlers) -> Outcome {
     let app = &handlers.app;
     in_batches(|batch| async move {
         let users = users::purge_deleted(app, KEEP, batch).await?;
-        Ok::<_, Error>(users.max(api_keys::purge(app, KEEP, batch).await?))
+        let keys = api_keys::purge(app, KEEP, batch).await?;
+        Ok::<_, Error>(users.max(keys).max(imports::purge(app, batch).await?))
     })
     .await
 }

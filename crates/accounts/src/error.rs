@@ -82,6 +82,12 @@ pub enum Error {
     /// No such invitation of this tenant, or it is no longer open.
     #[error("no such invitation")]
     NoInvitation,
+    /// No such import of this tenant, or it is kept no longer, or it was stopped while its rows were sent.
+    #[error("no such import")]
+    NoImport,
+    /// The tenant has as many imports under way, or rows of them kept, as it may have.
+    #[error("too many imports")]
+    TooManyImports,
     /// No such API key of this tenant, or it has been revoked.
     #[error("no such API key")]
     NoApiKey,

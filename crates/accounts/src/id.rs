@@ -68,6 +68,11 @@ id!(
 );
 
 id!(
+    /// Names an import of users, within a tenant.
+    ImportId
+);
+
+id!(
     /// Names a subscription, within a tenant.
     SubscriptionId
 );

@@ -12,6 +12,7 @@ pub mod feed;
 pub mod fields;
 mod id;
 pub mod idempotency;
+pub mod imports;
 pub mod introspection;
 pub mod invitations;
 pub mod jobs;
@@ -34,7 +35,7 @@ pub mod verification;
 use std::{sync::Arc, time::Duration};
 
 pub use error::{Error, Result};
-pub use id::{ApiKeyId, InvitationId, SessionId, SubscriptionId, TenantId, UserId};
+pub use id::{ApiKeyId, ImportId, InvitationId, SessionId, SubscriptionId, TenantId, UserId};
 pub use network::Network;
 use tenantry_cache::Cache;
 

@@ -21,6 +21,11 @@ impl Network {
             IpAddr::V6(v6) => Self(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 80)).into()),
         }
     }
+
+    /// One that was written as PostgreSQL does.
+    pub(crate) fn stored(text: &str) -> Option<Self> {
+        text.split('/').next()?.parse().ok().map(Self::of)
+    }
 }
 
 /// As PostgreSQL writes it, too: `203.0.113.0/24`.
@@ -41,5 +46,8 @@ mod tests {
         assert_eq!(of("203.0.113.77"), "203.0.113.0/24");
         assert_eq!(of("::ffff:203.0.113.77"), "203.0.113.0/24");
         assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1::/48");
+        for text in ["203.0.113.0/24", "2001:db8:1::/48"] {
+            assert_eq!(Network::stored(text).unwrap().to_string(), text);
+        }
     }
 }

@@ -33,6 +33,8 @@ pub enum Kind {
     StripeReconcile,
     /// See [`StripeBackfill`](crate::StripeBackfill).
     StripeBackfill,
+    /// See [`ImportUsers`](crate::ImportUsers).
+    ImportUsers,
     /// See [`PruneJobs`](crate::PruneJobs).
     PruneJobs,
     /// See [`PurgeDeleted`](crate::PurgeDeleted).
@@ -61,6 +63,7 @@ impl Kind {
         Kind::EndSubscriptions,
         Kind::StripeReconcile,
         Kind::StripeBackfill,
+        Kind::ImportUsers,
         Kind::PruneJobs,
         Kind::PurgeDeleted,
         Kind::PurgeTenants,
@@ -84,6 +87,7 @@ impl Kind {
             Kind::EndSubscriptions => "end_subscriptions",
             Kind::StripeReconcile => "stripe_reconcile",
             Kind::StripeBackfill => "stripe_backfill",
+            Kind::ImportUsers => "import_users",
             Kind::PruneJobs => "prune_jobs",
             Kind::PurgeDeleted => "purge_deleted",
             Kind::PurgeTenants => "purge_tenants",
@@ -144,6 +148,18 @@ impl Kind {
                 backoff: Backoff {
                     least: Duration::from_secs(1),
                     base: Duration::from_secs(10),
+                    cap: Duration::from_secs(600),
+                },
+            },
+            // They stop after half a minute and go on where they were. Two at a time leave the database to others.
+            Kind::ImportUsers => Policy {
+                max_attempts: 50,
+                timeout: Duration::from_secs(120),
+                concurrency: 2,
+                reserved: 0,
+                backoff: Backoff {
+                    least: Duration::from_secs(1),
+                    base: Duration::from_secs(2),
                     cap: Duration::from_secs(600),
                 },
             },

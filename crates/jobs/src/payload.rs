@@ -210,6 +210,18 @@ impl Job for StripeBackfill {
     const KIND: Kind = Kind::StripeBackfill;
 }
 
+/// Make the users of an import, from where the last attempt stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ImportUsers {
+    /// The import.
+    pub import_id: Uuid,
+}
+
+impl Job for ImportUsers {
+    const KIND: Kind = Kind::ImportUsers;
+}
+
 /// Remove jobs that were done or cancelled a day ago. Comes round by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -4,8 +4,8 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    AddressNoticeEmail, CreateCustomer, EndSubscriptions, InvalidateUser, InvitationEmail, Job, Kind,
-    PruneJobs, PurgeDeleted, PurgeTenants, ResetPasswordEmail, RollUpUsers, RotateAudit,
+    AddressNoticeEmail, CreateCustomer, EndSubscriptions, ImportUsers, InvalidateUser, InvitationEmail, Job,
+    Kind, PruneJobs, PurgeDeleted, PurgeTenants, ResetPasswordEmail, RollUpUsers, RotateAudit,
     SecondFactorNoticeEmail, StripeBackfill, StripeReconcile, SyncCustomer, SyncSeats, SyncSubscription,
     VerifyEmail,
 };
@@ -26,6 +26,7 @@ pub fn payload(kind: Kind) -> Value {
         Kind::EndSubscriptions => of::<EndSubscriptions>(),
         Kind::StripeReconcile => of::<StripeReconcile>(),
         Kind::StripeBackfill => of::<StripeBackfill>(),
+        Kind::ImportUsers => of::<ImportUsers>(),
         Kind::PruneJobs => of::<PruneJobs>(),
         Kind::PurgeDeleted => of::<PurgeDeleted>(),
         Kind::PurgeTenants => of::<PurgeTenants>(),

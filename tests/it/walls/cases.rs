@@ -18,6 +18,7 @@ pub(super) struct Case {
     pub(super) names: Thing,
     query: &'static str,
     body: &'static str,
+    pub(super) content_type: &'static str,
     /// The status where it names what is another tenant's, or nobody's. That it succeeds for one's own is tested, too.
     answers: u16,
     to_users: u16,
@@ -85,6 +86,15 @@ const CASES: &[Case] = &[
         .with(r#"{"users": [{"email": "<it>", "name": "New"}], "atomic": true}"#)
         .answers(207)
         .makes_what_it_names(),
+    case("createImport", Thing::Address)
+        .with(r#"{"email": "<it>", "name": "New"}"#)
+        .of_type("application/x-ndjson")
+        .answers(202)
+        .makes_what_it_names(),
+    case("listImports", Thing::Import).answers(200),
+    case("getImport", Thing::Import),
+    case("getImportReport", Thing::Import),
+    case("deleteImport", Thing::Import),
     case("listUsers", Thing::Nothing).ask("limit=100").answers(200),
     case("getMe", Thing::Nothing).answers(200),
     case("lookupUser", Thing::Address).ask("email=<it>"),
@@ -159,6 +169,7 @@ const fn case(operation: &'static str, names: Thing) -> Case {
         names,
         query: "",
         body: "",
+        content_type: "application/json",
         answers: 404,
         to_users: 0,
         to_the_system: 0,
@@ -175,6 +186,10 @@ const fn case(operation: &'static str, names: Thing) -> Case {
 impl Case {
     const fn with(self, body: &'static str) -> Self {
         Self { body, ..self }
+    }
+
+    const fn of_type(self, content_type: &'static str) -> Self {
+        Self { content_type, ..self }
     }
 
     const fn ask(self, query: &'static str) -> Self {

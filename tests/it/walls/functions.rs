@@ -85,6 +85,7 @@ const TRUSTED: &[(&str, &[&str])] = &[
             "enqueue_scheduled",
             "purge_deleted_users",
             "purge_api_keys",
+            "purge_imports",
             "prune_idempotency_keys",
             "prune_user_logins",
         ],

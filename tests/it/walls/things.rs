@@ -2,7 +2,12 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::Utc;
+use reqwest::StatusCode;
 use serde_json::json;
+use tenantry_accounts::{
+    ImportId, TenantId,
+    imports::{self, Step},
+};
 use tokio_postgres::Client;
 use totp_rs::{Builder, Secret};
 use uuid::Uuid;
@@ -27,6 +32,8 @@ pub(super) enum Thing {
     /// The address of a user who has a password.
     Account,
     Invitation,
+    /// An import that has ended.
+    Import,
     /// A session of the caller.
     Session,
     /// A job that waits.
@@ -95,6 +102,19 @@ impl Thing {
                 email
             }
             Self::Invitation => invite(app, by, &email).await,
+            Self::Import => {
+                let row = json!({"email": email, "name": tenant.slug}).to_string();
+                let request =
+                    app.http.post(format!("{}/api/v1/users/imports", app.url)).bearer_auth(&by.token);
+                let request = request.header("Content-Type", "application/x-ndjson").body(row);
+                let (status, imported) = answer(request).await;
+                assert_eq!(status, StatusCode::ACCEPTED, "{imported}");
+                let id: Uuid = imported["data"]["id"].as_str().unwrap().parse().unwrap();
+                // No more than five may be under way.
+                let step = imports::step(&app.state.app, TenantId(tenant.id), ImportId(id)).await.unwrap();
+                assert!(matches!(step, Step::Ended(_)), "{step:?}");
+                id.to_string()
+            }
             Self::Session => {
                 let session = Caller::sign_in(app, by.role, &tenant.slug, &tenant.email(by.role)).await;
                 claim(&session.token, "sid")

@@ -158,7 +158,7 @@ impl Caller {
                 let request = request.header("Content-Type", "application/json");
                 request.header("Stripe-Signature", signature).body(body)
             }
-            Some(body) => request.json(&body),
+            Some(body) => request.header("Content-Type", case.content_type).body(body.to_string()),
             None => request,
         }
     }

@@ -69,7 +69,8 @@ pub(crate) async fn free(app: &App, tx: &Transaction<'_>, tenant: TenantId, n: u
     count_free(tx, tenant).await
 }
 
-async fn count_free(tx: &Transaction<'_>, tenant: TenantId) -> Result<usize> {
+/// How many seats are free, as it is.
+pub(crate) async fn count_free(tx: &Transaction<'_>, tenant: TenantId) -> Result<usize> {
     let statement =
         tx.prepare_cached("select max - used from tenantry.tenant_seats where tenant_id = $1").await?;
     let row = tx.query_opt(&statement, &[&tenant.0]).await?.ok_or(Error::NoTenant)?;

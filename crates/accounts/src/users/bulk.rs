@@ -3,27 +3,20 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Duration,
 };
 
-use chrono::Utc;
 use serde_json::json;
-use tenantry_cache::Version;
-use tenantry_jobs::{InvalidateUser, ResetPasswordEmail, Stale, VerifyEmail};
-use uuid::Uuid;
 
 use super::{
-    COLUMNS, Role, User,
-    change::{SECOND_LOOK, tell_other_nodes},
-    key, pointer,
+    Role, User,
+    many::{self, NewRow},
 };
 use crate::{
-    Actor, App, Error, Result, TenantId, UserId, Who, audit,
+    Actor, App, Error, Result, TenantId, Who, audit,
     db::{self, Transaction},
     fields::{Email, Name},
     idempotency::Once,
     passwords::StoredHash,
-    primary::NotPrimary,
     tenants::seats,
     to_the_end,
 };
@@ -41,6 +34,20 @@ pub struct BulkRow {
     pub role: Role,
     /// The hash of a password that was chosen elsewhere. Without one, the user gets a mail to choose one: nothing is hashed here.
     pub password_hash: Option<StoredHash>,
+}
+
+impl<'a> From<&'a BulkRow> for NewRow<'a> {
+    fn from(row: &'a BulkRow) -> Self {
+        Self {
+            email: row.email.as_str(),
+            name: row.name.as_str(),
+            role: row.role,
+            is_verified: false,
+            is_active: true,
+            made_at: None,
+            password_hash: row.password_hash.as_ref().map(StoredHash::as_str),
+        }
+    }
 }
 
 /// What is to be made if not all can be.
@@ -77,9 +84,6 @@ pub type Outcomes = Vec<(usize, Outcome)>;
 /// Why nothing was made: the rows that cannot be.
 pub type Refused = Arc<[(usize, Outcome)]>;
 
-/// How many users one job makes caches forget.
-const USERS_A_JOB: usize = 100;
-
 /// Makes users in the actor's tenant, and sends each a mail. Seats are given from the top.
 ///
 /// # Errors
@@ -103,7 +107,8 @@ pub async fn create_many(
         if extent == Extent::None || extent == Extent::All && !outcomes.is_empty() {
             return Err(Error::NotAll(outcomes.into()));
         }
-        let made = insert(&tx, actor.tenant, &wanted).await?;
+        let rows: Vec<_> = wanted.iter().copied().map(NewRow::from).collect();
+        let made = many::insert(&tx, actor.tenant, &rows, true).await?;
         let by_address: HashMap<_, _> = made.iter().map(|user| (user.email.as_str(), user)).collect();
         for row in &wanted {
             let outcome = match by_address.get(row.email.as_str()) {
@@ -125,7 +130,7 @@ pub async fn create_many(
             audit::record_many(&tx, actor.tenant, actor, "user.created", &created).await?;
         }
         once.end(&app, &tx, &outcomes).await?;
-        commit(&app, tx, actor.tenant, &made).await?;
+        many::commit(&app, tx, actor.tenant, &made).await?;
         Ok(outcomes)
     })
     .await
@@ -174,100 +179,4 @@ async fn taken(tx: &Transaction<'_>, tenant: TenantId, rows: &[BulkRow]) -> Resu
         .await?;
     let rows = tx.query(&statement, &[&tenant.0, &addresses]).await?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
-}
-
-/// Inserts rows and credentials and enqueues the mails. Leaves out whose address somebody has got meanwhile.
-async fn insert(tx: &Transaction<'_>, tenant: TenantId, rows: &[&BulkRow]) -> Result<Vec<User>> {
-    let ids: Vec<_> = rows.iter().map(|_| UserId::generate().0).collect();
-    let emails: Vec<_> = rows.iter().map(|row| row.email.as_str()).collect();
-    let names: Vec<_> = rows.iter().map(|row| row.name.as_str()).collect();
-    let roles: Vec<_> = rows.iter().map(|row| row.role.as_str()).collect();
-    let statement = tx
-        .prepare_cached(&format!(
-            "insert into tenantry.users (tenant_id, id, email, name, role)
-             select $1, n.id, n.email, n.name, n.role
-             from unnest($2::uuid[], $3::text[], $4::text[], $5::text[]) as n (id, email, name, role)
-             on conflict (tenant_id, email) where deleted_at is null do nothing
-             returning {COLUMNS}"
-        ))
-        .await?;
-    let made = tx.query(&statement, &[&tenant.0, &ids, &emails, &names, &roles]).await?;
-    let made = made.iter().map(User::try_from).collect::<Result<Vec<_>>>()?;
-    let hashes: HashMap<_, _> =
-        rows.iter().filter_map(|row| Some((row.email.as_str(), row.password_hash.as_ref()?))).collect();
-    let (brought, chosen): (Vec<&User>, Vec<&User>) =
-        made.iter().partition(|user| hashes.contains_key(user.email.as_str()));
-    if !brought.is_empty() {
-        let ids: Vec<_> = brought.iter().map(|user| user.id.0).collect();
-        let hashes: Vec<_> = brought
-            .iter()
-            .filter_map(|user| hashes.get(user.email.as_str()))
-            .map(|hash| hash.as_str())
-            .collect();
-        let statement = tx
-            .prepare_cached(
-                "insert into tenantry.credentials (tenant_id, user_id, password_hash)
-                 select $1, n.id, n.hash from unnest($2::uuid[], $3::text[]) as n (id, hash)",
-            )
-            .await?;
-        tx.execute(&statement, &[&tenant.0, &ids, &hashes]).await?;
-        let mails: Vec<_> = ids.iter().map(|id| VerifyEmail { user_id: *id }).collect();
-        tenantry_queue::enqueue_many(tx, tenant.0, &mails, None, 0).await?;
-    }
-    if !chosen.is_empty() {
-        let mails: Vec<_> = chosen.iter().map(|user| ResetPasswordEmail { user_id: user.id.0 }).collect();
-        tenantry_queue::enqueue_many(tx, tenant.0, &mails, None, 0).await?;
-    }
-    Ok(made)
-}
-
-/// As [`commit`](super::commit), for many users that were written together, with all of their addresses: floors, jobs, feed,
-/// COMMIT, in this order (docs/cache.md).
-async fn commit(app: &App, tx: Transaction<'_>, tenant: TenantId, users: &[User]) -> Result<()> {
-    let rows: Vec<_> = users.iter().map(|user| (key(tenant, user.id), user.version)).collect();
-    let Some(mut writes) = app.cache.begin_writes_on(tx.opened(), &rows).await else {
-        let _ = tx.rollback().await;
-        return Err(NotPrimary::Overtaken.into());
-    };
-    writes.unlink(users.iter().map(|user| pointer(tenant, &user.email)).collect()).await;
-    let rows: Vec<_> = users.iter().map(|user| (user.id.0, user.version)).collect();
-    let _change = app.lists.change(tenant);
-    if let Err(error) = tell(&tx, tenant, &rows, writes.confirmed()).await {
-        // Nothing was committed, whether ROLLBACK arrives or the connection is lost.
-        let _ = tx.rollback().await;
-        writes.rolled_back();
-        return Err(error.into());
-    }
-    match tx.commit().await {
-        Ok(()) => {
-            app.db.nudge();
-            writes.committed().await;
-            Ok(())
-        }
-        Err(error) if db::rolled_back(&error) => {
-            writes.rolled_back();
-            Err(error.into())
-        }
-        Err(error) => {
-            writes.unknown().await;
-            Err(error.into())
-        }
-    }
-}
-
-/// Enqueues what does the rest should we die, and tells every node what Redis could not be told.
-async fn tell(
-    tx: &Transaction<'_>,
-    tenant: TenantId,
-    rows: &[(Uuid, Version)],
-    confirmed: bool,
-) -> std::result::Result<(), tokio_postgres::Error> {
-    let stale = |&(id, version): &(Uuid, Version)| Stale { id, version };
-    let jobs: Vec<_> = rows
-        .chunks(USERS_A_JOB)
-        .map(|rows| InvalidateUser { users: rows.iter().map(stale).collect() })
-        .collect();
-    let delay = if confirmed { SECOND_LOOK } else { Duration::ZERO };
-    tenantry_queue::enqueue_many(tx, tenant.0, &jobs, Some(Utc::now() + delay), 0).await?;
-    if confirmed { Ok(()) } else { tell_other_nodes(tx, tenant, rows).await }
 }

@@ -6,6 +6,7 @@ mod change;
 mod figures;
 mod list;
 pub mod logins;
+pub(crate) mod many;
 pub mod projects;
 pub mod stats;
 
