@@ -35,7 +35,10 @@ const ERRORS: [(&str, &str, Applies); 12] = [
     }),
     ("404", "No such record in the caller's tenant.", |operation| operation.secured),
     ("409", "In conflict with what exists.", |operation| {
-        operation.has_body || ["deleteUser", "retryJob", "cancelJob"].iter().any(|id| operation.is(id))
+        operation.has_body
+            || ["deleteUser", "restoreUser", "eraseUser", "retryJob", "cancelJob"]
+                .iter()
+                .any(|id| operation.is(id))
     }),
     ("412", "The version is another one than asked for.", |operation| operation.secured),
     ("413", "The body is too large.", |operation| operation.has_body),

@@ -7,8 +7,11 @@ mod billing;
 mod board;
 pub(crate) mod body;
 pub(crate) mod bulk;
+pub(crate) mod csv;
+mod deleted_users;
 mod docs;
 mod envelope;
+pub(crate) mod export;
 mod health;
 pub(crate) mod idempotency;
 mod introspection;
@@ -18,6 +21,7 @@ mod json;
 mod pages;
 mod params;
 mod precondition;
+mod privacy;
 mod schema;
 mod tenants;
 mod totp;
@@ -58,6 +62,9 @@ pub(crate) type Api = (
     totp::Totp,
     users::Users,
     bulk::BulkUsers,
+    export::ExportUsers,
+    deleted_users::DeletedUsers,
+    privacy::Privacy,
     invitations::Invitations,
     api_keys::ApiKeys,
     tenants::Tenants,
@@ -74,6 +81,9 @@ pub(crate) fn service() -> OpenApiService<Api, ()> {
             totp::Totp,
             users::Users,
             bulk::BulkUsers,
+            export::ExportUsers,
+            deleted_users::DeletedUsers,
+            privacy::Privacy,
             invitations::Invitations,
             api_keys::ApiKeys,
             tenants::Tenants,

@@ -12,7 +12,8 @@ pub mod schema;
 
 pub use kind::{Backoff, Kind, Policy, UnknownKind};
 pub use payload::{
-    AddressNoticeEmail, CreateCustomer, EndSubscriptions, InvalidateUser, InvitationEmail, Job, PruneJobs,
-    PurgeDeleted, PurgeTenants, ResetPasswordEmail, RotateAudit, SecondFactorEvent, SecondFactorNoticeEmail,
-    Stale, StripeBackfill, StripeReconcile, SyncCustomer, SyncSeats, SyncSubscription, VerifyEmail,
+    AddressNoticeEmail, CreateCustomer, EndSubscriptions, EraseUser, InvalidateUser, InvitationEmail, Job,
+    PruneJobs, PurgeDeleted, PurgeTenants, ResetPasswordEmail, RotateAudit, SecondFactorEvent,
+    SecondFactorNoticeEmail, Stale, StripeBackfill, StripeReconcile, SyncCustomer, SyncSeats,
+    SyncSubscription, VerifyEmail,
 };

@@ -4,8 +4,8 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    AddressNoticeEmail, CreateCustomer, EndSubscriptions, InvalidateUser, InvitationEmail, Job, Kind,
-    PruneJobs, PurgeDeleted, PurgeTenants, ResetPasswordEmail, RotateAudit, SecondFactorNoticeEmail,
+    AddressNoticeEmail, CreateCustomer, EndSubscriptions, EraseUser, InvalidateUser, InvitationEmail, Job,
+    Kind, PruneJobs, PurgeDeleted, PurgeTenants, ResetPasswordEmail, RotateAudit, SecondFactorNoticeEmail,
     StripeBackfill, StripeReconcile, SyncCustomer, SyncSeats, SyncSubscription, VerifyEmail,
 };
 
@@ -18,6 +18,7 @@ pub fn payload(kind: Kind) -> Value {
         Kind::AddressNoticeEmail => of::<AddressNoticeEmail>(),
         Kind::SecondFactorNoticeEmail => of::<SecondFactorNoticeEmail>(),
         Kind::InvalidateUser => of::<InvalidateUser>(),
+        Kind::EraseUser => of::<EraseUser>(),
         Kind::SyncSubscription => of::<SyncSubscription>(),
         Kind::CreateCustomer => of::<CreateCustomer>(),
         Kind::SyncCustomer => of::<SyncCustomer>(),

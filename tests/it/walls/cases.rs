@@ -92,6 +92,11 @@ const CASES: &[Case] = &[
     case("getUser", Thing::User),
     case("updateUser", Thing::User).with(r#"{"name": "Mallory"}"#).answers_users(403),
     case("deleteUser", Thing::User),
+    case("exportUsers", Thing::Nothing).answers(200),
+    case("listDeletedUsers", Thing::Nothing).answers(200),
+    case("restoreUser", Thing::DeletedUser),
+    case("getUserData", Thing::User).answers_users(403),
+    case("eraseUser", Thing::User),
     case("createInvitations", Thing::Address)
         .with(r#"{"emails": ["<it>"]}"#)
         .answers(201)

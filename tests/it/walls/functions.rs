@@ -41,7 +41,7 @@ const TRUSTED: &[(&str, &[&str])] = &[
     ("only migrations may call it", &["wall"]),
     (
         "they see no rows of a tenant, whatever they are told",
-        &["uuid_floor", "event_id", "seat_taken", "search_words"],
+        &["uuid_floor", "event_id", "seat_taken", "search_words", "without_texts"],
     ),
     (
         "they are triggers, and see the rows that have just been written",
@@ -52,6 +52,7 @@ const TRUSTED: &[(&str, &[&str])] = &[
         "it is the workers', and refuses tenants that are not closed, and those whose time has not come",
         &["purge_tenant"],
     ),
+    ("it is the workers', and refuses those who are not being erased", &["erase_from_audit"]),
     (
         "they see past the wall, since super administrators are of another tenant, and say yes or no",
         &["actor_stands", "session_stands", "api_key_stands"],
