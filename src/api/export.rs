@@ -4,11 +4,16 @@
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    panic::resume_unwind,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use futures_util::stream::try_unfold;
+use futures_util::stream::unfold;
 use poem::{Body, IntoResponse, Response, web::Data};
 use poem_openapi::{
     ApiResponse, Enum, OpenApi,
@@ -24,12 +29,19 @@ use super::{
     Tag, csv,
     params::{Param, Search},
 };
-use crate::{caller::Caller, error::ApiError, state::State};
+use crate::{
+    caller::Caller,
+    error::{ApiError, sources},
+    state::State,
+};
 
 pub(crate) struct ExportUsers;
 
 /// So many exports of a tenant may be under way in a process.
 const AT_ONCE: usize = 2;
+
+/// A client that takes nothing for so long gives up its place when another comes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What an export is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, clap::ValueEnum)]
@@ -184,18 +196,18 @@ impl IntoResponse for Download {
         let Self { format, first, export, place } = self;
         let file = format!("attachment; filename=\"users.{}\"", format.name());
         let request = tracing::Span::current();
-        let pages = try_unfold((Some(first), export, place), move |(first, mut export, place)| {
+        let pages = unfold((Some(first), export, place), move |(first, mut export, mut place)| {
             let request = request.clone();
             async move {
-                if let Some(first) = first {
-                    return Ok(Some((first, (None, export, place))));
-                }
-                match next(&mut export, format).await {
-                    Ok(page) => Ok(page.map(|page| (page, (None, export, place)))),
-                    // Whatever is behind the response cuts the connection off: it must not look whole.
+                let page = match first {
+                    Some(first) => Ok(Some(first)),
+                    None => next(&mut export, &mut place, format).await,
+                };
+                match page {
+                    Ok(page) => Some((Ok::<_, io::Error>(page?), (None, export, place))),
                     Err(error) => {
-                        tracing::warn!(parent: &request, "an export was cut off: {}", crate::error::sources(&error));
-                        Err(io::Error::other("the export was cut off"))
+                        tracing::warn!(parent: &request, "an export was cut off: {}", sources(&error));
+                        cut_off()
                     }
                 }
             }
@@ -208,13 +220,23 @@ impl IntoResponse for Download {
 }
 
 /// The next page that has anybody in it.
-async fn next(export: &mut Export, format: Format) -> accounts::Result<Option<Vec<u8>>> {
-    while let Some(users) = export.page().await? {
-        if !users.is_empty() {
-            return Ok(Some(format.write(&users, false)));
+async fn next(export: &mut Export, place: &mut Place, format: Format) -> accounts::Result<Option<Vec<u8>>> {
+    loop {
+        if !place.is_kept() {
+            return Err(accounts::Error::Busy);
+        }
+        match export.page().await? {
+            Some(users) if users.is_empty() => {}
+            page => return Ok(page.map(|users| format.write(&users, false))),
         }
     }
-    Ok(None)
+}
+
+/// Ends the task that serves the connection, and with it the connection, in the middle of the body: what was sent must not look
+/// whole. A body that fails would not do: the framework polls the connection once more, and hyper then ends the body in order. No
+/// hook is called, and the framework catches it.
+fn cut_off() -> ! {
+    resume_unwind(Box::new("an export was cut off"))
 }
 
 impl ApiResponse for Download {
@@ -234,36 +256,79 @@ impl ApiResponse for Download {
     fn register(_: &mut Registry) {}
 }
 
-/// The exports that are under way in this process, by tenant.
+/// The exports that are under way in this process, by tenant: each by its number, with when its client took something last.
 #[derive(Default)]
-pub(crate) struct Exports(Mutex<HashMap<TenantId, usize>>);
+pub(crate) struct Exports(Mutex<HashMap<TenantId, HashMap<u64, Instant>>>);
 
-/// One of them, until it is dropped.
+/// One of them, until it is dropped, or others want its place while its client takes nothing.
 struct Place {
     exports: Arc<Exports>,
     tenant: TenantId,
+    number: u64,
 }
 
 impl Exports {
     fn enter(self: &Arc<Self>, tenant: TenantId) -> Result<Place, ApiError> {
-        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let many = under_way.entry(tenant).or_default();
-        if *many >= AT_ONCE {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = all.entry(tenant).or_default();
+        if under_way.len() >= AT_ONCE {
+            under_way.retain(|_, took| took.elapsed() < PATIENCE);
+        }
+        if under_way.len() >= AT_ONCE {
             return Err(ApiError::too_many_exports());
         }
-        *many += 1;
-        Ok(Place { exports: self.clone(), tenant })
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        under_way.insert(number, Instant::now());
+        Ok(Place { exports: self.clone(), tenant, number })
+    }
+}
+
+impl Place {
+    /// Whether nobody else has it by now. From here on the client has time again.
+    fn is_kept(&mut self) -> bool {
+        let mut all = self.exports.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let took = all.get_mut(&self.tenant).and_then(|under_way| under_way.get_mut(&self.number));
+        took.map(|took| *took = Instant::now()).is_some()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut under_way = self.exports.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(many) = under_way.get_mut(&self.tenant) {
-            *many -= 1;
-            if *many == 0 {
-                under_way.remove(&self.tenant);
+        let mut all = self.exports.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(under_way) = all.get_mut(&self.tenant) {
+            under_way.remove(&self.number);
+            if under_way.is_empty() {
+                all.remove(&self.tenant);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_whose_client_takes_nothing_is_given_to_others() {
+        let (exports, tenant) = (Arc::new(Exports::default()), TenantId::generate());
+        let mut places = [exports.enter(tenant), exports.enter(tenant)].map(Result::ok);
+        assert!(exports.enter(tenant).is_err());
+        assert!(exports.enter(TenantId::generate()).is_ok());
+        let long_ago = Instant::now().checked_sub(PATIENCE + Duration::from_secs(1));
+        let number = places[0].as_ref().map(|place| place.number);
+        if let (Some(long_ago), Some(number), Ok(mut all)) = (long_ago, number, exports.0.lock()) {
+            all.entry(tenant).or_default().insert(number, long_ago);
+        }
+
+        let third = exports.enter(tenant);
+
+        assert!(third.is_ok());
+        assert_eq!(
+            places.each_mut().map(|place| place.as_mut().map(Place::is_kept)),
+            [Some(false), Some(true)]
+        );
+        drop((places, third));
+        assert!(exports.0.lock().is_ok_and(|all| all.is_empty()));
     }
 }

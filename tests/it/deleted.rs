@@ -53,7 +53,10 @@ async fn a_restored_user_is_who_they_were_and_chooses_a_password() {
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()["etag"], "\"4\"");
     let restored = response.json::<Value>().await.unwrap()["data"].clone();
-    assert_eq!((id(&restored), &restored["email"], &restored["name"]), (id(&user), &user["email"], &user["name"]));
+    assert_eq!(
+        (id(&restored), &restored["email"], &restored["name"]),
+        (id(&user), &user["email"], &user["name"])
+    );
     assert_eq!((&restored["is_active"], &restored["version"]), (&json!(true), &json!(4)));
     for node in [&app, &elsewhere] {
         let request = node.request(Method::GET, "/api/v1/users/lookup?email=ada@example.org");
@@ -173,7 +176,8 @@ async fn a_user_is_restored_or_purged_and_never_half() {
     let mut outcomes = vec![];
     for n in 0..10 {
         let user = app.deleted_user(&format!("edge{n}@example.org")).await;
-        app.change_row(&user, &format!("deleted_at = now() - interval '30 days' + interval '{} ms'", 5 * n)).await;
+        app.change_row(&user, &format!("deleted_at = now() - interval '30 days' + interval '{} ms'", 5 * n))
+            .await;
         let purge = users::purge_deleted(&app.state.app, users::DELETED_KEPT, 1000);
 
         let (restored, purged) = join(app.restore(&user), purge).await;

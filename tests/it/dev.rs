@@ -83,7 +83,7 @@ impl Dev {
             .count()
     }
 
-    fn fake(&self) -> &str {
+    pub(crate) fn fake(&self) -> &str {
         self.stripe.split("/, a fake").next().unwrap()
     }
 

@@ -9,7 +9,7 @@ use tenantry_accounts::{
 use tenantry_jobs::EraseUser;
 use tenantry_queue::{Leased, Outcome};
 
-use crate::Handlers;
+use crate::{Handlers, stripe};
 
 /// A job of the person's that runs is a mail, which takes no longer than its time-out.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -19,7 +19,14 @@ pub(crate) async fn run(handlers: &Handlers, job: &Leased) -> Outcome {
         Ok(person) => person,
         Err(outcome) => return outcome,
     };
-    match privacy::sweep(&handlers.app, TenantId(job.tenant), UserId(person.user_id)).await {
+    let (app, tenant, id) = (&handlers.app, TenantId(job.tenant), UserId(person.user_id));
+    if let Err(error) = privacy::sweep(app, tenant, id).await {
+        return Outcome::Retry(error.to_string());
+    }
+    if let Err(outcome) = stripe::forget_contact(handlers, tenant, id).await {
+        return outcome;
+    }
+    match privacy::finish(app, tenant, id).await {
         Ok(Swept::All) => Outcome::Done,
         Ok(Swept::ButWhatRuns) => Outcome::Snooze(PAUSE),
         Err(error) => Outcome::Retry(error.to_string()),

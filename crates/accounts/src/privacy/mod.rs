@@ -1,5 +1,6 @@
 //! What is held of one person: told to them, and erased. Where it is, one list says (`tables.rs`).
 
+mod contact;
 mod data;
 mod erase;
 mod redact;
@@ -9,9 +10,10 @@ mod tables;
 use deadpool_postgres::Transaction;
 use tokio_postgres::Row;
 
+pub use contact::{Contact, contact};
 pub use data::{PersonalData, Records, data};
 pub use erase::{Erasure, erase};
-pub use sweep::{Swept, sweep};
+pub use sweep::{Swept, finish, sweep};
 pub use tables::{Erased, OTHERS, TABLES, Table};
 
 use crate::{Result, TenantId, UserId};

@@ -22,16 +22,16 @@ pub enum Swept {
     ButWhatRuns,
 }
 
-/// Erases what is left of a person whose erasure has been noted. Nothing to do where there is no such erasure, or it is finished.
+/// Erases what is left of a person whose erasure has been noted, but for their own jobs. Nothing to do where there is no such
+/// erasure, or it is finished.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn sweep(app: &App, tenant: TenantId, id: UserId) -> Result<Swept> {
-    let Some(addresses) = under_way(app, tenant, id).await? else { return Ok(Swept::All) };
+pub async fn sweep(app: &App, tenant: TenantId, id: UserId) -> Result<()> {
+    let Some(addresses) = under_way(app, tenant, id).await? else { return Ok(()) };
     answers(app, tenant, &Person { id, addresses: &addresses }).await?;
     trail(app, tenant, id).await?;
-    jobs_that_tell(app, tenant, &addresses).await?;
-    finish(app, tenant, id, &addresses).await
+    jobs_that_tell(app, tenant, &addresses).await
 }
 
 /// A transaction of the system that may look through all that a tenant has.
@@ -125,8 +125,13 @@ async fn jobs_that_tell(app: &App, tenant: TenantId, addresses: &[String]) -> Re
     }
 }
 
-/// The person's own jobs, which are mails to them: they are moot. With the last of them the erasure is finished.
-async fn finish(app: &App, tenant: TenantId, id: UserId, addresses: &[String]) -> Result<Swept> {
+/// Removes the person's own jobs, which are mails to them and moot. With the last of them the erasure is finished, and what was
+/// looked for is forgotten.
+///
+/// # Errors
+/// When the database fails.
+pub async fn finish(app: &App, tenant: TenantId, id: UserId) -> Result<Swept> {
+    let Some(addresses) = under_way(app, tenant, id).await? else { return Ok(Swept::All) };
     let mut client = app.db.client().await?;
     let tx = begin(&mut client).await?;
     // Where an address was unknown when a mail was asked for, the job names nobody by a hash of it.
