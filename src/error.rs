@@ -255,6 +255,12 @@ impl ApiError {
         self
     }
 
+    /// As many of the tenant's exports are under way as may be.
+    pub(crate) fn too_many_exports() -> Self {
+        let message = "Other exports of this tenant are under way; wait for one to end";
+        Self { retry_after: Some(10), ..Self::new(Code::RateLimited, message) }
+    }
+
     pub(crate) fn unconditional() -> Self {
         Self::new(Code::PreconditionRequired, "Read the record, and send its ETag as If-Match")
     }
@@ -453,15 +459,26 @@ fn unavailable(error: &tokio_postgres::Error) -> bool {
 }
 
 /// An error with what it came from, on one line.
-pub(crate) fn sources(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
+pub(crate) fn sources(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = told(error);
     let mut source = error.source();
     while let Some(error) = source {
         line.push_str(": ");
-        line.push_str(&error.to_string());
+        line.push_str(&told(error));
         source = error.source();
     }
     line
+}
+
+/// Of PostgreSQL's errors not the detail, which quotes rows: an address, where a constraint is broken.
+fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    match error.downcast_ref::<tokio_postgres::error::DbError>() {
+        None => error.to_string(),
+        Some(db) => {
+            let hint = db.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            format!("{}: {} [{}]{hint}", db.severity(), db.message(), db.code().code())
+        }
+    }
 }
 
 /// What the framework says, in our words. Its own texts may quote the request, so none is passed on.

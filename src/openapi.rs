@@ -36,7 +36,9 @@ const ERRORS: [(&str, &str, Applies); 12] = [
     ("404", "No such record in the caller's tenant.", |operation| operation.secured),
     ("409", "In conflict with what exists.", |operation| {
         operation.has_body
-            || ["deleteUser", "putUserProject", "retryJob", "cancelJob"].iter().any(|id| operation.is(id))
+            || ["deleteUser", "restoreUser", "eraseUser", "putUserProject", "retryJob", "cancelJob"]
+                .iter()
+                .any(|id| operation.is(id))
     }),
     ("412", "The version is another one than asked for.", |operation| operation.secured),
     ("413", "The body is too large.", |operation| operation.has_body),

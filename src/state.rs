@@ -17,7 +17,7 @@ use tokio_postgres::NoTls;
 
 use crate::{
     access_token::AccessTokens,
-    api::idempotency::InFlight,
+    api::{export::Exports, idempotency::InFlight},
     api_key::ApiKeys,
     attempts::Attempts,
     config::{Config, ConfigError},
@@ -53,6 +53,7 @@ pub struct State {
     pub(crate) limits: Arc<Limits>,
     pub(crate) attempts: Arc<Attempts>,
     pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) exports: Arc<Exports>,
     pub(crate) webhook_secrets: tenantry_stripe::Secrets,
     pub(crate) stripe: Option<tenantry_stripe::Client>,
     pub(crate) config: Arc<Config>,
@@ -99,6 +100,7 @@ impl State {
             limits: Arc::new(Limits::new(config.rate_limit_ip, config.trusted_proxies.clone())),
             attempts: Arc::new(Attempts::new(config.rate_limit_login)),
             in_flight: Arc::default(),
+            exports: Arc::default(),
             webhook_secrets: webhook_secrets(&config),
             stripe: config.stripe()?,
             config: Arc::new(config),

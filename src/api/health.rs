@@ -65,7 +65,7 @@ fn answer(status: StatusCode, body: &serde_json::Value) -> Response {
 }
 
 /// `work` within its time. What failed in detail is for the log: the answer is public.
-async fn part<E: std::error::Error>(
+async fn part<E: std::error::Error + 'static>(
     name: &str,
     work: impl Future<Output = Result<(), E>>,
 ) -> Result<&'static str, String> {

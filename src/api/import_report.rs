@@ -159,7 +159,7 @@ impl ReportRow {
             &all("field"),
             &all("message"),
         ];
-        csv::row(out, &cells);
+        csv::line(out, cells);
     }
 }
 
@@ -181,7 +181,7 @@ pub(super) fn stream(
     let mut start = VecDeque::new();
     if format == ReportFormat::Csv {
         let mut header = vec![];
-        csv::row(&mut header, &ReportRow::HEADER);
+        csv::line(&mut header, ReportRow::HEADER);
         start.push_back(Bytes::from(header));
     }
     let parts = stream::try_unfold((0, start), move |(after, mut ready)| {

@@ -8,8 +8,10 @@ mod board;
 pub(crate) mod body;
 pub(crate) mod bulk;
 pub(crate) mod csv;
+mod deleted_users;
 mod docs;
 mod envelope;
+pub(crate) mod export;
 mod health;
 pub(crate) mod idempotency;
 mod import_report;
@@ -23,6 +25,7 @@ mod metadata;
 mod pages;
 mod params;
 mod precondition;
+mod privacy;
 mod projects;
 pub(crate) mod schema;
 mod tenants;
@@ -78,6 +81,9 @@ type OfUsers = (
     users::Users,
     bulk::BulkUsers,
     imports::Imports,
+    export::ExportUsers,
+    deleted_users::DeletedUsers,
+    privacy::Privacy,
     user_stats::UserStats,
     projects::Projects,
     metadata::MetadataApi,
@@ -92,6 +98,9 @@ pub(crate) fn service() -> OpenApiService<Api, ()> {
                 users::Users,
                 bulk::BulkUsers,
                 imports::Imports,
+                export::ExportUsers,
+                deleted_users::DeletedUsers,
+                privacy::Privacy,
                 user_stats::UserStats,
                 projects::Projects,
                 metadata::MetadataApi,

@@ -14,7 +14,7 @@ use tenantry_accounts::{
 };
 use uuid::Uuid;
 
-use super::{body::wrong, envelope::Condition, jobs::JobState};
+use super::{body::wrong, envelope::Condition, export::Format, jobs::JobState};
 use crate::error::{ApiError, Code, FieldError};
 
 /// A parameter that may be left out, and may be wrong.
@@ -266,6 +266,7 @@ closed!(
         "Must be one of pending, running, done, failed, dead, cancelled",
     Plan: ["basic" => Plan::Basic, "pro" => Plan::Pro, "enterprise" => Plan::Enterprise]
         "Must be one of basic, pro, enterprise",
+    Format: ["ndjson" => Format::Ndjson, "csv" => Format::Csv] "Must be ndjson or csv",
     Order: ["asc" => Order::Asc, "desc" => Order::Desc] "Must be asc or desc"
 );
 

@@ -120,7 +120,7 @@ enum UserFound {
 }
 
 #[derive(ApiResponse)]
-enum UserChanged {
+pub(super) enum UserChanged {
     /// The user as it is now.
     #[oai(status = 200)]
     Changed(

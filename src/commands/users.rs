@@ -1,5 +1,8 @@
 //! `tenantry users`: users from the shell, as an operator. The first super administrator is made here.
 
+mod export;
+mod kept;
+
 use clap::{Args, Subcommand, ValueEnum};
 use tenantry_accounts::{
     Actor, App, Error, TenantId, UserId,
@@ -104,6 +107,16 @@ enum Command {
     Deactivate(OneUser),
     /// Delete a user; address and seat are free again
     Delete(OneUser),
+    /// List those who were deleted and may be restored
+    Deleted(OfTenant),
+    /// Bring a deleted user back, by the id
+    Restore(OneUser),
+    /// Write all users to standard output
+    Export(export::Export),
+    /// Print all that is held of a user
+    Data(OneUser),
+    /// Erase a user, for good; those who are deleted by the id
+    Erase(OneUser),
 }
 
 #[derive(Args, Debug)]
@@ -202,6 +215,11 @@ impl Users {
             Command::Deactivate(user) => {
                 change_to(&app, &user, Change { is_active: Some(false), ..Change::default() }, json).await
             }
+            Command::Deleted(tenant) => kept::deleted(&app, &tenant, json).await,
+            Command::Restore(user) => kept::restore(&app, &user, json).await,
+            Command::Export(export) => export.run(&app).await,
+            Command::Data(user) => kept::data(&app, &user).await,
+            Command::Erase(user) => kept::erase(&app, &user, json).await,
             Command::Delete(user) => {
                 let (actor, found) = find(&app, &user).await?;
                 users::delete(&app, actor, found.id, None).await.map_err(|error| wrong(&error, &user))?;

@@ -58,6 +58,8 @@ pub async fn start(home: &Home, purpose: Use) -> Result<Server, ServerError> {
         "port=5432".into(),
         "timezone=UTC".into(),
         "log_timezone=UTC".into(),
+        // Details of errors quote rows.
+        "log_error_verbosity=terse".into(),
         "jit=off".into(),
     ];
     settings.extend(match purpose {

@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 
 use crate::app::{mails, token_in};
 
-struct Dev {
+pub(crate) struct Dev {
     child: Child,
-    url: String,
+    pub(crate) url: String,
     token: String,
     /// What it says that it bills by: the address of the fake.
     stripe: String,
     /// The command line of another process.
-    another: String,
+    pub(crate) another: String,
 }
 
 impl Dev {
@@ -29,9 +29,14 @@ impl Dev {
     }
 
     fn start_with(folder: &Path, arguments: &[&str]) -> Self {
+        Self::start_logging(folder, arguments, Stdio::null())
+    }
+
+    /// What it logs goes to `log`.
+    pub(crate) fn start_logging(folder: &Path, arguments: &[&str], log: Stdio) -> Self {
         let port = free_port();
         let mut command = Self::command(folder, port);
-        let mut child = command.args(arguments).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.args(arguments).stderr(log).spawn().unwrap();
         let mut greeting = vec![];
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             greeting.push(line.unwrap());
@@ -78,7 +83,7 @@ impl Dev {
             .count()
     }
 
-    fn fake(&self) -> &str {
+    pub(crate) fn fake(&self) -> &str {
         self.stripe.split("/, a fake").next().unwrap()
     }
 

@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 mod address_notice_email;
+mod erase_user;
 mod import_users;
 mod invalidate_user;
 mod invitation_email;
@@ -93,6 +94,7 @@ impl Handlers {
                     Kind::AddressNoticeEmail => address_notice_email::run(&handlers, &job).await,
                     Kind::SecondFactorNoticeEmail => second_factor_notice_email::run(&handlers, &job).await,
                     Kind::InvalidateUser => invalidate_user::run(&handlers, &job).await,
+                    Kind::EraseUser => erase_user::run(&handlers, &job).await,
                     Kind::SyncSubscription => stripe::sync_subscription(&handlers, &job).await,
                     Kind::CreateCustomer => stripe::create_customer(&handlers, &job).await,
                     Kind::SyncCustomer => stripe::sync_customer(&handlers, &job).await,

@@ -3,18 +3,21 @@
 
 use std::time::Duration;
 
-use tenantry_accounts::{Error, api_keys, imports, users};
+use tenantry_accounts::{
+    Error, api_keys, imports,
+    users::{self, DELETED_KEPT},
+};
 use tenantry_queue::Outcome;
 
 use crate::{Handlers, in_batches};
 
-/// How long a deleted user and an API key that has ended are kept.
-const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long an API key that has ended is kept: as long as a deleted user.
+const KEEP: Duration = DELETED_KEPT;
 
 pub(crate) async fn run(handlers: &Handlers) -> Outcome {
     let app = &handlers.app;
     in_batches(|batch| async move {
-        let users = users::purge_deleted(app, KEEP, batch).await?;
+        let users = users::purge_deleted(app, DELETED_KEPT, batch).await?;
         let keys = api_keys::purge(app, KEEP, batch).await?;
         Ok::<_, Error>(users.max(keys).max(imports::purge(app, batch).await?))
     })

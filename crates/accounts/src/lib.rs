@@ -22,6 +22,7 @@ mod network;
 pub mod notices;
 pub mod passwords;
 pub mod primary;
+pub mod privacy;
 pub mod recovery;
 pub mod revocations;
 mod schema;

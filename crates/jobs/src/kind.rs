@@ -19,6 +19,8 @@ pub enum Kind {
     SecondFactorNoticeEmail,
     /// See [`InvalidateUser`](crate::InvalidateUser).
     InvalidateUser,
+    /// See [`EraseUser`](crate::EraseUser).
+    EraseUser,
     /// See [`SyncSubscription`](crate::SyncSubscription).
     SyncSubscription,
     /// See [`CreateCustomer`](crate::CreateCustomer).
@@ -56,6 +58,7 @@ impl Kind {
         Kind::AddressNoticeEmail,
         Kind::SecondFactorNoticeEmail,
         Kind::InvalidateUser,
+        Kind::EraseUser,
         Kind::SyncSubscription,
         Kind::CreateCustomer,
         Kind::SyncCustomer,
@@ -80,6 +83,7 @@ impl Kind {
             Kind::AddressNoticeEmail => "address_notice_email",
             Kind::SecondFactorNoticeEmail => "second_factor_notice_email",
             Kind::InvalidateUser => "invalidate_user",
+            Kind::EraseUser => "erase_user",
             Kind::SyncSubscription => "sync_subscription",
             Kind::CreateCustomer => "create_customer",
             Kind::SyncCustomer => "sync_customer",
@@ -122,6 +126,18 @@ impl Kind {
                 concurrency: 64,
                 reserved: 4,
                 backoff: Backoff::every(Duration::from_secs(1)),
+            },
+            // For as long as it takes: what somebody asked us to forget is not given up.
+            Kind::EraseUser => Policy {
+                max_attempts: 86_400,
+                timeout: Duration::from_secs(300),
+                concurrency: 2,
+                reserved: 0,
+                backoff: Backoff {
+                    least: Duration::from_secs(1),
+                    base: Duration::from_secs(1),
+                    cap: Duration::from_secs(60),
+                },
             },
             // A hundred attempts last for more than a day: Stripe may be away that long, and events come only once.
             Kind::SyncSubscription

@@ -12,8 +12,8 @@ pub mod schema;
 
 pub use kind::{Backoff, Kind, Policy, UnknownKind};
 pub use payload::{
-    AddressNoticeEmail, CreateCustomer, EndSubscriptions, ImportUsers, InvalidateUser, InvitationEmail, Job,
-    PruneJobs, PurgeDeleted, PurgeTenants, ResetPasswordEmail, RollUpUsers, RotateAudit, SecondFactorEvent,
-    SecondFactorNoticeEmail, Stale, StripeBackfill, StripeReconcile, SyncCustomer, SyncSeats,
-    SyncSubscription, VerifyEmail,
+    AddressNoticeEmail, CreateCustomer, EndSubscriptions, EraseUser, ImportUsers, InvalidateUser,
+    InvitationEmail, Job, PruneJobs, PurgeDeleted, PurgeTenants, ResetPasswordEmail, RollUpUsers,
+    RotateAudit, SecondFactorEvent, SecondFactorNoticeEmail, Stale, StripeBackfill, StripeReconcile,
+    SyncCustomer, SyncSeats, SyncSubscription, VerifyEmail,
 };

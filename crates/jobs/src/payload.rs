@@ -138,6 +138,18 @@ pub struct Stale {
     pub version: i64,
 }
 
+/// Erase what no key leads to of a user who was erased: copies in answers, in the audit trail, in jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct EraseUser {
+    /// Row of `tenantry.erasures`, which holds what is looked for.
+    pub user_id: Uuid,
+}
+
+impl Job for EraseUser {
+    const KIND: Kind = Kind::EraseUser;
+}
+
 /// Fetch a subscription from Stripe and apply what it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

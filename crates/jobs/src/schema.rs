@@ -4,10 +4,10 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    AddressNoticeEmail, CreateCustomer, EndSubscriptions, ImportUsers, InvalidateUser, InvitationEmail, Job,
-    Kind, PruneJobs, PurgeDeleted, PurgeTenants, ResetPasswordEmail, RollUpUsers, RotateAudit,
-    SecondFactorNoticeEmail, StripeBackfill, StripeReconcile, SyncCustomer, SyncSeats, SyncSubscription,
-    VerifyEmail,
+    AddressNoticeEmail, CreateCustomer, EndSubscriptions, EraseUser, ImportUsers, InvalidateUser,
+    InvitationEmail, Job, Kind, PruneJobs, PurgeDeleted, PurgeTenants, ResetPasswordEmail, RollUpUsers,
+    RotateAudit, SecondFactorNoticeEmail, StripeBackfill, StripeReconcile, SyncCustomer, SyncSeats,
+    SyncSubscription, VerifyEmail,
 };
 
 /// The schema of a kind's payload.
@@ -19,6 +19,7 @@ pub fn payload(kind: Kind) -> Value {
         Kind::AddressNoticeEmail => of::<AddressNoticeEmail>(),
         Kind::SecondFactorNoticeEmail => of::<SecondFactorNoticeEmail>(),
         Kind::InvalidateUser => of::<InvalidateUser>(),
+        Kind::EraseUser => of::<EraseUser>(),
         Kind::SyncSubscription => of::<SyncSubscription>(),
         Kind::CreateCustomer => of::<CreateCustomer>(),
         Kind::SyncCustomer => of::<SyncCustomer>(),

@@ -111,6 +111,11 @@ const CASES: &[Case] = &[
     case("updateUserMetadata", Thing::UserWithMetadata).with(r#"{"public": {"number": "<new>"}}"#),
     case("getTenantMetadata", Thing::Tenant).reaches_all(),
     case("updateTenantMetadata", Thing::Tenant).with(r#"{"private": {"number": "<new>"}}"#).reaches_all(),
+    case("exportUsers", Thing::Nothing).ask("role=admin").answers(200),
+    case("listDeletedUsers", Thing::DeletedUser).answers(200),
+    case("restoreUser", Thing::DeletedUser),
+    case("getUserData", Thing::User).answers_users(403),
+    case("eraseUser", Thing::User),
     case("createInvitations", Thing::Address)
         .with(r#"{"emails": ["<it>"]}"#)
         .answers(201)

@@ -46,6 +46,7 @@ const TRUSTED: &[(&str, &[&str])] = &[
             "event_id",
             "seat_taken",
             "search_words",
+            "without_texts",
             "merge_patch",
             "top_level_keys",
             "metadata_entries",
@@ -60,6 +61,7 @@ const TRUSTED: &[(&str, &[&str])] = &[
         "it is the workers', and refuses tenants that are not closed, and those whose time has not come",
         &["purge_tenant"],
     ),
+    ("it is the workers', and refuses those who are not being erased", &["erase_from_audit"]),
     (
         "they see past the wall, since super administrators are of another tenant, and say yes or no",
         &["actor_stands", "session_stands", "api_key_stands"],

@@ -42,6 +42,10 @@ async fn whoever_may_not_call_an_operation_is_told_so_before_anything_else() {
                 // All roles may, and nothing can be wrong with the request: it would end the session.
                 continue;
             }
+            if operation.id == "exportUsers" && operation.admits(caller.role) {
+                // Likewise: the trail would tell of it.
+                continue;
+            }
             let answer = send(nonsense(&caller.token), "").await;
             let forbidden = (answer.status, &answer.body["error"]["code"])
                 == (StatusCode::FORBIDDEN, &json!("forbidden"));

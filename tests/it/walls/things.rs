@@ -21,6 +21,7 @@ pub(super) enum Thing {
     Nothing,
     Tenant,
     User,
+    DeletedUser,
     /// A user who has a second factor.
     UserWithFactor,
     UserInProject,
@@ -66,6 +67,12 @@ impl Thing {
             Self::Nothing => String::new(),
             Self::Tenant => tenant.id.to_string(),
             Self::User => tenant.create_user(app, by, &email, false).await.to_string(),
+            Self::DeletedUser => {
+                let user = tenant.create_user(app, by, &email, false).await;
+                let request = app.http.delete(format!("{}/api/v1/users/{user}", app.url));
+                assert!(answer(request.bearer_auth(&by.token)).await.0.is_success());
+                user.to_string()
+            }
             Self::UserWithFactor => {
                 let user = tenant.create_user(app, by, &email, false).await;
                 give_factor(database, tenant, user).await;

@@ -1,6 +1,7 @@
 //! Jobs that ask Stripe.
 
 mod backfill;
+mod contact;
 mod customer;
 mod ending;
 mod oldest;
@@ -15,6 +16,7 @@ use tenantry_queue::Outcome;
 use tenantry_stripe::{Client, Error};
 
 pub(crate) use backfill::run as backfill;
+pub(crate) use contact::forget_contact;
 pub use customer::{ask_for, customer};
 pub(crate) use customer::{create as create_customer, sync as sync_customer};
 pub(crate) use ending::run as end_subscriptions;

@@ -31,7 +31,7 @@ async fn want(tx: &Transaction<'_>, tenant: TenantId) -> Result<()> {
 }
 
 /// The address of the first administrator of a tenant `t`.
-const FIRST_ADMIN: &str = "(select u.email from tenantry.users u
+pub(crate) const FIRST_ADMIN: &str = "(select u.email from tenantry.users u
     where u.tenant_id = t.id and u.role = 'admin' and u.deleted_at is null order by u.id limit 1)";
 
 /// A customer that Stripe has to be asked for.

@@ -451,7 +451,7 @@ pub async fn purge_deleted(app: &App, keep: Duration, batch: u32) -> Result<u64>
 }
 
 impl User {
-    fn administers(&self) -> bool {
+    pub(crate) fn administers(&self) -> bool {
         self.role >= Role::Admin && self.is_active
     }
 }
@@ -476,7 +476,7 @@ pub(crate) async fn lock(tx: &Transaction<'_>, actor: Actor, id: UserId, if_matc
 }
 
 /// Refuses when `user` is the only active administrator of the tenant; the seats' lock is held.
-async fn another_admin(tx: &Transaction<'_>, user: &User) -> Result<()> {
+pub(crate) async fn another_admin(tx: &Transaction<'_>, user: &User) -> Result<()> {
     let statement = tx
         .prepare_cached(
             "select exists (

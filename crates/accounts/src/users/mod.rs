@@ -3,6 +3,8 @@
 mod bulk;
 pub mod cached;
 mod change;
+mod deleted;
+mod export;
 mod figures;
 mod list;
 pub mod logins;
@@ -25,7 +27,9 @@ use tokio_postgres::Row;
 
 pub use bulk::{BulkRow, Extent, Outcome, Outcomes, Refused, create_many};
 pub use change::{Change, IfMatch, NewUser, Password, create, delete, invalidate, purge_deleted, update};
-pub(crate) use change::{commit, insert, lock};
+pub(crate) use change::{another_admin, commit, insert, lock};
+pub use deleted::{DELETED_KEPT, DeletedBefore, DeletedUser, deleted, restore};
+pub use export::{Export, export};
 pub use figures::Figures;
 pub use list::{DEEPEST, Filter, List, Lists, Order, Part, Position, Selection, SortBy, Total, Wanted, list};
 

@@ -17,6 +17,7 @@ use tokio_postgres::types::ToSql;
 
 pub use position::Position;
 pub use shared::Lists;
+pub(super) use sorted::Combinations;
 pub use total::Total;
 
 use super::{COLUMNS, Figures, Role, User, figures};

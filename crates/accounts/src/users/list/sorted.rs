@@ -38,20 +38,20 @@ pub(super) async fn read(tx: &Transaction<'_>, tenant: TenantId, wanted: &Wanted
 }
 
 /// What users a list is filtered by, as the database takes it.
-pub(super) struct Combinations {
+pub(in crate::users) struct Combinations {
     tenant: TenantId,
-    pub(super) active: Vec<bool>,
-    pub(super) roles: Vec<&'static str>,
-    pub(super) verified: Vec<bool>,
+    pub(in crate::users) active: Vec<bool>,
+    pub(in crate::users) roles: Vec<&'static str>,
+    pub(in crate::users) verified: Vec<bool>,
     /// Of when they were made; infinite where there is no bound. An expression would do for the planner, but not behind
     /// row-level security.
-    pub(super) since: Timestamp<DateTime<Utc>>,
-    pub(super) until: Timestamp<DateTime<Utc>>,
+    pub(in crate::users) since: Timestamp<DateTime<Utc>>,
+    pub(in crate::users) until: Timestamp<DateTime<Utc>>,
     is_bounded: bool,
 }
 
 impl Combinations {
-    pub(super) fn of(tenant: TenantId, selection: &Selection) -> Self {
+    pub(in crate::users) fn of(tenant: TenantId, selection: &Selection) -> Self {
         let either = |one: Option<bool>| one.map_or(vec![true, false], |one| vec![one]);
         let filter = &selection.filter;
         let roles = filter.role.map_or(vec![Role::User, Role::Admin, Role::SuperAdmin], |role| vec![role]);
