@@ -63,7 +63,7 @@ create table user_metadata (
   constraint metadata_private_keys check (tenantry.top_level_keys(private) <= 128)
 );
 call wall('user_metadata');
-grant select, insert, update on user_metadata to tenantry_app, tenantry_system;
+grant select, insert, update, delete on user_metadata to tenantry_app, tenantry_system;
 
 create table tenant_metadata (
   tenant_id  uuid primary key references tenants (id) on delete cascade,

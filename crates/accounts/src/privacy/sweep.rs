@@ -31,6 +31,7 @@ pub async fn sweep(app: &App, tenant: TenantId, id: UserId) -> Result<()> {
     let Some(addresses) = under_way(app, tenant, id).await? else { return Ok(()) };
     answers(app, tenant, &Person { id, addresses: &addresses }).await?;
     trail(app, tenant, id).await?;
+    imported(app, tenant, id, &addresses).await?;
     jobs_that_tell(app, tenant, &addresses).await
 }
 
@@ -94,6 +95,17 @@ async fn trail(app: &App, tenant: TenantId, id: UserId) -> Result<()> {
         tx.commit().await?;
     }
     Ok(())
+}
+
+/// Rows of imports that are still kept. One that has not been worked on yet makes nobody any more.
+async fn imported(app: &App, tenant: TenantId, id: UserId, addresses: &[String]) -> Result<()> {
+    let mut client = app.db.client().await?;
+    let tx = begin(&mut client).await?;
+    let sql = "update tenantry.user_import_rows set refused = true, email = null, name = null, password_hash = null,
+                 outcome = coalesce(outcome, 'cancelled')
+               where tenant_id = $1 and (user_id = $2 or email = any ($3))";
+    tx.execute(sql, &[&tenant.0, &id.0, &addresses]).await?;
+    Ok(tx.commit().await?)
 }
 
 /// Jobs of the tenant that hold an address. Ours hold ids; other programs may enqueue more than that.

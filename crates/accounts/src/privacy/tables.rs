@@ -78,6 +78,29 @@ pub const TABLES: &[Table] = &[
         Erased::Removed,
     ),
     table("address_notices", OF_USER, "t.id, t.email, t.created_at", Erased::Removed),
+    table("user_projects", OF_USER, "t.project_id, t.created_at", Erased::Removed),
+    // What is private of it is for administrators, who are told it elsewhere.
+    table("user_metadata", OF_USER, "t.public, t.version, t.updated_at", Erased::Removed),
+    Table {
+        name: "user_metadata_keys",
+        whose: OF_USER,
+        told: None,
+        erased: Erased::Otherwise("removed with the metadata"),
+    },
+    table(
+        "user_imports",
+        "t.actor_id = p.id",
+        "t.id, t.state, t.created_at, t.actor_address::text as network",
+        Erased::Overwritten("actor_address = null"),
+    ),
+    Table {
+        name: "user_import_rows",
+        whose: "(t.user_id = p.id or t.email = any (p.addresses))",
+        told: None,
+        erased: Erased::Otherwise(
+            "address and name removed; the rest of an import goes seven days after its end",
+        ),
+    },
     table(
         "invitations",
         "t.email = any (p.addresses)",
@@ -146,6 +169,8 @@ pub const TABLES: &[Table] = &[
 pub const OTHERS: &[(&str, &str)] = &[
     ("tenants", "an organisation"),
     ("tenant_seats", "numbers"),
+    ("user_stats", "numbers"),
+    ("tenant_metadata", "an organisation's"),
     ("entitlements", "what the organisation may have"),
     (
         "billing_customers",
