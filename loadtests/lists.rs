@@ -215,14 +215,14 @@ impl Tenant {
     }
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// What is asked about those who were made.
-struct Filled {
+pub(crate) struct Filled {
     /// Somebody's address.
     one: String,
     /// The time a day before the last was made.
@@ -232,7 +232,7 @@ struct Filled {
 }
 
 /// Makes users whose names are those of people, thirty first names and forty thousand last ones.
-async fn fill(owner: &str, users: u64) -> Result<Filled> {
+pub(crate) async fn fill(owner: &str, users: u64) -> Result<Filled> {
     let (mut database, connection) = tokio_postgres::connect(owner, NoTls).await?;
     tokio::spawn(connection);
     let sql = "insert into tenantry.users

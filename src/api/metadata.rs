@@ -26,7 +26,8 @@ use crate::{caller::Caller, error::ApiError, state::State};
 
 pub(crate) struct MetadataApi;
 
-/// Metadata of a user or a tenant. Written by hand around the documents as they are stored.
+// Written by hand around the documents as they are stored.
+/// What others keep with a user or a tenant.
 #[derive(Object)]
 #[oai(rename = "Metadata")]
 struct Shown {

@@ -292,3 +292,25 @@ async fn figures_are_read_off_indexes() {
     assert!(plan.contains("Index Only Scan using user_logins_pkey"), "{plan}");
     assert!(plan.contains("(id >= ") && plan.contains("(user_id = u.id)"), "{plan}");
 }
+
+#[tokio::test]
+async fn a_count_that_takes_a_request_too_long_is_left_to_a_job() {
+    let app = TestApp::spawn().await;
+    let first = stats(&app).await;
+    app.create_user("bob@example.org").await;
+    age(&app, 11.0).await;
+    app.run_jobs().await;
+    let old = {
+        let mut database = node::connect("tenantry").await;
+        let held = database.transaction().await.unwrap();
+        let hold = "select from tenantry.user_stats where tenant_id = $1 for update";
+        held.execute(hold, &[&app.tenant]).await.unwrap();
+        stats(&app).await
+    };
+    assert_eq!((&old["total_users"], &old["by_role"]), (&first["total_users"], &first["by_role"]));
+    let jobs = "select count(*) from tenantry.jobs where tenant_id = $1 and kind = 'roll_up_users'";
+    let jobs = node::connect("tenantry").await.query_one(jobs, &[&app.tenant]).await.unwrap();
+    assert_eq!(jobs.get::<_, i64>(0), 1);
+    app.run_jobs().await;
+    assert_eq!(stats(&app).await["total_users"], 2);
+}

@@ -10,22 +10,26 @@ use std::{
 };
 
 use chrono::{DateTime, Days, NaiveDate, Utc};
+use deadpool_postgres::Client;
 use poem_openapi::Object;
 use serde::{Deserialize, Serialize};
 use tenantry_jobs::RollUpUsers;
 use tenantry_queue::Options;
-use tokio_postgres::{Row, types::Json};
+use tokio_postgres::{Row, error::SqlState, types::Json};
 
 use super::{Role, logins::RECENT};
 use crate::{
-    App, Result, TenantId,
+    App, Error, Result, TenantId,
     db::{self, Transaction},
+    schema::{json_text, text_schema},
 };
 
 /// Tenants with no more users are counted by whoever asks, unless that took longer than [`SOON`] the last time.
 const FEW: i32 = 10_000;
 /// What a request may take longer for.
 const SOON: Duration = Duration::from_millis(250);
+/// After so long a request gives up counting: few users may have signed in very often.
+const GIVE_UP: &str = "set local statement_timeout = '1s'";
 /// How old figures may be before anybody asks whether they are right.
 const LEAST: Duration = Duration::from_secs(10);
 /// How many times as long as counting took nothing is counted again.
@@ -91,10 +95,18 @@ pub struct ByVerification {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Object)]
 pub struct SignUps {
     /// The day, in UTC.
-    pub day: NaiveDate,
+    pub day: Day,
     /// How many there are.
     pub users: i64,
 }
+
+/// A day, as RFC 3339 writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Day(pub NaiveDate);
+
+text_schema!(Day, format: "date");
+json_text!(Day);
 
 /// What was counted last, and what is known about counting anew.
 struct Known {
@@ -119,15 +131,34 @@ pub async fn get(app: &App, tenant: TenantId) -> Result<Option<Stats>> {
         return Ok(known.stats);
     }
     if known.is_cheap() {
-        let stats = count(&tx, tenant).await?;
+        tx.batch_execute(GIVE_UP).await?;
+        match count(&tx, tenant).await {
+            Ok(stats) => {
+                tx.commit().await?;
+                return Ok(Some(stats));
+            }
+            Err(error) if was_given_up(&error) => tx.rollback().await?,
+            Err(error) => return Err(error),
+        }
+    } else {
         tx.commit().await?;
-        return Ok(Some(stats));
     }
+    ask(app, &mut client, tenant).await?;
+    Ok(known.stats)
+}
+
+fn was_given_up(error: &Error) -> bool {
+    matches!(error, Error::Database(source) if source.code() == Some(&SqlState::QUERY_CANCELED))
+}
+
+/// Has the users of a tenant counted, unless that waits to be done.
+async fn ask(app: &App, client: &mut Client, tenant: TenantId) -> Result<()> {
+    let tx = db::as_tenant(client, tenant).await?;
     let options = Options { unique_key: Some("asked"), ..Options::default() };
     tenantry_queue::enqueue_with(&tx, tenant.0, &RollUpUsers {}, options).await?;
     tx.commit().await?;
     app.db.nudge();
-    Ok(known.stats)
+    Ok(())
 }
 
 /// Counts the users of a tenant, unless that has been done meanwhile.
@@ -260,7 +291,7 @@ impl Stats {
             by_state,
             by_verification,
             recent_logins,
-            sign_ups: sign_ups.into_iter().map(|(day, users)| SignUps { day, users }).collect(),
+            sign_ups: sign_ups.into_iter().map(|(day, users)| SignUps { day: Day(day), users }).collect(),
         }
     }
 }
