@@ -222,7 +222,7 @@ fn median(values: &[f64]) -> f64 {
 }
 
 /// What is asked about those who were made.
-struct Filled {
+pub(crate) struct Filled {
     /// Somebody's address.
     one: String,
     /// The time a day before the last was made.
@@ -232,7 +232,7 @@ struct Filled {
 }
 
 /// Makes users whose names are those of people, thirty first names and forty thousand last ones.
-async fn fill(owner: &str, users: u64) -> Result<Filled> {
+pub(crate) async fn fill(owner: &str, users: u64) -> Result<Filled> {
     let (mut database, connection) = tokio_postgres::connect(owner, NoTls).await?;
     tokio::spawn(connection);
     let sql = "insert into tenantry.users

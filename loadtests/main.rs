@@ -1,5 +1,5 @@
-//! What a look-up costs, signing in, making users, and lists, on servers of its own: `make load`, `make load-large`,
-//! `make load-auth`, `make load-bulk` and `make load-lists`. And whether the time of an answer tells who exists:
+//! What a look-up costs, signing in, making users, lists, and exports, on servers of its own: `make load`, `make load-large`,
+//! `make load-auth`, `make load-bulk`, `make load-lists` and `make load-export`. And whether the time of an answer tells who exists:
 //! `make bench-enumeration`.
 //!
 //! ```text
@@ -16,6 +16,7 @@ mod cases;
 #[expect(dead_code, reason = "what is measured here are times, and those who test read bodies")]
 mod connection;
 mod enumeration;
+mod export;
 mod figures;
 mod lists;
 mod process;
@@ -77,6 +78,8 @@ pub(crate) enum Question {
     Bulk,
     /// Lists and searches of a thousand users, and of up to a million
     Lists,
+    /// Exports of a thousand users, and of up to a million
+    Export,
 }
 
 #[tokio::main]
@@ -91,7 +94,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(settings: &Settings) -> Result<()> {
-    if !matches!(settings.question, Question::Enumeration | Question::Bulk | Question::Lists) {
+    if !matches!(
+        settings.question,
+        Question::Enumeration | Question::Bulk | Question::Lists | Question::Export
+    ) {
         wrk::check()?;
     }
     let folder = std::env::temp_dir().join(format!("tenantry-load-{}", std::process::id()));
@@ -119,6 +125,7 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
         Question::Auth => return Ok(auth::measure(settings, servers).await?.to_string()),
         Question::Bulk => return Ok(bulk::measure(settings, servers).await?.to_string()),
         Question::Lists => return Ok(lists::measure(settings, servers).await?.to_string()),
+        Question::Export => return Ok(export::measure(settings, servers).await?.to_string()),
     };
     Ok(by_turns(settings, servers, table, &cases).await?.to_string())
 }
