@@ -1,5 +1,5 @@
-//! What a look-up costs, signing in, making users, lists and figures, on servers of its own: `make load`, `make load-large`,
-//! `make load-auth`, `make load-bulk`, `make load-lists` and `make load-stats`. And whether the time of an answer tells who exists:
+//! What things cost, on servers of its own: look-ups, signing in, making users, lists, figures, exports (`make help` lists them as
+//! `load-...`). And whether the time of an answer tells who exists:
 //! `make bench-enumeration`.
 //!
 //! ```text
@@ -16,6 +16,7 @@ mod cases;
 #[expect(dead_code, reason = "what is measured here are times, and those who test read bodies")]
 mod connection;
 mod enumeration;
+mod export;
 mod figures;
 mod lists;
 mod process;
@@ -80,6 +81,8 @@ pub(crate) enum Question {
     Lists,
     /// Figures of a thousand users, and of up to a million
     Stats,
+    /// Exports of a thousand users, and of up to a million
+    Export,
 }
 
 #[tokio::main]
@@ -94,10 +97,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(settings: &Settings) -> Result<()> {
-    if !matches!(
-        settings.question,
-        Question::Enumeration | Question::Bulk | Question::Lists | Question::Stats
-    ) {
+    if matches!(settings.question, Question::Lookup | Question::Scale | Question::Auth) {
         wrk::check()?;
     }
     let folder = std::env::temp_dir().join(format!("tenantry-load-{}", std::process::id()));
@@ -126,6 +126,7 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
         Question::Bulk => return Ok(bulk::measure(settings, servers).await?.to_string()),
         Question::Lists => return Ok(lists::measure(settings, servers).await?.to_string()),
         Question::Stats => return Ok(stats::measure(settings, servers).await?.to_string()),
+        Question::Export => return Ok(export::measure(settings, servers).await?.to_string()),
     };
     Ok(by_turns(settings, servers, table, &cases).await?.to_string())
 }

@@ -41,6 +41,15 @@ impl Process {
         cpu(self.child.id().ok_or("the server has ended")?)
     }
 
+    /// The most memory it has had, in bytes: proc(5), VmHWM.
+    pub(crate) fn peak_memory(&self) -> Result<f64> {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.child.id().ok_or("the server has ended")?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or("no VmHWM")?;
+        Ok(kilobytes.trim().parse::<f64>()? * 1024.0)
+    }
+
     pub(crate) async fn stop(mut self) -> Result<()> {
         Ok(self.child.kill().await?)
     }

@@ -1,7 +1,7 @@
--- Users who were deleted are listed and restored, and people are erased.
+-- Users who were deleted are listed and restored, and people are erased. The indexes may be built before, concurrently.
 
 -- Those of a tenant, by when they were deleted.
-create index users_deleted_of_tenant on users (tenant_id, deleted_at, id) where deleted_at is not null;
+create index if not exists users_deleted_of_tenant on users (tenant_id, deleted_at, id) where deleted_at is not null;
 
 -- Who was erased. The row stays, or what a backup brings back could not be erased again; it outlives the user's. texts are the
 -- addresses that are still looked for where no key leads; nothing is left of them when that is done.
@@ -21,7 +21,7 @@ grant update on erasures to tenantry_system;
 grant delete on user_logins to tenantry_app, tenantry_system;
 
 -- Mails to one user, among however many jobs.
-create index jobs_of_user on jobs (tenant_id, (payload ->> 'user_id')) where payload ? 'user_id';
+create index if not exists jobs_of_user on jobs (tenant_id, (payload ->> 'user_id')) where payload ? 'user_id';
 
 insert into job_kinds (kind, required, max_attempts) values ('erase_user', '{"user_id": "uuid"}', 86400);
 
@@ -100,4 +100,4 @@ begin
 end $$;
 
 -- By their address all that have come to an end are found, too.
-create index invitations_ended on invitations (tenant_id, email) where accepted_at is not null or ended_at is not null;
+create index if not exists invitations_ended on invitations (tenant_id, email) where accepted_at is not null or ended_at is not null;

@@ -115,7 +115,7 @@ async fn an_export_is_filtered_as_a_list_is() {
         "search=ho".into(),
         "search=op".into(),
         "search=100%25_%5C".into(),
-        "search=%25".repeat(1) + "%25",
+        "search=%25%25".into(),
         "role=user&search=example".into(),
     ] {
         let (status, list) = app.get(&format!("/api/v1/users?limit=100&{query}")).await;

@@ -3,13 +3,14 @@
 use std::{
     io::Write,
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::app::{PASSWORD, TestApp, answer, from_stack, token_in};
+use crate::app::{PASSWORD, TestApp, answer, eventually, from_stack, token_in};
 
 /// The program with the tests' servers; `input` is what stands in its pipe.
 fn run(arguments: &[&str], input: &str) -> Output {
@@ -325,4 +326,43 @@ async fn what_operators_do_to_a_job_is_in_the_trail_of_its_tenant() {
         seen,
         [("job.retried", "operator"), ("job.cancelled", "operator"), ("job.pushed", "operator")]
     );
+}
+
+#[tokio::test]
+async fn users_are_exported_restored_and_erased_from_the_shell() {
+    let app = TestApp::spawn().await;
+    let tenant = ["--tenant", &app.slug];
+    let user = app.create_user("+ada@example.org").await;
+    let id = user["id"].as_str().unwrap();
+    let users = |command: &'static str, more: &[&str]| {
+        [&["users", command][..], &tenant[..], more]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let on = |arguments: Vec<String>| {
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        said(&arguments, "")
+    };
+    let exported = on(users("export", &[]));
+    assert_eq!(exported.lines().count(), 2);
+    assert!(exported.lines().any(|line| serde_json::from_str::<Value>(line).unwrap() == user), "{exported}");
+    let csv = on(users("export", &["--format", "csv", "--search", "+ada"]));
+    assert!(csv.lines().count() == 2 && csv.contains(",'+ada@example.org,"), "{csv}");
+    on(users("delete", &["+ada@example.org"]));
+    assert!(on(users("deleted", &[])).contains(id));
+    assert!(on(users("restore", &[id])).contains("+ada@example.org"));
+    assert_eq!(app.look_up(id).await.1["version"], 3);
+    let data: Value = serde_json::from_str(&on(users("data", &["+ada@example.org"]))).unwrap();
+    assert_eq!((&data["user_id"], data["records"].as_array().unwrap().len() > 10), (&json!(id), true));
+    assert!(on(users("erase", &["+ada@example.org"])).contains("a worker erases the copies"));
+    // What this process had in memory it may show for a second.
+    let path = format!("/api/v1/users/{id}");
+    eventually(Duration::from_secs(1), || async { app.get(&path).await.0 == StatusCode::NOT_FOUND }).await;
+    app.run_jobs().await;
+    assert!(on(users("erase", &[id])).contains("the last copy since"));
+    let restore = users("restore", &[id]);
+    let restore: Vec<_> = restore.iter().map(String::as_str).collect();
+    assert!(refused(&restore, "").contains("has no user"));
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tenantry_accounts::db;
 
-use crate::app::{PASSWORD, TestApp, answer, eventually};
+use crate::app::{PASSWORD, TestApp, answer, eventually, token_in};
 
 impl TestApp {
     pub(super) async fn erase(&self, user: &Value) -> (StatusCode, Value) {
@@ -193,4 +194,77 @@ async fn an_invitation_that_is_open_ends_with_who_was_invited_before() {
     let open: Vec<_> =
         open["data"]["invitations"].as_array().unwrap().iter().map(|one| &one["email"]).collect();
     assert_eq!(open, ["alan@example.org"]);
+}
+
+#[tokio::test]
+async fn what_is_somebody_elses_by_now_stays_theirs() {
+    let app = TestApp::spawn().await;
+    let before = app.deleted_user("ada@example.org").await;
+    let invite = json!({"emails": ["ada@example.org"]});
+    assert_eq!(app.post("/api/v1/invitations", &invite).await.0, StatusCode::CREATED);
+    let token = token_in(app.mails_to("ada@example.org").await.last().unwrap());
+    let accept = json!({"token": token, "name": "Another Ada", "password": PASSWORD});
+    let send = || {
+        let request = app.request(Method::POST, "/api/v1/invitations/accept");
+        answer(request.header("Idempotency-Key", "once").json(&accept))
+    };
+    let (status, now) = send().await;
+    assert_eq!(status, StatusCode::CREATED, "{now}");
+    let session = app.sign_in("ada@example.org").await;
+
+    app.erased(&before).await;
+
+    assert_eq!(
+        app.get("/api/v1/users/lookup?email=ada@example.org").await.1["data"]["id"],
+        now["data"]["id"]
+    );
+    let me = app.http.get(format!("{}/api/v1/users/me", app.url)).bearer_auth(session);
+    assert_eq!(answer(me).await.0, StatusCode::OK);
+    assert_eq!(send().await, (status, now.clone()), "the answer is the same");
+    let (_, data) = app.data_of(&now["data"]).await;
+    assert_eq!(rows(&data, "invitations").len(), 1, "{data}");
+}
+
+#[tokio::test]
+async fn an_erasure_whose_job_is_gone_goes_on_when_it_is_asked_for_again() {
+    let app = TestApp::spawn().await;
+    let user = app.create_user("ada@example.org").await;
+    assert_eq!(app.erase(&user).await.0, StatusCode::OK);
+    let mut client = app.database().await;
+    let tx = db::as_system(&mut client).await.unwrap();
+    let sql = "delete from tenantry.jobs where tenant_id = $1 and kind = 'erase_user'";
+    assert_eq!(tx.execute(sql, &[&app.tenant]).await.unwrap(), 1);
+    tx.commit().await.unwrap();
+    app.run_jobs().await;
+
+    app.erased(&user).await;
+}
+
+#[tokio::test]
+async fn a_mail_that_is_being_sent_is_waited_for() {
+    let app = TestApp::spawn().await;
+    let user = app.create_user("ada@example.org").await;
+    let mut client = app.database().await;
+    let tx = db::as_system(&mut client).await.unwrap();
+    let sql = "update tenantry.jobs set state = 'running', ready = false, lease = gen_random_uuid(),
+                 lease_expires_at = now() + interval '1 hour'
+               where tenant_id = $1 and kind = 'verify_email' and payload ->> 'user_id' = $2";
+    let id = user["id"].as_str().unwrap();
+    assert_eq!(tx.execute(sql, &[&app.tenant, &id]).await.unwrap(), 1);
+    tx.commit().await.unwrap();
+    assert_eq!(app.erase(&user).await.0, StatusCode::OK);
+    app.run_jobs().await;
+    assert_eq!(app.erase(&user).await.1["data"]["finished_at"], Value::Null);
+    let tx = db::as_system(&mut client).await.unwrap();
+    let sql =
+        "update tenantry.jobs set state = 'done', finished_at = now(), lease = null, lease_expires_at = null
+               where tenant_id = $1 and state = 'running'";
+    assert_eq!(tx.execute(sql, &[&app.tenant]).await.unwrap(), 1);
+    tx.commit().await.unwrap();
+
+    app.erased(&user).await;
+
+    let tx = db::as_system(&mut client).await.unwrap();
+    let sql = "select count(*) from tenantry.jobs where tenant_id = $1 and payload ->> 'user_id' = $2 and kind <> 'erase_user'";
+    assert_eq!(tx.query_one(sql, &[&app.tenant, &id]).await.unwrap().get::<_, i64>(0), 0);
 }

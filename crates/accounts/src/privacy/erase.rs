@@ -58,6 +58,11 @@ pub async fn erase(app: &App, actor: Actor, id: UserId, if_match: IfMatch) -> Re
         // Of those who erase, restore or delete the same user each sees what the one before has done.
         seats::lock(&tx, actor.tenant).await?;
         if let Some(erasure) = known(&tx, actor.tenant, id).await? {
+            if erasure.finished_at.is_none() {
+                go_on(&tx, actor.tenant, id).await?;
+                tx.commit().await?;
+                app.db.nudge();
+            }
             return Ok(erasure);
         }
         let (before, is_live) = lock(&tx, actor, id, &if_match).await?;
@@ -88,6 +93,29 @@ async fn known(tx: &Transaction<'_>, tenant: TenantId, id: UserId) -> Result<Opt
         "select user_id, erased_at, finished_at from tenantry.erasures where tenant_id = $1 and user_id = $2";
     let statement = tx.prepare_cached(sql).await?;
     tx.query_opt(&statement, &[&tenant.0, &id.0]).await?.as_ref().map(Erasure::try_from).transpose()
+}
+
+/// Has a worker go on, should nobody be about to: somebody may have cancelled the job.
+async fn go_on(tx: &Transaction<'_>, tenant: TenantId, id: UserId) -> Result<()> {
+    let statement = tx
+        .prepare_cached(
+            "select exists (
+               select from tenantry.jobs where tenant_id = $1 and payload ? 'user_id' and payload ->> 'user_id' = $2::uuid::text
+                 and kind = 'erase_user' and state in ('pending', 'running', 'failed')
+             )",
+        )
+        .await?;
+    if !tx.query_one(&statement, &[&tenant.0, &id.0]).await?.try_get(0)? {
+        enqueue(tx, tenant, id).await?;
+    }
+    Ok(())
+}
+
+async fn enqueue(tx: &Transaction<'_>, tenant: TenantId, id: UserId) -> Result<()> {
+    let key = id.to_string();
+    let options = Options { unique_key: Some(&key), ..Options::default() };
+    tenantry_queue::enqueue_with(tx, tenant.0, &EraseUser { user_id: id.0 }, options).await?;
+    Ok(())
 }
 
 /// Locks the row of a user, and says whether it is that of one who is not deleted.
@@ -170,8 +198,6 @@ async fn note(
         )
         .await?;
     let row = tx.query_one(&statement, &[&tenant.0, &id.0, addresses]).await?;
-    let key = id.to_string();
-    let options = Options { unique_key: Some(&key), ..Options::default() };
-    tenantry_queue::enqueue_with(tx, tenant.0, &EraseUser { user_id: id.0 }, options).await?;
+    enqueue(tx, tenant, id).await?;
     Erasure::try_from(&row)
 }
