@@ -1,5 +1,5 @@
 //! What a look-up costs, signing in, making users, and lists, on servers of its own: `make load`, `make load-large`,
-//! `make load-auth`, `make load-bulk` and `make load-lists`. And whether the time of an answer tells who exists:
+//! `make load-auth`, `make load-bulk`, `make load-import` and `make load-lists`. And whether the time of an answer tells who exists:
 //! `make bench-enumeration`.
 //!
 //! ```text
@@ -17,6 +17,7 @@ mod cases;
 mod connection;
 mod enumeration;
 mod figures;
+mod imports;
 mod lists;
 mod process;
 #[path = "../tests/harness/provenance.rs"]
@@ -75,6 +76,8 @@ pub(crate) enum Question {
     Auth,
     /// A thousand users in one request and one by one
     Bulk,
+    /// A hundred thousand users out of a file
+    Import,
     /// Lists and searches of a thousand users, and of up to a million
     Lists,
 }
@@ -91,7 +94,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(settings: &Settings) -> Result<()> {
-    if !matches!(settings.question, Question::Enumeration | Question::Bulk | Question::Lists) {
+    if !matches!(
+        settings.question,
+        Question::Enumeration | Question::Bulk | Question::Import | Question::Lists
+    ) {
         wrk::check()?;
     }
     let folder = std::env::temp_dir().join(format!("tenantry-load-{}", std::process::id()));
@@ -118,6 +124,7 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
         Question::Enumeration => return enumeration::measure(settings, servers).await,
         Question::Auth => return Ok(auth::measure(settings, servers).await?.to_string()),
         Question::Bulk => return Ok(bulk::measure(settings, servers).await?.to_string()),
+        Question::Import => return Ok(imports::measure(settings, servers).await?.to_string()),
         Question::Lists => return Ok(lists::measure(settings, servers).await?.to_string()),
     };
     Ok(by_turns(settings, servers, table, &cases).await?.to_string())

@@ -41,6 +41,14 @@ impl Process {
         cpu(self.child.id().ok_or("the server has ended")?)
     }
 
+    /// The most memory that it has had resident so far, in bytes. proc(5)
+    pub(crate) fn most_memory(&self) -> Result<f64> {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.child.id().ok_or("the server has ended")?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? * 1024.0)
+    }
+
     pub(crate) async fn stop(mut self) -> Result<()> {
         Ok(self.child.kill().await?)
     }

@@ -12,7 +12,7 @@ mod docs;
 mod envelope;
 mod health;
 pub(crate) mod idempotency;
-mod import_report;
+pub(crate) mod import_report;
 mod imports;
 mod introspection;
 mod invitations;

@@ -18,6 +18,7 @@ mod docs;
 mod enumeration;
 mod feed;
 mod http;
+mod imports;
 mod inspect;
 mod jobs;
 mod keys;
