@@ -1,7 +1,7 @@
 # The two commands are `make dev` and `make test`; both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint audit openapi load load-large load-auth load-bulk load-lists load-stats load-export load-stripe bench-enumeration chaos planted model revocations storm chaos-jobs bench-jobs clean
+.PHONY: help dev test lint audit openapi load load-large load-auth load-bulk load-import load-export load-lists load-stats load-stripe bench-enumeration chaos planted model revocations storm chaos-jobs bench-jobs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-17s%s\n", $$1, $$2 }'
@@ -44,6 +44,10 @@ load-auth: ## signing in, look-ups beside a flood of it, tokens and row-level se
 load-bulk: ## a thousand users in one request and one by one (release build)
 	cargo build --release --workspace --bin tenantry --example load
 	target/release/examples/load bulk --report loadtests/bulk.txt $(ARGS)
+
+load-import: ## a hundred thousand users out of a file (release build; ARGS="--users 10000")
+	cargo build --release --workspace --bin tenantry --example load
+	target/release/examples/load import --report loadtests/import.txt $(ARGS)
 
 load-lists: ## lists and searches of a thousand users and of a million in one tenant (release build; ARGS="--users 100000")
 	cargo build --release --workspace --bin tenantry --example load

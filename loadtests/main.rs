@@ -1,5 +1,5 @@
-//! What things cost, on servers of its own: look-ups, signing in, making users, lists, figures, exports (`make help` lists them as
-//! `load-...`). And whether the time of an answer tells who exists:
+//! What things cost, on servers of its own: look-ups, signing in, making and importing users, lists, figures, exports (`make help`
+//! lists them as `load-...`). And whether the time of an answer tells who exists:
 //! `make bench-enumeration`.
 //!
 //! ```text
@@ -18,6 +18,7 @@ mod connection;
 mod enumeration;
 mod export;
 mod figures;
+mod imports;
 mod lists;
 mod process;
 #[path = "../tests/harness/provenance.rs"]
@@ -77,6 +78,8 @@ pub(crate) enum Question {
     Auth,
     /// A thousand users in one request and one by one
     Bulk,
+    /// A hundred thousand users out of a file
+    Import,
     /// Lists and searches of a thousand users, and of up to a million
     Lists,
     /// Figures of a thousand users, and of up to a million
@@ -124,6 +127,7 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
         Question::Enumeration => return enumeration::measure(settings, servers).await,
         Question::Auth => return Ok(auth::measure(settings, servers).await?.to_string()),
         Question::Bulk => return Ok(bulk::measure(settings, servers).await?.to_string()),
+        Question::Import => return Ok(imports::measure(settings, servers).await?.to_string()),
         Question::Lists => return Ok(lists::measure(settings, servers).await?.to_string()),
         Question::Stats => return Ok(stats::measure(settings, servers).await?.to_string()),
         Question::Export => return Ok(export::measure(settings, servers).await?.to_string()),

@@ -1,6 +1,6 @@
 //! The report of an import: what became of each row, streamed, in memory that does not grow with it.
 
-use std::{collections::VecDeque, io};
+use std::io;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -23,7 +23,7 @@ use crate::error::sources;
 /// How a report is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 #[oai(rename_all = "snake_case")]
-pub(super) enum ReportFormat {
+pub(crate) enum ReportFormat {
     /// A JSON object a line.
     Ndjson,
     /// Comma-separated values with a header.
@@ -178,35 +178,30 @@ pub(super) fn stream(
     format: ReportFormat,
     outcome: Option<ReportOutcome>,
 ) -> ReportStream {
-    let mut start = VecDeque::new();
-    if format == ReportFormat::Csv {
-        let mut header = vec![];
-        csv::line(&mut header, ReportRow::HEADER);
-        start.push_back(Bytes::from(header));
-    }
-    let parts = stream::try_unfold((0, start), move |(after, mut ready)| {
+    let mut start = vec![];
+    format.begin(&mut start);
+    let parts = stream::try_unfold((0, start), move |(mut last, mut part)| {
         let app = app.clone();
         async move {
-            if let Some(part) = ready.pop_front() {
-                return Ok(Some((part, (after, ready))));
-            }
-            let mut last = after;
             loop {
                 let rows = imports::report(&app, actor, id, last).await.map_err(|error| {
                     // What was sent so far cannot be taken back: it breaks off, and the client sees that.
                     tracing::warn!("a report breaks off: {}", sources(&error));
                     io::Error::other("the report broke off")
                 })?;
-                let Some(end) = rows.last() else { return Ok::<_, io::Error>(None) };
+                let Some(end) = rows.last() else {
+                    // The header alone, where there is nothing else.
+                    let rest = (!part.is_empty()).then(|| (Bytes::from(part), (last, vec![])));
+                    return Ok::<_, io::Error>(rest);
+                };
                 last = end.number;
-                let mut part = vec![];
                 for row in rows.into_iter().map(ReportRow::from) {
                     if outcome.is_none_or(|wanted| wanted == row.outcome) {
                         row.write(format, &mut part);
                     }
                 }
                 if !part.is_empty() {
-                    return Ok(Some((Bytes::from(part), (last, ready))));
+                    return Ok(Some((Bytes::from(part), (last, vec![]))));
                 }
             }
         }
@@ -215,6 +210,13 @@ pub(super) fn stream(
 }
 
 impl ReportFormat {
+    /// What comes before the first row.
+    pub(crate) fn begin(self, out: &mut Vec<u8>) {
+        if self == Self::Csv {
+            csv::line(out, ReportRow::HEADER);
+        }
+    }
+
     fn content_type(self) -> &'static str {
         match self {
             Self::Ndjson => "application/x-ndjson",

@@ -14,7 +14,7 @@ mod envelope;
 pub(crate) mod export;
 mod health;
 pub(crate) mod idempotency;
-mod import_report;
+pub(crate) mod import_report;
 mod imports;
 mod introspection;
 mod invitations;

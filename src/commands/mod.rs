@@ -3,6 +3,7 @@
 mod cache;
 mod check;
 mod dev;
+mod import;
 mod jobs;
 mod people;
 mod seed;
@@ -68,7 +69,7 @@ enum Command {
     Token(token::Token),
     /// Tenants: list, show, create, change, suspend, close and reopen
     Tenants(tenants::Tenants),
-    /// Users of a tenant: list, show, create, change, deactivate, delete, restore, export and erase; the first super administrator
+    /// Users of a tenant: list, show, create, import, change, deactivate, delete, restore, export and erase; the first super administrator
     Users(users::Users),
     /// Look into the cache in Redis, compare it with the database, drop entries
     Cache(cache::Cache),

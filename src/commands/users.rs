@@ -83,6 +83,8 @@ enum Command {
         #[arg(long)]
         verified: bool,
     },
+    /// Make users out of a file, CSV or a JSON object a line
+    Import(super::import::Import),
     /// Change a user
     #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
     Update {
@@ -137,7 +139,7 @@ struct OneUser {
 
 /// A role that may be given, as it is typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum RoleName {
+pub(super) enum RoleName {
     User,
     Admin,
 }
@@ -199,6 +201,7 @@ impl Users {
                 }
                 Ok(())
             }
+            Command::Import(import) => import.run(app, &config, json).await,
             Command::Update { user, email, at_once, name, role } => {
                 let change = Change {
                     email: email.map(|email| field::<Email>("--email", &email)).transpose()?,

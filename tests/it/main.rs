@@ -20,6 +20,7 @@ mod enumeration;
 mod export;
 mod feed;
 mod http;
+mod imports;
 mod inspect;
 mod jobs;
 mod keys;

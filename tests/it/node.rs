@@ -134,7 +134,7 @@ impl Cluster {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tenantry"));
         command.env_clear().envs(self.settings.iter().cloned()).current_dir("/").stdin(Stdio::null());
         command
@@ -284,6 +284,13 @@ impl Node {
             before = Some(cpu());
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
+    }
+
+    /// The most memory that it has had resident so far, in bytes.
+    pub(crate) fn most_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     /// Resident memory, in bytes.

@@ -19,7 +19,7 @@ pub(crate) struct Said {
     pub(crate) status: StatusCode,
     etag: Option<String>,
     location: Option<String>,
-    replayed: bool,
+    pub(crate) replayed: bool,
     retry_after: Option<String>,
     pub(crate) text: String,
 }
@@ -29,7 +29,7 @@ impl Said {
         serde_json::from_str(&self.text).unwrap()
     }
 
-    fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
     }
 
