@@ -233,8 +233,8 @@ async fn next(export: &mut Export, place: &mut Place, format: Format) -> account
 }
 
 /// Ends the task that serves the connection, and with it the connection, in the middle of the body: what was sent must not look
-/// whole. A body that fails would not do: the framework polls the connection once more, and hyper then ends the body in order. No
-/// hook is called, and the framework catches it.
+/// whole. A body that fails would not do: a server that polls the connection once more, as poem's does, has hyper end the body in
+/// order. No hook is called, and whoever runs the task catches it.
 fn cut_off() -> ! {
     resume_unwind(Box::new("an export was cut off"))
 }
