@@ -240,7 +240,7 @@ async fn open(file: &Path) -> io::Result<(Box<dyn AsyncRead + Send + Unpin>, Opt
     }
     let file = tokio::fs::File::open(file).await?;
     let about = file.metadata().await?;
-    Ok((Box::new(file), about.is_file().then(|| about.len())))
+    Ok((Box::new(file), about.is_file().then_some(about.len())))
 }
 
 /// Its bytes, and then none.
