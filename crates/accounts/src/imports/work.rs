@@ -26,7 +26,7 @@ use crate::{
 /// How many rows are worked on at once. Meanwhile nobody else takes a seat of the tenant: a few tenths of a second.
 const BATCH: i64 = 1_000;
 /// Of how many rows the hashes are removed at once, when an import has been stopped.
-const LEFT_OVER: i64 = 5_000;
+const LEFT_OVER: i64 = 2_000;
 /// How long what a batch tells about the rate counts by half.
 const HALF_LIFE: f64 = 10.0;
 
