@@ -1,14 +1,14 @@
 //! `tenantry users import`: users out of a file, as an operator, with a bar.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal, Read, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
 use clap::{Args, ValueEnum};
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream, stream::BoxStream};
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tenantry_accounts::{
     Actor, App, Error, ImportId, TenantId,
@@ -17,8 +17,9 @@ use tenantry_accounts::{
     users::Role,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
+    io::AsyncReadExt,
     signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
 };
 
 use super::{
@@ -137,10 +138,8 @@ impl Import {
         let mut shown = Shown::new(self.every, length)?;
         // The file ends, and signals do not.
         let file_ends = stream::once(std::future::ready(None));
-        let bytes = stream::select(
-            chunks(source).map(Some).chain(file_ends),
-            stop.signalled().map(|error| Some(Err(error))),
-        );
+        let bytes =
+            stream::select(source.map(Some).chain(file_ends), stop.signalled().map(|error| Some(Err(error))));
         let bytes = bytes.scan((), |(), chunk| std::future::ready(chunk));
         let received = imports::receive(app, actor, wanted, bytes, |progress| shown.received(progress)).await;
         drop(shown);
@@ -233,23 +232,44 @@ impl Stop {
     }
 }
 
-/// Where bytes come from, and how many if that is known.
-async fn open(file: &Path) -> io::Result<(Box<dyn AsyncRead + Send + Unpin>, Option<u64>)> {
+/// What is in a file, and how many bytes that are if it is known.
+async fn open(file: &Path) -> io::Result<(BoxStream<'static, io::Result<Bytes>>, Option<u64>)> {
     if file == Path::new("-") {
-        return Ok((Box::new(tokio::io::stdin()), None));
+        return Ok((from_stdin().boxed(), None));
     }
     let file = tokio::fs::File::open(file).await?;
     let about = file.metadata().await?;
-    Ok((Box::new(file), about.is_file().then(|| about.len())))
+    Ok((chunks(file).boxed(), about.is_file().then_some(about.len())))
 }
 
 /// Its bytes, and then none.
-fn chunks(source: Box<dyn AsyncRead + Send + Unpin>) -> impl Stream<Item = io::Result<Bytes>> {
-    stream::try_unfold(source, async |mut source| {
+fn chunks(file: tokio::fs::File) -> impl Stream<Item = io::Result<Bytes>> {
+    stream::try_unfold(file, async |mut file| {
         let mut chunk = BytesMut::with_capacity(64 * 1024);
-        let read = source.read_buf(&mut chunk).await?;
-        Ok((read > 0).then(|| (chunk.freeze(), source)))
+        let read = file.read_buf(&mut chunk).await?;
+        Ok((read > 0).then(|| (chunk.freeze(), file)))
     })
+}
+
+/// By a thread of its own: the runtime would not end before somebody writes into the pipe or closes it.
+fn from_stdin() -> impl Stream<Item = io::Result<Bytes>> {
+    let (sender, receiver) = mpsc::channel(4);
+    std::thread::spawn(move || {
+        let mut stdin = io::stdin().lock();
+        loop {
+            let mut chunk = vec![0; 64 * 1024];
+            let read = stdin.read(&mut chunk);
+            let is_last = !matches!(read, Ok(1..));
+            let chunk = read.map(|length| Bytes::copy_from_slice(&chunk[..length]));
+            if matches!(&chunk, Ok(chunk) if chunk.is_empty())
+                || sender.blocking_send(chunk).is_err()
+                || is_last
+            {
+                return;
+            }
+        }
+    });
+    stream::unfold(receiver, async |mut receiver| receiver.recv().await.map(|chunk| (chunk, receiver)))
 }
 
 /// Where it is shown how far it is.

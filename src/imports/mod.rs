@@ -117,11 +117,28 @@ pub(crate) async fn receive(
     }
 }
 
-/// Removes what was staged. If that fails it is removed within two hours.
+/// Removes what was staged; nobody waits for it where the database does not answer. If it cannot be removed within a minute, it
+/// is by the next purge.
 pub(crate) async fn discard(app: &App, by: Actor, id: ImportId) {
-    if let Err(error) = imports::discard(app, by.tenant, id).await {
-        tracing::warn!("rows of an import that came to nothing are left for later: {}", sources(&error));
+    if imports::discard(app, by.tenant, id).await.is_ok() {
+        return;
     }
+    let app = app.clone();
+    tokio::spawn(async move {
+        for tries in 1.. {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            match imports::discard(&app, by.tenant, id).await {
+                Ok(()) => return,
+                Err(_) if tries < 30 => {}
+                Err(error) => {
+                    let error = sources(&error);
+                    return tracing::warn!(
+                        "rows of an import that came to nothing are left for later: {error}"
+                    );
+                }
+            }
+        }
+    });
 }
 
 /// The digest of what comes, of which nothing is kept.

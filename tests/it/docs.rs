@@ -38,7 +38,7 @@ fn every_requirement_of_the_asvs_is_met_open_or_not_applicable() {
 
 #[test]
 fn every_action_of_the_audit_trail_is_documented() {
-    let nouns = ["session", "user", "invitation", "tenant", "job", "api_key"];
+    let nouns = ["session", "user", "invitation", "tenant", "job", "api_key", "import"];
     let actions = |text: &str, quotes: &[char]| -> BTreeSet<String> {
         let is_action = |word: &&str| {
             let known = |(noun, verb): (&str, &str)| {

@@ -137,7 +137,12 @@ async fn whoever_loses_the_role_or_the_session_imports_no_more() {
         );
         assert_eq!((&ended["created"], &ended["done"]), (&json!(1_000), &json!(1_000)));
         assert_eq!(app.seats().await, (1_002, 1_002));
-        assert_eq!(app.report(&id, "?outcome=cancelled").await.len(), 1_500);
+        // On a machine with too much to do it may take more than one try.
+        eventually(Duration::from_secs(3), async || {
+            app.run_jobs().await;
+            app.report(&id, "?outcome=cancelled").await.len() == 1_500
+        })
+        .await;
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
 /// How many rows are worked on at once. Meanwhile nobody else takes a seat of the tenant: a few tenths of a second.
 const BATCH: i64 = 1_000;
 /// Of how many rows the hashes are removed at once, when an import has been stopped.
-const LEFT_OVER: i64 = 5_000;
+const LEFT_OVER: i64 = 2_000;
 /// How long what a batch tells about the rate counts by half.
 const HALF_LIFE: f64 = 10.0;
 
@@ -51,6 +51,7 @@ pub async fn step(app: &App, tenant: TenantId, id: ImportId) -> Result<Step> {
     let began = Instant::now();
     let mut client = app.db.client().await?;
     let tx = db::as_tenant(&mut client, tenant).await?;
+    by_indexes(&tx).await?;
     let Some(row) = lock(&tx, tenant, id).await? else {
         return Ok(super::find(&tx, tenant, id).await.map_or(Step::Gone, Step::Busy));
     };
@@ -70,6 +71,16 @@ pub async fn step(app: &App, tenant: TenantId, id: ImportId) -> Result<Step> {
         },
         State::Done | State::Cancelled | State::Failed => batch.clear(tx).await,
     }
+}
+
+/// Statements are planned once and kept: one that is planned while the tenant has few users would look at all of them for each
+/// row when it has many.
+async fn by_indexes(tx: &Transaction<'_>) -> Result<()> {
+    let statement = tx
+        .prepare_cached("select set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)")
+        .await?;
+    tx.execute(&statement, &[]).await?;
+    Ok(())
 }
 
 /// The import's row, unless somebody else holds it.
@@ -327,9 +338,10 @@ async fn pending(tx: &Transaction<'_>, tenant: TenantId, id: ImportId, after: i3
     let statement = tx
         .prepare_cached(
             "select r.number, r.email, r.name, r.role, r.email_verified, r.is_active, r.made_at, r.password_hash,
-               exists (select from tenantry.users u
-                 where u.tenant_id = $1 and u.email = r.email and u.deleted_at is null) as is_taken
+               taken.by is not null as is_taken
              from tenantry.user_import_rows r
+               left join lateral (select u.id as by from tenantry.users u
+                 where u.tenant_id = $1 and u.email = r.email and u.deleted_at is null limit 1) taken on true
              where r.tenant_id = $1 and r.import_id = $2 and r.number > $3 and r.outcome is null
              order by r.number limit $4",
         )
