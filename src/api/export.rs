@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     io,
-    panic::resume_unwind,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -204,10 +203,11 @@ impl IntoResponse for Download {
                     None => next(&mut export, &mut place, format).await,
                 };
                 match page {
-                    Ok(page) => Some((Ok::<_, io::Error>(page?), (None, export, place))),
+                    Ok(page) => Some((Ok(page?), (None, export, place))),
+                    // The connection breaks off, or by HTTP/2 the stream: what was sent must not look whole.
                     Err(error) => {
                         tracing::warn!(parent: &request, "an export was cut off: {}", sources(&error));
-                        cut_off()
+                        Some((Err(io::Error::other("the export was cut off")), (None, export, place)))
                     }
                 }
             }
@@ -230,13 +230,6 @@ async fn next(export: &mut Export, place: &mut Place, format: Format) -> account
             page => return Ok(page.map(|users| format.write(&users, false))),
         }
     }
-}
-
-/// Ends the task that serves the connection, and with it the connection, in the middle of the body: what was sent must not look
-/// whole. A body that fails would not do: a server that polls the connection once more, as poem's does, has hyper end the body in
-/// order. No hook is called, and whoever runs the task catches it.
-fn cut_off() -> ! {
-    resume_unwind(Box::new("an export was cut off"))
 }
 
 impl ApiResponse for Download {

@@ -56,6 +56,7 @@ impl<'a> ApiExtractor<'a> for MetadataPatch {
         let (text, value) = read(request, body).await?;
         let mut looked = Looked::default();
         looked.at_patch(value);
+        looked.at_numbers(&text);
         if !looked.errors.is_empty() {
             return Err(ApiError::invalid(looked.errors).into());
         }
@@ -122,6 +123,29 @@ impl Looked {
         self.errors.truncate(20);
     }
 
+    /// The database writes numbers out: a few letters with a large exponent are thousands of digits, and so many of them all
+    /// of its memory. In valid JSON a digit with an "e" behind it, outside of texts, is a number with an exponent.
+    fn at_numbers(&mut self, json: &[u8]) {
+        let (mut is_text, mut before) = (false, b' ');
+        for (n, &byte) in json.iter().enumerate() {
+            match byte {
+                b'"' if !is_text => is_text = true,
+                b'"' if before != b'\\' => is_text = false,
+                b'e' | b'E' if !is_text && before.is_ascii_digit() && is_far(&json[n + 1..]) => {
+                    self.errors.push(wrong(
+                        "",
+                        "out_of_range",
+                        "Numbers may have exponents from -308 to 308",
+                    ));
+                    return;
+                }
+                _ => {}
+            }
+            // A backslash that is itself escaped escapes nothing.
+            before = if before == b'\\' && byte == b'\\' { b' ' } else { byte };
+        }
+    }
+
     /// A key at the top may be looked up by.
     fn at_key(&mut self, at: &str, name: &str) {
         if !(1..=LONGEST).contains(&name.chars().count()) || name.chars().any(char::is_control) {
@@ -155,6 +179,41 @@ impl Looked {
                 each.for_each(|(n, value)| self.at_value(&format!("{at}/{n}"), value, depth + 1));
             }
             _ => {}
+        }
+    }
+}
+
+/// Whether the exponent at the beginning of this is beyond what other programs read.
+fn is_far(exponent: &[u8]) -> bool {
+    let digits = exponent.strip_prefix(b"-").or(exponent.strip_prefix(b"+")).unwrap_or(exponent);
+    let digits: Vec<_> =
+        digits.iter().copied().take_while(u8::is_ascii_digit).skip_while(|digit| *digit == b'0').collect();
+    digits.len() > 3 || digits.iter().fold(0, |sum, digit| 10 * sum + u32::from(digit - b'0')) > 308
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_would_be_written_with_thousands_of_digits_are_refused() {
+        let refused = |json: &str| {
+            let mut looked = Looked::default();
+            looked.at_numbers(json.as_bytes());
+            !looked.errors.is_empty()
+        };
+        for far in ["[1e-16383]", "[1E309]", "{\"a\":1.5e+0000999}", "[\"\\\\\",1e-400]", "[\"\\\"\",1e-400]"]
+        {
+            assert!(refused(far), "{far}");
+        }
+        for near in [
+            "[1e308,1e-308,-2E+007]",
+            "[\"1e999\"]",
+            "[\"\\\"1e999\"]",
+            "[true,false]",
+            "[\"\\\\\\\"9e999\"]",
+        ] {
+            assert!(!refused(near), "{near}");
         }
     }
 }

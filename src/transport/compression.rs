@@ -16,12 +16,13 @@ use super::connection::Answering;
 const WORTH: u16 = 1_000;
 
 /// Around what answers. No coding of secrets: what is guessed in a request would tell by its length whether it is in the answer
-/// (BREACH). Such answers are those that nobody may store.
+/// (BREACH). Such answers are those that nobody may store. Nor of what says that it is not to be.
 pub(super) fn around<S>(service: Answering<S>) -> Compression<Answering<S>, impl Predicate> {
-    let may_be_stored = |_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions| {
-        headers.get(CACHE_CONTROL).is_none_or(|control| control != "no-store")
+    let may_be_coded = |_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions| {
+        let control = headers.get(CACHE_CONTROL).map_or(&b""[..], HeaderValue::as_bytes);
+        control != b"no-store" && !control.ends_with(b"no-transform")
     };
-    let worth = SizeAbove::new(WORTH).and(NotForContentType::IMAGES).and(may_be_stored);
+    let worth = SizeAbove::new(WORTH).and(NotForContentType::IMAGES).and(may_be_coded);
     CompressionLayer::new().compress_when(worth).layer(service)
 }
 

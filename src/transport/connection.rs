@@ -33,11 +33,16 @@ use tower::Service;
 
 use super::{
     Settings, compression,
-    watch::{Watch, Watched},
+    watch::{Answer, Watch, Watched},
 };
 
 /// The header of a request may take so much, and so much of a body is read at a time.
 const BUFFER: usize = 16 * 1024;
+/// How much of the bodies of a connection, and of each of them, may come before somebody reads it; and of an answer, how much may
+/// wait for the client.
+const WINDOW: u32 = 512 * 1024;
+const WINDOW_OF_STREAM: u32 = 64 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
 /// Requests at once on a connection, and how many that the client took back may wait to be forgotten (CVE-2023-44487).
 const STREAMS: u32 = 100;
 const TAKEN_BACK: usize = 20;
@@ -94,12 +99,23 @@ where
         builder
             .http2()
             .max_concurrent_streams(STREAMS)
+            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(WINDOW_OF_STREAM)
+            .max_send_buf_size(SEND_BUFFER)
             .max_pending_accept_reset_streams(TAKEN_BACK)
             .max_header_list_size(BUFFER as u32);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
         let mut stopping = false;
         loop {
-            let (at, reason) = watch.deadline();
+            if stopping && !watch.is_busy() {
+                // A client of HTTP/2 may never say that it has heard it.
+                let _ = timeout(FAREWELL, connection).await;
+                return;
+            }
+            let (mut at, reason) = watch.deadline();
+            if stopping {
+                at = at.min(Instant::now() + FAREWELL);
+            }
             if let Some(reason) = reason
                 && at <= Instant::now()
             {
@@ -137,7 +153,7 @@ where
     S: Fn(Request) -> F,
     F: Future<Output = Response> + Send + 'static,
 {
-    type Response = http::Response<BoxBody<Bytes, io::Error>>;
+    type Response = http::Response<Answer<BoxBody<Bytes, io::Error>>>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
@@ -151,8 +167,8 @@ where
             (LocalAddr(Addr::SocketAddr(self.local)), RemoteAddr(Addr::SocketAddr(self.peer)));
         let answer = (self.service)((request, local, remote, self.scheme.clone()).into());
         Box::pin(async move {
-            let _busy = busy;
-            Ok(answer.await.into())
+            let answer: http::Response<BoxBody<Bytes, io::Error>> = answer.await.into();
+            Ok(answer.map(|body| Answer { body, busy }))
         })
     }
 }

@@ -24,6 +24,10 @@ pub use tls::{Tls, TlsError};
 /// How long no connection is accepted after one could not be: files and memory do not come back at once.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How much the system takes of an answer beyond what is on its way.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 128 * 1024;
+
 /// Who may connect, and for how long.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -98,6 +102,9 @@ async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<(Tcp
             Ok((socket, peer)) => {
                 // Answers are written at once or in large pieces; to wait for more would only delay them.
                 let _ = socket.set_nodelay(true);
+                // Or a slow client that takes what comes would seem to take nothing until megabytes have gone.
+                #[cfg(target_os = "linux")]
+                let _ = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT);
                 return Some((socket, peer));
             }
             // The client went away again while it waited.

@@ -94,12 +94,15 @@ impl Tls {
 
     /// Reads the files again as they change. While they make no pair, as in the middle of being replaced, the old one is shown.
     pub(super) async fn keep_reading(self: Arc<Self>) {
-        let provider = ring::default_provider();
+        let provider = Arc::new(ring::default_provider());
         let (mut told, mut tick) = (None, tokio::time::interval(LOOK));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            match self.files.read(&provider) {
+            let (files, provider) = (self.files.clone(), provider.clone());
+            // A folder on a network may hang.
+            let Ok(read) = tokio::task::spawn_blocking(move || files.read(&provider)).await else { continue };
+            match read {
                 Ok(pair) => {
                     told = None;
                     let mut current = self.current.0.write().unwrap_or_else(PoisonError::into_inner);

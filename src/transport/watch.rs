@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
@@ -20,21 +21,23 @@ use tokio::{
 
 use super::Settings;
 
-/// How long a client may take nothing of an answer that it is sent.
+/// How long a client may take nothing of an answer that is there.
 const STALL: Duration = Duration::from_secs(60);
 
 pub(super) struct Watch {
     began: Instant,
     header_timeout: Duration,
     keep_alive: Duration,
-    /// How many requests are under way.
+    /// How many requests are under way, until the last byte of their answers has been handed over,
     requests: AtomicU32,
+    /// and for how many of them it is our turn: the client is not waited for.
+    working: AtomicU32,
     /// Whether it is HTTP/2, where bytes may come that belong to no request.
     multiplexed: AtomicBool,
     // Moments are milliseconds since the connection began and one more; nought: not now.
     /// Since when a header has been coming.
     header: AtomicU64,
-    /// When something was last sent, or a request ended.
+    /// When a request last began or ended, or a part of an answer was handed over.
     active: AtomicU64,
     /// Since when the client takes nothing.
     stalled: AtomicU64,
@@ -65,6 +68,7 @@ impl Watch {
             header_timeout: settings.header_timeout,
             keep_alive: settings.keep_alive,
             requests: AtomicU32::new(0),
+            working: AtomicU32::new(0),
             multiplexed: AtomicBool::new(false),
             // Whoever connects has something to say.
             header: AtomicU64::new(1),
@@ -76,11 +80,16 @@ impl Watch {
     /// A request is under way until what this returns goes.
     pub(super) fn request(self: &Arc<Self>, multiplexed: bool) -> Busy {
         self.requests.fetch_add(1, Relaxed);
+        self.working.fetch_add(1, Relaxed);
         self.header.store(0, Relaxed);
         if multiplexed {
             self.multiplexed.store(true, Relaxed);
         }
-        Busy(self.clone())
+        Busy { watch: self.clone(), is_working: true }
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.requests.load(Relaxed) > 0
     }
 
     /// When to look again, and what is wrong if nothing has happened by then; none: something is under way, whose deadline is
@@ -90,11 +99,13 @@ impl Watch {
             (self.stalled.load(Relaxed), self.header.load(Relaxed), self.active.load(Relaxed));
         if stalled > 0 {
             (self.moment(stalled) + STALL, Some(Reason::Stalled))
-        } else if self.requests.load(Relaxed) > 0 {
+        } else if self.working.load(Relaxed) > 0 {
             (Instant::now() + self.header_timeout.min(self.keep_alive), None)
+        } else if self.is_busy() {
+            // By HTTP/2 a client that takes nothing blocks its streams and not the socket.
+            (self.moment(active) + STALL, Some(Reason::Stalled))
         } else if header > 0 {
-            // A body that is being sent takes its time, whatever the client sends meanwhile.
-            (self.moment(header.max(active)) + self.header_timeout, Some(Reason::Header))
+            (self.moment(header) + self.header_timeout, Some(Reason::Header))
         } else {
             (self.moment(active) + self.keep_alive, Some(Reason::Idle))
         }
@@ -115,9 +126,9 @@ impl Watch {
         }
     }
 
+    /// What is written may be no part of an answer: whoever pings by HTTP/2 is answered, and is idle all the same.
     fn has_written(&self, wrote: bool) {
         if wrote {
-            self.active.store(self.now(), Relaxed);
             self.stalled.store(0, Relaxed);
         } else if self.stalled.load(Relaxed) == 0 {
             self.stalled.store(self.now(), Relaxed);
@@ -125,13 +136,61 @@ impl Watch {
     }
 }
 
-/// A request is under way.
-pub(super) struct Busy(Arc<Watch>);
+/// A request is under way. At first it is our turn.
+pub(super) struct Busy {
+    watch: Arc<Watch>,
+    is_working: bool,
+}
+
+impl Busy {
+    /// Whose turn it is: ours until there is a part of the answer, the client's until it wants the next one.
+    fn turn(&mut self, ours: bool) {
+        if ours != self.is_working {
+            self.is_working = ours;
+            match ours {
+                true => self.watch.working.fetch_add(1, Relaxed),
+                false => self.watch.working.fetch_sub(1, Relaxed),
+            };
+        }
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.active.store(self.0.now(), Relaxed);
-        self.0.requests.fetch_sub(1, Relaxed);
+        self.turn(false);
+        self.watch.active.store(self.watch.now(), Relaxed);
+        self.watch.requests.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The body of an answer, whose request is under way until it has been handed over.
+pub(super) struct Answer<B> {
+    pub(super) body: B,
+    pub(super) busy: Busy,
+}
+
+impl<B: Body + Unpin> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if frame.is_ready() {
+            self.busy.watch.active.store(self.busy.watch.now(), Relaxed);
+        }
+        self.busy.turn(frame.is_pending());
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -188,8 +247,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use futures_util::stream::unfold;
+    use http_body_util::{BodyExt, StreamBody};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        sync::mpsc,
         time::advance,
     };
 
@@ -246,22 +309,17 @@ mod tests {
         drop(one);
         assert_eq!(left(&watch).1, None);
         drop(other);
+        advance(IDLE / 2).await;
         theirs.write_all(b"ping").await.unwrap();
         ours.read_u32().await.unwrap();
-        assert_eq!(left(&watch), (IDLE, Some(Reason::Idle)));
+        ours.write_all(b"pong").await.unwrap();
+        assert_eq!(left(&watch), (IDLE / 2, Some(Reason::Idle)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_may_take_long_as_long_as_it_is_taken() {
+    async fn whoever_takes_nothing_of_an_answer_is_not_waited_for() {
         let (mut ours, mut theirs, watch) = watched();
-        // The header of the answer is there, and the body goes on.
-        drop(watch.request(false));
-        for _ in 0..10 {
-            advance(IDLE / 2).await;
-            ours.write_all(b"body").await.unwrap();
-            theirs.read_u32().await.unwrap();
-        }
-        assert_eq!(left(&watch), (IDLE, Some(Reason::Idle)));
+        let busy = watch.request(false);
         ours.write_all(b"body").await.unwrap();
         let write = tokio::spawn(async move { ours.write_all(b"more").await });
         tokio::task::yield_now().await;
@@ -269,6 +327,33 @@ mod tests {
         assert_eq!(left(&watch), (STALL / 2, Some(Reason::Stalled)));
         theirs.read_u64().await.unwrap();
         write.await.unwrap().unwrap();
+        assert_eq!(left(&watch).1, None, "it is our turn");
+        drop(busy);
         assert_eq!(left(&watch), (IDLE, Some(Reason::Idle)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_may_take_as_long_as_we_need_and_a_stream_that_takes_nothing_may_not() {
+        let (_ours, _theirs, watch) = watched();
+        let (parts, body) = mpsc::channel::<Bytes>(1);
+        let body = StreamBody::new(unfold(body, |mut parts| async {
+            parts.recv().await.map(|part| (Ok::<_, io::Error>(Frame::data(part)), parts))
+        }));
+        let mut answer = Answer { body: Box::pin(body), busy: watch.request(true) };
+        assert!(futures_util::poll!(answer.frame()).is_pending());
+        advance(10 * IDLE).await;
+        assert_eq!(left(&watch).1, None, "we look for the next part");
+        parts.send(Bytes::from_static(b"part")).await.unwrap();
+        assert!(answer.frame().await.is_some());
+        advance(STALL / 2).await;
+        assert_eq!(
+            left(&watch),
+            (STALL / 2, Some(Reason::Stalled)),
+            "the client does not ask for the next one"
+        );
+        assert!(futures_util::poll!(answer.frame()).is_pending());
+        assert_eq!(left(&watch).1, None);
+        drop(answer);
+        assert_eq!((left(&watch), watch.is_busy()), ((IDLE, Some(Reason::Idle)), false));
     }
 }
