@@ -25,7 +25,8 @@ create index if not exists jobs_of_user on jobs (tenant_id, (payload ->> 'user_i
 
 insert into job_kinds (kind, required, max_attempts) values ('erase_user', '{"user_id": "uuid"}', 86400);
 
--- value without any of texts, in any case, be it a text or JSON.
+-- value without any of texts, in any case, be it a text or JSON. Whole addresses only: one may be the end of another. Behind an
+-- escaped letter of JSON, such as a new line, one may begin.
 create function without_texts(value text, texts text[]) returns text language plpgsql immutable parallel safe as $$
 declare
   wanted text;
@@ -34,7 +35,8 @@ begin
   foreach wanted in array texts loop
     quoted := to_json(wanted)::text;
     foreach wanted in array array[wanted, substr(quoted, 2, length(quoted) - 2)] loop
-      value := regexp_replace(value, '***=' || wanted, 'erased', 'gi');
+      value := regexp_replace(value, '(?:(?<![[:alnum:]._%+''-])|(?<=\\[bfnrt]))'
+        || regexp_replace(wanted, '([^[:alnum:]])', '\\\1', 'g') || '(?![[:alnum:]-]|\.[[:alnum:]])', 'erased', 'gi');
     end loop;
   end loop;
   return value;
@@ -50,7 +52,10 @@ declare
   looked_for text[];
   seen       uuid[];
 begin
-  select e.texts into looked_for from tenantry.erasures e
+  -- What somebody else has by now stays theirs.
+  select array(select t from unnest(e.texts) t where not exists (
+      select from tenantry.users o where o.tenant_id = tenant and o.email = t and o.deleted_at is null))
+    into looked_for from tenantry.erasures e
     where e.tenant_id = tenant and e.user_id = person and e.finished_at is null;
   if not found then
     raise object_not_in_prerequisite_state using message = 'nobody of this id is being erased';

@@ -105,7 +105,7 @@ pub async fn patch(
     to_the_end(async move {
         let mut client = app.db.client().await?;
         let tx = db::as_actor(&mut client, actor, tenant).await?;
-        owner.find(&tx, tenant, " for key share").await?;
+        owner.find(&tx, tenant, " for share").await?;
         let before = owner.lock(&tx, tenant).await?;
         if if_match.is_some_and(|versions| !versions.contains(&before.version)) {
             return Err(Error::VersionChanged);

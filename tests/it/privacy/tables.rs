@@ -39,3 +39,27 @@ fn what_becomes_of_every_table_is_documented() {
         assert!(row.contains(what), "{}: {what}", table.name);
     }
 }
+
+/// What stands in texts of other programs, and in the trail.
+#[tokio::test]
+async fn an_address_is_taken_out_of_texts_and_not_out_of_other_addresses() {
+    let database = crate::node::connect("tenantry").await;
+    let (texts, id) = (vec!["a.b@example.org"], "erased");
+    for (text, without) in [
+        ("a.b@example.org", id),
+        (
+            r#"{"to": "A.B@example.org", "cc": "maria.b@example.org"}"#,
+            r#"{"to": "erased", "cc": "maria.b@example.org"}"#,
+        ),
+        (r#"{"text": "dear\na.b@example.org, "}"#, r#"{"text": "dear\nerased, "}"#),
+        ("to=a.b@example.org.", "to=erased."),
+        (
+            "aab@example.org a.b@example.org.uk a.b@example.organ x.a.b@example.org",
+            "aab@example.org a.b@example.org.uk a.b@example.organ x.a.b@example.org",
+        ),
+    ] {
+        let sql = "select tenantry.without_texts($1, $2)";
+        let found: String = database.query_one(sql, &[&text, &texts]).await.unwrap().get(0);
+        assert_eq!(found, without);
+    }
+}

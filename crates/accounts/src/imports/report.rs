@@ -32,7 +32,7 @@ pub struct Reported {
 pub async fn report(app: &App, actor: Actor, id: ImportId, after: i32) -> Result<Vec<Reported>> {
     actor.require(Role::Admin)?;
     let mut client = app.db.client().await?;
-    let tx = db::as_tenant(&mut client, actor.tenant).await?;
+    let tx = db::as_actor(&mut client, actor, actor.tenant).await?;
     find(&tx, actor.tenant, id).await?;
     let statement = tx
         .prepare_cached(

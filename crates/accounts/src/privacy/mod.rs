@@ -21,15 +21,16 @@ use crate::{Result, TenantId, UserId};
 /// Whom a statement is about; conditions of [`Table::whose`] follow.
 const PERSON: &str = "with p as (select $2::uuid as id, $3::text[] as addresses)";
 
-/// Every address of a user that is known and nobody else's: the one they have or want, those they had, and the one they were
-/// invited at. What somebody else of the tenant has by now cannot be told apart from what was theirs.
+/// Every address of a user that is known and nobody else's: the one they have, those they had, and the one they were invited at.
+/// One that they only want may be anybody's, and stands nowhere but with their id. What somebody else of the tenant has by now cannot be told apart from what was theirs.
 async fn addresses(tx: &Transaction<'_>, tenant: TenantId, id: UserId) -> Result<Vec<String>> {
     let statement = tx
         .prepare_cached(
             "select distinct a.email from (
                select email from tenantry.users where tenant_id = $1 and id = $2
-               union all select pending_email from tenantry.users where tenant_id = $1 and id = $2
-               union all select email from tenantry.email_tokens where tenant_id = $1 and user_id = $2
+               union all
+               select email from tenantry.email_tokens
+               where tenant_id = $1 and user_id = $2 and (purpose <> 'change_email' or used_at is not null)
                union all select email from tenantry.address_notices where tenant_id = $1 and user_id = $2
                union all
                select i.email from tenantry.audit_events e

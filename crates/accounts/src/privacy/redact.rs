@@ -16,8 +16,8 @@ impl Person<'_> {
         match value {
             Value::String(text) => {
                 for address in self.addresses.iter().filter(|address| !address.is_empty()) {
-                    if text.contains(address.as_str()) {
-                        *text = text.replace(address.as_str(), &self.nobody());
+                    if let Some(without) = replaced(text, address, &self.nobody()) {
+                        *text = without;
                     }
                 }
             }
@@ -54,6 +54,27 @@ impl Person<'_> {
     }
 }
 
+/// `text` with `by` in the place of each `address` that is one: it may be the end or the beginning of another one.
+fn replaced(text: &str, address: &str, by: &str) -> Option<String> {
+    let (mut without, mut done) = (String::new(), 0);
+    for (at, _) in text.match_indices(address) {
+        let (before, behind) = (text[..at].chars().next_back(), &text[at + address.len()..]);
+        let begins = !before.is_some_and(|c| c.is_alphanumeric() || "._%+'-".contains(c));
+        let mut next = behind.chars();
+        let ends = match next.next() {
+            Some('.') => !next.next().is_some_and(char::is_alphanumeric),
+            Some(c) => !(c.is_alphanumeric() || c == '-'),
+            None => true,
+        };
+        if begins && ends {
+            without.push_str(&text[done..at]);
+            without.push_str(by);
+            done = at + address.len();
+        }
+    }
+    (done > 0).then(|| without + &text[done..])
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -68,12 +89,16 @@ mod tests {
         let mut answer = json!({"answer": {"location": "/x", "body": {"data": [
             {"user": {"id": id, "email": "ada@example.org", "name": "Ada", "pending_email": "a@example.org", "version": 1}},
             {"user": {"id": "other", "email": "bob@example.org", "name": "Ada", "pending_email": null, "version": 1}},
-            {"id": "invitation", "email": "ada@example.org"}, "to <ada@example.org>",
+            {"id": "invitation", "email": "ada@example.org"}, "to <ada@example.org>.",
+            "canada@example.org, ada@example.org.uk and ada@example.organ",
         ]}}});
 
         Person { id, addresses: &addresses }.erase_from(&mut answer);
 
         let text = answer.to_string();
+        let neighbours = "canada@example.org, ada@example.org.uk and ada@example.organ";
+        assert_eq!(answer["answer"]["body"]["data"][4], neighbours);
+        let text = text.replace(neighbours, "");
         assert!(!text.contains("ada@example.org") && !text.contains("a@example.org,"), "{text}");
         assert_eq!(answer["answer"]["body"]["data"][0]["user"]["name"], "Erased");
         assert_eq!(answer["answer"]["body"]["data"][0]["user"]["pending_email"], Value::Null);

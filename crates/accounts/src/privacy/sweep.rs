@@ -42,18 +42,20 @@ async fn begin(client: &mut deadpool_postgres::Client) -> Result<Transaction<'_>
     Ok(tx)
 }
 
-/// What is looked for; none where nothing is.
+/// What is looked for; none where nothing is. What somebody else has by now is looked for no more.
 async fn under_way(app: &App, tenant: TenantId, id: UserId) -> Result<Option<Vec<String>>> {
     let mut client = app.db.client().await?;
     let tx = begin(&mut client).await?;
-    let sql =
-        "select texts from tenantry.erasures where tenant_id = $1 and user_id = $2 and finished_at is null";
+    let sql = "select array(select t from unnest(e.texts) t where not exists (
+             select from tenantry.users o where o.tenant_id = $1 and o.email = t and o.deleted_at is null))
+           from tenantry.erasures e where e.tenant_id = $1 and e.user_id = $2 and e.finished_at is null";
     let row = tx.query_opt(sql, &[&tenant.0, &id.0]).await?;
     tx.commit().await?;
     row.map(|row| Ok(row.try_get(0)?)).transpose()
 }
 
-/// Answers that may be given once more; those of sign-ups belong to nobody's tenant.
+/// Answers that may be given once more. Those of sign-ups belong to nobody's tenant: only one that names the user is theirs, and
+/// not whoever else signed up elsewhere with the address.
 async fn answers(app: &App, tenant: TenantId, person: &Person<'_>) -> Result<()> {
     let mut after: (Uuid, Vec<u8>) = (Uuid::nil(), vec![]);
     let tenants = [tenant.0, TenantId::SYSTEM.0];
@@ -66,8 +68,9 @@ async fn answers(app: &App, tenant: TenantId, person: &Person<'_>) -> Result<()>
                 "select k.tenant_id, k.name, k.answer from tenantry.idempotency_keys k
                  where k.tenant_id = any ($1) and (k.tenant_id, k.name) > ($2, $3)
                    and exists (select from unnest($4::text[]) t where position(convert_to(t, 'UTF8') in k.answer) > 0)
+                   and (k.tenant_id = $6 or position(convert_to($7, 'UTF8') in k.answer) > 0)
                  order by k.tenant_id, k.name limit $5 for update",
-                &[&tenants.as_slice(), &after.0, &after.1, &known, &BATCH],
+                &[&tenants.as_slice(), &after.0, &after.1, &known, &BATCH, &tenant.0, &person.id.to_string()],
             )
             .await?;
         let Some(last) = rows.last() else { return Ok(()) };
@@ -105,6 +108,9 @@ async fn imported(app: &App, tenant: TenantId, id: UserId, addresses: &[String])
                  outcome = coalesce(outcome, 'cancelled')
                where tenant_id = $1 and (user_id = $2 or email = any ($3))";
     tx.execute(sql, &[&tenant.0, &id.0, &addresses]).await?;
+    // Not with the erasure, which holds the seats' lock: a batch takes it while it holds this row.
+    let sql = "update tenantry.user_imports set actor_address = null where tenant_id = $1 and actor_id = $2";
+    tx.execute(sql, &[&tenant.0, &id.0]).await?;
     Ok(tx.commit().await?)
 }
 

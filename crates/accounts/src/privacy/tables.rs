@@ -91,7 +91,7 @@ pub const TABLES: &[Table] = &[
         "user_imports",
         "t.actor_id = p.id",
         "t.id, t.state, t.created_at, t.actor_address::text as network",
-        Erased::Overwritten("actor_address = null"),
+        Erased::Otherwise("the network of who began it is removed"),
     ),
     Table {
         name: "user_import_rows",
@@ -126,7 +126,7 @@ pub const TABLES: &[Table] = &[
     table(
         "audit_events",
         "(t.actor_id = p.id or t.subject_id = p.id)",
-        "t.id, t.at, t.actor_kind, t.actor_id, t.address::text as network, t.action, t.subject_id, t.detail",
+        "t.id, t.at, t.actor_kind, t.actor_id, case when t.actor_id = p.id then t.address::text end as network, t.action, t.subject_id, t.detail",
         Erased::Otherwise(
             "kept without networks, which are overwritten: the trail shows who did what, by ids, until it is too old",
         ),
