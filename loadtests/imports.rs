@@ -10,7 +10,7 @@ use crate::{
     Result, Settings,
     figures::Figures,
     process::{Process, free_address, program},
-    rate::{Ask, ask},
+    rate::{ask, look_ups},
     servers::{Database, Servers},
 };
 
@@ -99,17 +99,7 @@ impl Service {
         database: &Database,
         users: u64,
     ) -> Result<()> {
-        let ids: Vec<_> = database.users.iter().take(1_000).map(|user| user.id).collect();
-        let token = self.token.clone();
-        let look_up = move |n: u64| {
-            let id = ids[usize::try_from(n).unwrap_or_default() % ids.len()];
-            Ask {
-                method: "GET",
-                path: format!("/api/v1/users/{id}"),
-                token: token.clone(),
-                body: String::new(),
-            }
-        };
+        let look_up = look_ups(database, &self.token);
         let time = Duration::from_secs(settings.seconds);
         let reads = || ask(self.process.address, LOOK_UPS, time, 64, look_up.clone());
         // Each is in memory from here on.

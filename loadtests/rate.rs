@@ -15,7 +15,7 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 
-use crate::{Result, connection::Connection};
+use crate::{Result, connection::Connection, servers::Database};
 
 /// Longer than the service takes for anything.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,6 +36,19 @@ pub(crate) struct Answered {
     /// None: there was none.
     pub(crate) status: Option<u16>,
     pub(crate) retry_after: bool,
+}
+
+/// Look-ups of a thousand users in turn, so few that each is in memory soon.
+pub(crate) fn look_ups(
+    database: &Database,
+    token: &str,
+) -> impl Fn(u64) -> Ask + Clone + Send + Sync + 'static {
+    let ids: Vec<_> = database.users.iter().take(1_000).map(|user| user.id).collect();
+    let token = token.to_owned();
+    move |n| {
+        let id = ids[usize::try_from(n).unwrap_or_default() % ids.len()];
+        Ask { method: "GET", path: format!("/api/v1/users/{id}"), token: token.clone(), body: String::new() }
+    }
 }
 
 /// Asks `rate` times a second, over as many connections as are needed and `connections` at most. When all wait for answers,

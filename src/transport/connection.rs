@@ -50,7 +50,7 @@ const TAKEN_BACK: usize = 20;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 pub(super) struct Connection<S> {
-    pub(super) settings: Settings,
+    pub(super) settings: Arc<Settings>,
     pub(super) peer: SocketAddr,
     pub(super) stop: CancellationToken,
     pub(super) service: S,

@@ -58,7 +58,7 @@ pub(crate) async fn serve<S, F>(
     S: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    let places = Places::new(&settings);
+    let (places, settings) = (Places::new(&settings), Arc::new(settings));
     let (tracker, abort) = (TaskTracker::new(), CancellationToken::new());
     let reloading = settings.tls.clone().map(|tls| tokio::spawn(tls.keep_reading()));
     while let Some((socket, peer)) = accept(&listener, &stop).await {
