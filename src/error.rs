@@ -3,7 +3,7 @@
 use std::{borrow::Cow, time::Duration};
 
 use chrono::SubsecRound;
-use poem::{Response, http::StatusCode};
+use poem::{PathPattern, Response, http::StatusCode};
 use poem_openapi::{
     ApiResponse, Enum, Object,
     error::{ContentTypeError, ParseParamError, ParsePathError, ParseRequestPayloadError},
@@ -13,7 +13,7 @@ use serde::Serialize;
 use tenantry_accounts::{self as accounts, metadata::Refusal};
 use uuid::Uuid;
 
-use crate::{api::bulk, imports::Refused};
+use crate::{api::bulk, imports::Refused, operations};
 
 /// What went wrong, for programs. The list is closed: a new code is a change of the API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Enum)]
@@ -203,11 +203,13 @@ pub(crate) struct ApiError {
     errors: Vec<FieldError>,
     retry_after: Option<u64>,
     made: Option<Uuid>,
+    /// The methods that a path knows, where it was asked for another one.
+    allow: Option<String>,
 }
 
 impl ApiError {
     pub(crate) fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), errors: vec![], retry_after: None, made: None }
+        Self { code, message: message.into(), errors: vec![], retry_after: None, made: None, allow: None }
     }
 
     pub(crate) fn unauthenticated() -> Self {
@@ -511,7 +513,8 @@ impl From<poem::Error> for ApiError {
         match error.status() {
             StatusCode::NOT_FOUND => Self::new(Code::NotFound, "There is no such path"),
             StatusCode::METHOD_NOT_ALLOWED => {
-                Self::new(Code::MethodNotAllowed, "This path does not know this method")
+                let allow = error.data::<PathPattern>().map(operations::methods);
+                Self { allow, ..Self::new(Code::MethodNotAllowed, "This path does not know this method") }
             }
             StatusCode::PAYLOAD_TOO_LARGE => Self::new(Code::PayloadTooLarge, "The body is too large"),
             status if status.is_client_error() => Self::new(Code::Malformed, "The request could not be read"),
@@ -624,6 +627,9 @@ impl ApiError {
             Response::builder().status(status).content_type(content_type).header("Cache-Control", "no-store");
         if let Some(seconds) = self.retry_after {
             response = response.header("Retry-After", seconds);
+        }
+        if let Some(methods) = self.allow {
+            response = response.header("Allow", methods);
         }
         if status == StatusCode::UNAUTHORIZED {
             response = response.header("WWW-Authenticate", "Bearer");

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::LazyLock};
 use poem::{PathPattern, Request};
 use tenantry_accounts::{api_keys::Scope, users::Role};
 
-use crate::openapi;
+use crate::{api::pages, openapi};
 
 /// Who may call an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +127,25 @@ pub(crate) fn of_request(request: &Request) -> Option<Who> {
 /// Whether a request is part of setting up a second factor.
 pub(crate) fn while_setting_up(request: &Request) -> bool {
     routed(request).is_some_and(|operation| operation.while_setting_up)
+}
+
+/// The methods that a path of this pattern knows, as `Allow` says them.
+pub(crate) fn methods(pattern: &PathPattern) -> String {
+    let mut methods: Vec<&str> = ROUTES
+        .iter()
+        .filter(|(_, routes)| routes.contains_key(&*pattern.0))
+        .map(|(method, _)| method.as_str())
+        .collect();
+    // What is not in the document: pages, which are read, and of which some have a form.
+    if methods.is_empty() {
+        methods = if pages::have_form(&pattern.0) { vec!["GET", "POST"] } else { vec!["GET"] };
+    }
+    // Whatever can be read has a head.
+    if methods.contains(&"GET") {
+        methods.push("HEAD");
+    }
+    methods.sort_unstable();
+    methods.join(", ")
 }
 
 /// What the tables say of an operation.

@@ -22,7 +22,7 @@ mod jobs;
 pub(crate) mod json;
 mod merge_patch;
 mod metadata;
-mod pages;
+pub(crate) mod pages;
 mod params;
 mod precondition;
 mod privacy;

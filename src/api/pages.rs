@@ -42,6 +42,11 @@ struct About {
     done: &'static str,
 }
 
+/// Whether the page at a path has a form, which is posted to it.
+pub(crate) fn have_form(path: &str) -> bool {
+    [VERIFY_EMAIL, RESET_PASSWORD, ACCEPT_INVITATION].iter().any(|page| page.path == path)
+}
+
 const VERIFY_EMAIL: About = About {
     path: "/verify-email",
     title: "Verify your email address",

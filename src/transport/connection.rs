@@ -168,7 +168,7 @@ where
         let answer = (self.service)((request, local, remote, self.scheme.clone()).into());
         Box::pin(async move {
             let answer: http::Response<BoxBody<Bytes, io::Error>> = answer.await.into();
-            Ok(answer.map(|body| Answer { body, busy }))
+            Ok(answer.map(|body| Answer::new(body, busy)))
         })
     }
 }

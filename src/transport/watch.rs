@@ -165,8 +165,16 @@ impl Drop for Busy {
 
 /// The body of an answer, whose request is under way until it has been handed over.
 pub(super) struct Answer<B> {
-    pub(super) body: B,
-    pub(super) busy: Busy,
+    body: B,
+    busy: Busy,
+    /// Whether the body has ended: it is not asked again, as coders do after an empty one, or a stream would panic.
+    is_over: bool,
+}
+
+impl<B> Answer<B> {
+    pub(super) fn new(body: B, busy: Busy) -> Self {
+        Self { body, busy, is_over: false }
+    }
 }
 
 impl<B: Body + Unpin> Body for Answer<B> {
@@ -177,7 +185,11 @@ impl<B: Body + Unpin> Body for Answer<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
         let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.is_over = matches!(frame, Poll::Ready(None));
         if frame.is_ready() {
             self.busy.watch.active.store(self.busy.watch.now(), Relaxed);
         }
@@ -186,7 +198,7 @@ impl<B: Body + Unpin> Body for Answer<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.is_over || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -339,7 +351,7 @@ mod tests {
         let body = StreamBody::new(unfold(body, |mut parts| async {
             parts.recv().await.map(|part| (Ok::<_, io::Error>(Frame::data(part)), parts))
         }));
-        let mut answer = Answer { body: Box::pin(body), busy: watch.request(true) };
+        let mut answer = Answer::new(Box::pin(body), watch.request(true));
         assert!(futures_util::poll!(answer.frame()).is_pending());
         advance(10 * IDLE).await;
         assert_eq!(left(&watch).1, None, "we look for the next part");

@@ -1,0 +1,71 @@
+"""Who calls, and what schemathesis cannot know of the answers."""
+
+import json
+import os
+import uuid
+
+import requests
+import schemathesis
+from household import Household
+
+ROLE = os.environ["TENANTRY_ROLE"]
+HOUSEHOLD = Household(os.environ["TENANTRY_URL"], ROLE)
+
+# What the probes of `ignored_auth` send is no credential of ours.
+if ROLE != "nobody":
+
+    @schemathesis.auth(refresh_interval=None)
+    class Credential:
+        """The caller's credential, of a new household where the last one has been shut out by what it did."""
+
+        def get(self, case, context):
+            return HOUSEHOLD.credential()
+
+        def set(self, case, credential, context):
+            case.headers["Authorization"] = f"Bearer {credential}"
+
+
+@schemathesis.hook
+def after_call(context, case, response):
+    if case.method.upper() not in ("GET", "HEAD", "OPTIONS") and response.status_code < 300:
+        HOUSEHOLD.look()
+
+
+@schemathesis.check
+def no_server_error_at_all(ctx, response, case):
+    """`not_a_server_error` lets some be, and a 503 would be one of ours here: nothing is away."""
+    assert response.status_code < 500, f"{response.status_code}"
+
+
+@schemathesis.check
+def request_id(ctx, response, case):
+    said = response.headers.get("x-request-id")
+    assert said and said[0], "an answer without X-Request-Id"
+    if response.status_code >= 400 and case.method.upper() != "HEAD":
+        error = json.loads(response.content)["error"]
+        assert error["request_id"] == said[0], "the error names another request"
+        assert error["status_code"] == response.status_code, "the error names another status"
+
+
+@schemathesis.check
+def nothing_wrong_is_echoed(ctx, response, case):
+    """Messages name fields, never what was in them."""
+    if response.status_code not in (400, 401, 403, 409, 415, 422):
+        return
+    said = json.loads(response.content)["error"]
+    words = said["message"] + " ".join(error["message"] for error in said.get("errors", []))
+    for value in strings(case.body if isinstance(case.body, (dict, list)) else None):
+        # Short ones are words of the messages themselves.
+        if len(value) >= 12:
+            assert value not in words, "a value is echoed"
+
+
+def strings(value):
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from strings(part)

@@ -1,0 +1,68 @@
+"""A tenant to call from: one that may be closed, its people deactivated, their passwords changed. Another one is made then."""
+
+import os
+import subprocess
+import uuid
+
+import requests
+
+PASSWORD = "Correct-Horse-1"
+
+
+class Household:
+    def __init__(self, url, role):
+        self.url, self.role = url, role
+        self.http = requests.Session()
+        self.held = None
+
+    def credential(self):
+        if self.held is None:
+            self.held = getattr(self, "new_" + self.role)()
+        return self.held
+
+    def look(self):
+        """Whether the credential still lets its holder in; else the next call comes from another household."""
+        if self.held is None:
+            return
+        # An API key may not ask who it is.
+        path = "/users?limit=1" if self.role == "api_key" else "/users/me"
+        answer = self.http.get(self.url + path, headers={"Authorization": f"Bearer {self.held}"}, timeout=10)
+        if answer.status_code != 200:
+            self.held = None
+
+    def new_admin(self):
+        return self.sign_up()[1]
+
+    def new_user(self):
+        slug, admin = self.sign_up()
+        self.post("/users", {"email": "user@example.org", "name": "Uma User", "password": PASSWORD}, admin)
+        return self.sign_in(slug, "user@example.org")
+
+    def new_api_key(self):
+        _, admin = self.sign_up()
+        scopes = os.environ["TENANTRY_SCOPES"].split(",")
+        key = {"name": "all scopes", "scopes": scopes, "requests_per_minute": 1_000_000}
+        return self.post("/api-keys", key, admin)["key"]
+
+    def new_super_admin(self):
+        """On the command line, since nobody becomes one over HTTP."""
+        email = f"{uuid.uuid4().hex}@example.org"
+        tenantry = os.environ["TENANTRY"]
+        make = [tenantry, "users", "create", "--super-admin", "--email", email, "--name", "Sue", "--password-stdin"]
+        subprocess.run(make, input=PASSWORD + "\n", text=True, check=True, capture_output=True, cwd="/")
+        return self.sign_in("system", email)
+
+    def sign_up(self):
+        slug = "s-" + uuid.uuid4().hex
+        admin = {"email": "admin@example.org", "password": PASSWORD, "name": "Ada Admin"}
+        self.post("/auth/register", {"tenant": {"name": "Household", "slug": slug}, **admin})
+        return slug, self.sign_in(slug, admin["email"])
+
+    def sign_in(self, slug, email):
+        return self.post("/auth/login", {"tenant": slug, "email": email, "password": PASSWORD})["token"]
+
+    def post(self, path, body, credential=None):
+        headers = {"Authorization": f"Bearer {credential}"} if credential else {}
+        answer = self.http.post(self.url + path, json=body, headers=headers, timeout=10)
+        assert answer.status_code in (200, 201), f"{path}: {answer.status_code} {answer.text}"
+        return answer.json()["data"]
