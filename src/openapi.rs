@@ -1,6 +1,9 @@
 //! The OpenAPI document. What poem-openapi cannot say is put right here, in one place: error answers, security of
 //! public operations, closed request bodies.
 
+mod exact;
+mod links;
+
 use poem_openapi::types::Type;
 use serde_json::{Map, Value, json};
 
@@ -75,8 +78,10 @@ fn document() -> Value {
         }
     }
     merge_errors(&mut document);
+    exact::say(&mut document);
     close_bodies(&mut document);
     trim_slashes(&mut document);
+    links::add(&mut document);
     document
 }
 

@@ -71,7 +71,12 @@ impl Value for Action {
     }
 
     fn schema() -> MetaSchemaRef {
-        let bounds = MetaSchema { min_length: Some(1), max_length: Some(63), ..MetaSchema::new("string") };
+        let bounds = MetaSchema {
+            min_length: Some(1),
+            max_length: Some(63),
+            pattern: Some("^[a-z_.]+$".into()),
+            ..MetaSchema::new("string")
+        };
         MetaSchemaRef::Inline(Box::new(bounds))
     }
 }

@@ -56,16 +56,18 @@ impl<T: Type + Field> ParsePayload for Body<T> {
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> Result<Self> {
         let (_, mut value) = read(request, body).await?;
+        let mut errors = vec![];
         if let Value::Object(object) = &mut value {
             for (field, header) in T::FROM_HEADERS {
-                if let Some(header) = request.header(header)
-                    && !object.contains_key(*field)
-                {
-                    object.insert((*field).into(), header.into());
+                let Some(text) = request.header(header) else { continue };
+                // Nobody who names two tenants, one of which cannot be, is taken at his word.
+                if !(1..=100).contains(&text.len()) {
+                    errors.push(wrong(header, "wrong_type", "Must be a tenant's id or slug"));
+                } else if !object.contains_key(*field) {
+                    object.insert((*field).into(), text.into());
                 }
             }
         }
-        let mut errors = vec![];
         match T::parse(Some(value), "", &mut errors) {
             Some(value) if errors.is_empty() => Ok(Self(value)),
             _ => Err(ApiError::invalid(errors).into()),

@@ -147,7 +147,7 @@ impl Value for IdCursor {
     }
 
     fn schema() -> MetaSchemaRef {
-        text(MetaSchema::ANY)
+        Uuid::schema_ref()
     }
 }
 
@@ -164,7 +164,7 @@ impl Value for ListCursor {
     }
 
     fn schema() -> MetaSchemaRef {
-        text(MetaSchema { example: Some("first".into()), ..MetaSchema::ANY })
+        text(MetaSchema { min_length: Some(1), example: Some("first".into()), ..MetaSchema::ANY })
     }
 }
 
@@ -203,7 +203,12 @@ impl Value for KindName {
     }
 
     fn schema() -> MetaSchemaRef {
-        text(MetaSchema { min_length: Some(1), max_length: Some(63), ..MetaSchema::ANY })
+        text(MetaSchema {
+            min_length: Some(1),
+            max_length: Some(63),
+            pattern: Some("^[a-z0-9_]+$".into()),
+            ..MetaSchema::ANY
+        })
     }
 }
 

@@ -17,7 +17,11 @@ import urllib.error
 import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROLES = ["admin", "super_admin", "user", "api_key", "nobody"]
+DOCUMENT = HERE.parent.parent / "openapi" / "openapi.json"
+# Who calls, and the share of the time: the more one may do, the more there is to try.
+ROLES = {"admin": 8, "super_admin": 7, "api_key": 6, "user": 5, "nobody": 4}
+# So many at once.
+LANES = 2
 
 
 def main():
@@ -28,13 +32,63 @@ def main():
         if options.serve:
             print(json.dumps({"TENANTRY_URL": url + "/api/v1", **settings}), flush=True)
             threading.Event().wait()
+        share = options.seconds * LANES / sum(ROLES[role] for role in options.roles)
+        with concurrent.futures.ThreadPoolExecutor(LANES) as lanes:
+            call = lambda role: call_as(role, max(1, int(ROLES[role] * share)), settings, url, folder, options)
+            counts = list(lanes.map(call, options.roles))
+        # What has panicked has lost a connection, or was hidden by an answer of its own.
+        panics = [line for line in (folder / "log").read_text().splitlines() if "panicked at" in line]
+        for line in panics:
+            print(line)
+    passed = sum(cases for cases, _, _ in counts)
+    failed = sum(failures for _, failures, _ in counts) + len(panics)
+    succeeded = {operation for _, _, operations in counts for operation in operations}
+    print("never did what they are for:", ", ".join(sorted(operations() - succeeded)) or "none")
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(failed > 0)
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", default="target/debug", help="the folder of the programs")
+    parser.add_argument("--seconds", type=int, default=45, help="how long all roles together call")
+    parser.add_argument("--seed", type=int, default=8, help="what is generated is the same under the same seed")
+    parser.add_argument("--roles", type=lambda text: text.split(","), default=list(ROLES), help="who calls")
     parser.add_argument("--serve", action="store_true", help="start the service and nothing else")
     return parser.parse_args()
+
+
+def call_as(role, seconds, settings, url, folder, options):
+    """Runs schemathesis; how many cases there were, and how many failures."""
+    tally = folder / f"{role}.json"
+    environment = {
+        **os.environ,
+        **settings,
+        "TENANTRY_ROLE": role,
+        "TENANTRY_URL": url + "/api/v1",
+        "TENANTRY_TALLY": str(tally),
+        "SCHEMATHESIS_HOOKS": "hooks",
+        "PYTHONPATH": str(HERE),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [pathlib.Path(sys.executable).with_name("schemathesis"), "--config-file", HERE / "schemathesis.toml", "run"]
+    command += [DOCUMENT, "--url", url + "/api/v1", "--seed", str(options.seed), "--max-time", str(seconds)]
+    done = subprocess.run(command, env=environment, cwd=folder, text=True, capture_output=True)
+    tally = json.loads(tally.read_text()) if tally.exists() else {"phases": {}, "succeeded": []}
+    phases = tally["phases"]
+    cases = sum(phase["cases"] for phase in phases.values())
+    failures = sum(phase["failures"] for phase in phases.values())
+    said = ", ".join(f"{name} {phase['cases']}" for name, phase in phases.items())
+    print(f"{role}: {cases} cases ({said}), {failures} failures", flush=True)
+    if done.returncode != 0:
+        print(done.stdout + done.stderr, flush=True)
+    # It fails by itself as well: of an error that is no answer, or of a document that it cannot read.
+    return cases, max(failures, int(done.returncode != 0 or cases == 0)), tally["succeeded"]
+
+
+def operations():
+    paths = json.loads(DOCUMENT.read_text())["paths"].values()
+    return {operation["operationId"] for methods in paths for operation in methods.values()}
 
 
 def start(stack, folder, options):

@@ -76,7 +76,7 @@ impl From<String> for Email {
 #[serde(transparent)]
 pub struct Name(String);
 
-text_schema!(Name, format: "name", max_length: 255usize, min_length: 1usize);
+text_schema!(Name, format: "name", max_length: 255usize, min_length: 1usize, pattern: "\\S");
 
 impl FromText for Name {
     fn from_text(text: &str) -> Result<Self, Vec<Problem>> {
@@ -215,7 +215,7 @@ impl FromText for NewPassword {
 #[derive(Clone)]
 pub struct Secret(String);
 
-text_schema!(Secret, format: "password", max_length: 1024usize);
+text_schema!(Secret, format: "password", min_length: 1usize, max_length: 1024usize);
 
 impl FromText for Secret {
     fn from_text(text: &str) -> Result<Self, Vec<Problem>> {
