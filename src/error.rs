@@ -128,7 +128,7 @@ pub(crate) enum Code {
 }
 
 impl Code {
-    fn status(self) -> StatusCode {
+    pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::Malformed | Self::InvalidSignature => StatusCode::BAD_REQUEST,
             Self::Unauthenticated
@@ -532,7 +532,7 @@ impl poem::error::ResponseError for ApiError {
     }
 }
 
-/// Errors stand at every operation of the document, put there in one place (openapi.rs).
+/// Errors stand at every operation of the document, put there in one place (src/openapi/errors.rs).
 impl ApiResponse for ApiError {
     fn meta() -> MetaResponses {
         MetaResponses { responses: vec![] }
@@ -579,15 +579,23 @@ struct ErrorBody {
 }
 
 /// The same as RFC 9457 has it, for clients that prefer `application/problem+json`.
-#[derive(Serialize)]
-struct ProblemDetails<'a> {
+#[derive(Debug, Serialize, Object)]
+#[oai(rename = "Problem")]
+pub(crate) struct ProblemDetails {
+    /// Always `about:blank`: `code` says what went wrong.
     #[serde(rename = "type")]
-    kind: &'static str,
-    title: &'a str,
+    #[oai(rename = "type")]
+    kind: String,
+    /// For people; may change.
+    title: String,
+    /// The HTTP status.
     status: u16,
     code: Code,
-    request_id: &'a str,
-    errors: &'a [FieldError],
+    /// Names the request in our logs; the `X-Request-Id` of the answer.
+    request_id: String,
+    /// Every wrong field at once; empty unless the code is `validation_failed`.
+    errors: Vec<FieldError>,
+    /// What was made before, where the code is `already_created`.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
 }
@@ -599,12 +607,12 @@ impl ApiError {
         let id = self.made.map(|made| made.to_string());
         let (content_type, body) = if problem_details {
             let problem = ProblemDetails {
-                kind: "about:blank",
-                title: &self.message,
+                kind: "about:blank".into(),
+                title: self.message.into_owned(),
                 status: status.as_u16(),
                 code: self.code,
-                request_id,
-                errors: &self.errors,
+                request_id: request_id.into(),
+                errors: self.errors,
                 id,
             };
             ("application/problem+json", serde_json::to_vec(&problem))

@@ -281,6 +281,8 @@ impl Auth {
     }
 
     /// End one of your sessions
+    ///
+    /// Its refresh token stops working at once, and so do its access tokens.
     #[oai(path = "/sessions/:id", method = "delete", operation_id = "deleteSession")]
     async fn delete_session(
         &self,

@@ -94,6 +94,8 @@ impl CodesShown {
 #[OpenApi(tag = "Tag::Authentication")]
 impl Totp {
     /// Get your second factor
+    ///
+    /// Whether there is one, whether your tenant requires one, and how many recovery codes are left.
     #[oai(path = "/auth/totp", method = "get", operation_id = "getTotp")]
     async fn get(&self, state: Data<&State>, caller: Caller) -> Result<Answer<Status>, ApiError> {
         Ok(Answer::Ok(Envelope::of(&second_factor::status(&state.app, *caller).await?)))

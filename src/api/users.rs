@@ -220,6 +220,8 @@ impl Users {
     }
 
     /// Get yourself
+    ///
+    /// The user that the access token is of; through the cache, as any look-up.
     #[oai(path = "/me", method = "get", operation_id = "getMe")]
     async fn me(
         &self,

@@ -1,148 +1,147 @@
-//! Where an answer leads: what it names can be read, changed and deleted by these operations.
+//! Links: what an answer leads to. Clients may follow them, and so do tests that walk through the API.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-/// An operation, its answer, and where that leads: what names the thing in the answer, and operations with the parameter that
-/// takes it.
-struct Leads {
-    from: &'static str,
-    status: &'static str,
-    /// A runtime expression of the OpenAPI specification.
-    by: &'static str,
-    to: &'static [(&'static str, &'static str)],
-}
+use super::each_operation;
 
-const fn leads(
-    from: &'static str,
-    status: &'static str,
-    by: &'static str,
-    to: &'static [(&'static str, &'static str)],
-) -> Leads {
-    Leads { from, status, by, to }
-}
+/// An operation, the status of its answer, where that leads to, and what the parameters there are.
+type Link = (&'static str, &'static str, &'static str, &'static [(&'static str, &'static str)]);
 
 const ID: &str = "$response.body#/data/id";
-const FIRST: &str = "$response.body#/data/0/id";
-const NEXT: &str = "$response.body#/pagination/next_cursor";
+const SAME: &str = "$request.path.id";
+const TAG: &str = "$response.header.ETag";
+const NEXT: &[(&str, &str)] = &[("cursor", "$response.body#/pagination/next_cursor")];
 
-const OF_A_USER: &[(&str, &str)] = &[
-    ("getUser", "id"),
-    ("updateUser", "id"),
-    ("deleteUser", "id"),
-    ("restoreUser", "id"),
-    ("eraseUser", "id"),
-    ("getUserData", "id"),
-    ("getUserMetadata", "id"),
-    ("updateUserMetadata", "id"),
-    ("listUserProjects", "id"),
-    ("putUserProject", "id"),
-    ("resetUserTotp", "id"),
+const LINKS: &[Link] = &[
+    ("createTenant", "201", "getTenant", &[("id", "$response.body#/data/tenant/id")]),
+    ("getTenant", "200", "updateTenant", &[("id", SAME), ("If-Match", TAG)]),
+    ("getTenant", "200", "getTenantMetadata", &[("id", SAME)]),
+    ("createUser", "201", "getUser", &[("id", ID)]),
+    ("createUser", "201", "updateUser", &[("id", ID), ("If-Match", TAG)]),
+    ("createUser", "201", "deleteUser", &[("id", ID), ("If-Match", TAG)]),
+    ("createUser", "201", "getUserMetadata", &[("id", ID)]),
+    ("createUser", "201", "listUserProjects", &[("id", ID)]),
+    ("createUser", "201", "getUserData", &[("id", ID)]),
+    ("createUser", "201", "resetUserTotp", &[("id", ID)]),
+    ("getUser", "200", "updateUser", &[("id", SAME), ("If-Match", TAG)]),
+    ("getUser", "200", "deleteUser", &[("id", SAME), ("If-Match", TAG)]),
+    ("updateUser", "200", "getUser", &[("id", SAME)]),
+    ("deleteUser", "204", "restoreUser", &[("id", SAME)]),
+    ("deleteUser", "204", "eraseUser", &[("id", SAME)]),
+    ("restoreUser", "200", "getUser", &[("id", SAME)]),
+    ("listUsers", "200", "getUser", &[("id", "$response.body#/data/0/id")]),
+    ("listUsers", "200", "listUsers", NEXT),
+    ("listDeletedUsers", "200", "restoreUser", &[("id", "$response.body#/data/0/id")]),
+    ("listDeletedUsers", "200", "listDeletedUsers", NEXT),
+    ("getUserMetadata", "200", "updateUserMetadata", &[("id", SAME), ("If-Match", TAG)]),
+    ("getTenantMetadata", "200", "updateTenantMetadata", &[("id", SAME), ("If-Match", TAG)]),
+    (
+        "putUserProject",
+        "204",
+        "deleteUserProject",
+        &[("id", SAME), ("project_id", "$request.path.project_id")],
+    ),
+    ("listUserProjects", "200", "listUserProjects", &[("id", SAME), NEXT[0]]),
+    ("createImport", "202", "getImport", &[("id", ID)]),
+    ("createImport", "202", "getImportReport", &[("id", ID)]),
+    ("createImport", "202", "deleteImport", &[("id", ID)]),
+    ("listImports", "200", "listImports", NEXT),
+    ("createInvitations", "201", "resendInvitation", &[("id", "$response.body#/data/invitations/0/id")]),
+    ("createInvitations", "201", "deleteInvitation", &[("id", "$response.body#/data/invitations/0/id")]),
+    ("createApiKey", "201", "deleteApiKey", &[("id", "$response.body#/data/api_key/id")]),
+    ("listSessions", "200", "deleteSession", &[("id", "$response.body#/data/sessions/0/id")]),
+    ("listTenants", "200", "listTenants", NEXT),
+    ("listAuditEvents", "200", "listAuditEvents", NEXT),
+    ("listSubscriptions", "200", "getSubscription", &[("id", "$response.body#/data/subscriptions/0/id")]),
+    ("pushJob", "201", "getJob", &[("id", ID)]),
+    ("pushJob", "201", "cancelJob", &[("id", ID)]),
+    ("pushJob", "201", "retryJob", &[("id", ID)]),
+    ("listJobs", "200", "getJob", &[("id", "$response.body#/data/0/id")]),
+    ("listJobs", "200", "listJobs", NEXT),
+    ("listJobs", "200", "retryJob", &[("id", "$response.body#/data/0/id")]),
+    ("getMe", "200", "getUser", &[("id", ID)]),
+    ("getMe", "200", "getUserData", &[("id", ID)]),
+    ("getMe", "200", "getUserMetadata", &[("id", ID)]),
+    ("getMe", "200", "lookupUser", &[("email", "$response.body#/data/email")]),
+    ("getMe", "200", "getTenant", &[("id", "$response.body#/data/tenant_id")]),
+    ("getTenant", "200", "closeTenant", &[("id", SAME), ("If-Match", TAG)]),
+    ("closeTenant", "204", "reopenTenant", &[("id", SAME)]),
+    ("listTenants", "200", "getTenant", &[("id", "$response.body#/data/0/id")]),
+    ("listApiKeys", "200", "deleteApiKey", &[("id", "$response.body#/data/api_keys/0/id")]),
+    ("listInvitations", "200", "deleteInvitation", &[("id", "$response.body#/data/invitations/0/id")]),
+    ("listImports", "200", "getImportReport", &[("id", "$response.body#/data/0/id")]),
+    ("findUsersByMetadata", "200", "findUsersByMetadata", &[("key", "$request.query.key"), ("value", "$request.query.value"), NEXT[0]]),
 ];
-const OF_A_TENANT: &[(&str, &str)] = &[
-    ("getTenant", "id"),
-    ("updateTenant", "id"),
-    ("closeTenant", "id"),
-    ("getTenantMetadata", "id"),
-    ("updateTenantMetadata", "id"),
-    ("reopenTenant", "id"),
-];
-const OF_AN_IMPORT: &[(&str, &str)] = &[("getImport", "id"), ("getImportReport", "id"), ("deleteImport", "id")];
-const OF_A_JOB: &[(&str, &str)] = &[("getJob", "id"), ("retryJob", "id"), ("cancelJob", "id")];
-const OF_AN_INVITATION: &[(&str, &str)] = &[("resendInvitation", "id"), ("deleteInvitation", "id")];
 
-const LEADS: &[Leads] = &[
-    leads("createUser", "201", ID, OF_A_USER),
-    leads("listUsers", "200", FIRST, &[("getUser", "id"), ("updateUser", "id")]),
-    leads("listUsers", "200", NEXT, &[("listUsers", "cursor")]),
-    leads("listDeletedUsers", "200", FIRST, &[("restoreUser", "id"), ("eraseUser", "id")]),
-    leads("listDeletedUsers", "200", NEXT, &[("listDeletedUsers", "cursor")]),
-    leads("findUsersByMetadata", "200", NEXT, &[("findUsersByMetadata", "cursor")]),
-    leads("getMe", "200", ID, OF_A_USER),
-    leads("getMe", "200", "$response.body#/data/tenant_id", OF_A_TENANT),
-    leads("getMe", "200", "$response.body#/data/email", &[("lookupUser", "email")]),
-    leads("createImport", "202", ID, OF_AN_IMPORT),
-    leads("listImports", "200", FIRST, OF_AN_IMPORT),
-    leads("listImports", "200", NEXT, &[("listImports", "cursor")]),
-    leads("createInvitations", "201", "$response.body#/data/invitations/0/id", OF_AN_INVITATION),
-    leads("listInvitations", "200", "$response.body#/data/invitations/0/id", OF_AN_INVITATION),
-    leads("createApiKey", "201", "$response.body#/data/api_key/id", &[("deleteApiKey", "id")]),
-    leads("listApiKeys", "200", "$response.body#/data/api_keys/0/id", &[("deleteApiKey", "id")]),
-    leads("listSessions", "200", "$response.body#/data/sessions/0/id", &[("deleteSession", "id")]),
-    leads("pushJob", "201", ID, OF_A_JOB),
-    leads("listJobs", "200", FIRST, OF_A_JOB),
-    leads("listJobs", "200", NEXT, &[("listJobs", "cursor")]),
-    leads("listAuditEvents", "200", NEXT, &[("listAuditEvents", "cursor")]),
-    leads("listTenants", "200", FIRST, OF_A_TENANT),
-    leads("listSubscriptions", "200", "$response.body#/data/subscriptions/0/id", &[("getSubscription", "id")]),
-    leads("register", "201", "$response.body#/data/tenant/id", &[("login", "X-Tenant-ID")]),
-    leads("createTenant", "201", "$response.body#/data/tenant/id", OF_A_TENANT),
-];
-
-/// A token that an answer carries and a body takes: from, status, where it stands, to, its field.
-const TOKENS: &[(&str, &str, &str, &str)] = &[
-    ("login", "200", "refreshSession", "$response.body#/data/refresh_token"),
-    ("login", "200", "logout", "$response.body#/data/refresh_token"),
-    ("refreshSession", "200", "refreshSession", "$response.body#/data/refresh_token"),
+/// Sessions are renewed and ended by what is in a body.
+const BODIES: &[(&str, &str, &str)] = &[
+    ("login", "200", "refreshSession"),
+    ("login", "200", "logout"),
+    ("refreshSession", "200", "refreshSession"),
+    ("refreshSession", "200", "logout"),
 ];
 
 pub(super) fn add(document: &mut Value) {
-    for path in document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut) {
-        for operation in path.as_object_mut().into_iter().flat_map(Map::values_mut) {
-            let from = operation["operationId"].as_str().unwrap_or_default().to_owned();
-            for lead in LEADS.iter().filter(|lead| lead.from == from) {
-                for (to, parameter) in lead.to {
-                    let link = json!({"operationId": to, "parameters": {*parameter: lead.by}});
-                    put(operation, lead.status, to, link);
-                }
-            }
-            for (_, status, to, token) in TOKENS.iter().filter(|token| token.0 == from) {
-                put(operation, status, to, json!({"operationId": to, "requestBody": {"refresh_token": token}}));
-            }
+    each_operation(document, |_, _, operation| {
+        let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+        for (_, status, to, parameters) in LINKS.iter().filter(|(from, ..)| *from == id) {
+            let parameters: serde_json::Map<_, _> =
+                parameters.iter().map(|(name, from)| ((*name).to_owned(), json!(from))).collect();
+            link(operation, status, to, json!({"operationId": to, "parameters": parameters}));
         }
-    }
+        for (_, status, to) in BODIES.iter().filter(|(from, ..)| *from == id) {
+            let body = json!({"refresh_token": "$response.body#/data/refresh_token"});
+            link(operation, status, to, json!({"operationId": to, "requestBody": body}));
+        }
+    });
 }
 
-fn put(operation: &mut Value, status: &str, to: &str, link: Value) {
-    // An answer that the operation has not would be made up here; the test below looks for it.
-    if let Some(answer) = operation["responses"].get_mut(status) {
-        answer["links"][to] = link;
-    }
+fn link(operation: &mut Value, status: &str, to: &str, link: Value) {
+    operation["responses"][status]["links"][to] = link;
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
-    fn every_link_leads_from_an_answer_to_a_parameter() {
-        let document: Value = serde_json::from_str(&crate::openapi::json()).unwrap_or_default();
-        let operation = |id: &str| {
-            let paths = document["paths"].as_object().into_iter().flat_map(Map::values);
-            let mut operations = paths.filter_map(Value::as_object).flat_map(Map::values);
-            operations.find(|operation| operation["operationId"] == id).cloned().unwrap_or_default()
-        };
-        for lead in LEADS {
-            for (to, parameter) in lead.to {
-                let from = operation(lead.from);
-                assert!(from["responses"][lead.status]["links"][to].is_object(), "{} to {to}", lead.from);
-                assert!(has(&document, &from["responses"][lead.status], lead.by), "{}: {}", lead.from, lead.by);
-                let target = operation(to);
-                let mut parameters = target["parameters"].as_array().into_iter().flatten();
-                assert!(parameters.any(|one| one["name"] == *parameter), "{to} has no {parameter}");
+    fn links_lead_from_answers_that_there_are_to_parameters_that_there_are() {
+        let mut operations = BTreeMap::new();
+        each_operation(&mut super::super::document(), |_, _, operation| {
+            operations
+                .insert(operation["operationId"].as_str().unwrap_or_default().to_owned(), operation.clone());
+        });
+        let document = super::super::document();
+        for (from, status, to, parameters) in LINKS {
+            for (_, from_where) in *parameters {
+                let answer = &operations[*from]["responses"][status];
+                assert!(has(&document, answer, from_where), "{from} has no {from_where}");
+            }
+            assert!(operations[*from]["responses"][status]["description"].is_string(), "{from} {status}");
+            let known = operations[*to]["parameters"].as_array().cloned().unwrap_or_default();
+            for (name, _) in *parameters {
+                assert!(known.iter().any(|parameter| parameter["name"] == *name), "{from} {to} {name}");
+            }
+            let needed = known.iter().filter(|parameter| parameter["required"] == true);
+            for parameter in needed {
+                assert!(
+                    parameters.iter().any(|(name, _)| parameter["name"] == *name),
+                    "{from} {to} lacks {parameter}"
+                );
             }
         }
-        for (from, status, to, token) in TOKENS {
-            let answer = &operation(from)["responses"][status];
-            assert!(answer["links"][to].is_object() && has(&document, answer, token), "{from} to {to}");
-            assert!(operation(to)["requestBody"].is_object(), "{to}");
+        for (from, status, to) in BODIES {
+            assert!(operations[*from]["responses"][status]["content"].is_object(), "{from} {status}");
+            assert!(operations[*to]["requestBody"].is_object(), "{to}");
         }
     }
 
     /// Whether the schema of an answer has what an expression names.
     fn has(document: &Value, answer: &Value, expression: &str) -> bool {
-        let (_, path) = expression.split_once("#/").unwrap_or_default();
-        let content = answer["content"].as_object().and_then(|content| content.values().next());
-        let schema = content.map(|content| &content["schema"]).unwrap_or(&Value::Null);
+        let Some((_, path)) = expression.split_once("$response.body#/") else { return true };
+        let schema = super::super::members(&answer["content"]).next().map_or(&Value::Null, |(_, it)| &it["schema"]);
         reaches(document, schema, &path.split('/').collect::<Vec<_>>())
     }
 

@@ -72,7 +72,7 @@ def call_as(role, seconds, settings, url, folder, options):
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = [pathlib.Path(sys.executable).with_name("schemathesis"), "--config-file", HERE / "schemathesis.toml", "run"]
-    command += [DOCUMENT, "--url", url + "/api/v1", "--seed", str(options.seed), "--max-time", str(seconds)]
+    command += [DOCUMENT, "--url", url, "--seed", str(options.seed), "--max-time", str(seconds)]
     done = subprocess.run(command, env=environment, cwd=folder, text=True, capture_output=True)
     tally = json.loads(tally.read_text()) if tally.exists() else {"phases": {}, "succeeded": []}
     phases = tally["phases"]

@@ -88,7 +88,7 @@ impl Secrets {
     }
 }
 
-fn signed(secret: &str, at: &str, body: &[u8]) -> Option<Hmac<Sha256>> {
+pub(crate) fn signed(secret: &str, at: &str, body: &[u8]) -> Option<Hmac<Sha256>> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).ok()?;
     mac.update(at.as_bytes());
     mac.update(b".");

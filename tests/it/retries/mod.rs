@@ -473,7 +473,7 @@ async fn the_document_has_the_key_at_every_operation_that_makes_something_and_at
         if parameters.clone().any(|parameter| parameter["name"] == "Idempotency-Key") {
             keyed.push(id);
         }
-        let accepted = operation["responses"].pointer("/202/headers/LOCATION");
+        let accepted = operation["responses"].pointer("/202/headers/Location");
         if operation["responses"].get("201").or(operation["responses"].get("207")).or(accepted).is_some() {
             makes.push(id);
         }
