@@ -39,34 +39,43 @@ class Household:
             self.held = None
 
     def new_admin(self):
-        return self.sign_up()[1]
+        return self.sign_up()
 
     def new_user(self):
-        slug, admin = self.sign_up()
+        admin = self.sign_up()
         self.post("/users", {"email": "user@example.org", "name": "Uma User", "password": PASSWORD}, admin)
-        return self.sign_in(slug, "user@example.org")
+        return self.sign_in("user@example.org")
 
     def new_api_key(self):
-        _, admin = self.sign_up()
         key = {"name": "all scopes", "scopes": scopes(), "requests_per_minute": 1_000_000}
-        return self.post("/api-keys", key, admin)["key"]
+        return self.post("/api-keys", key, self.sign_up())["key"]
 
     def new_super_admin(self):
         """On the command line, since nobody becomes one over HTTP."""
-        email = f"{uuid.uuid4().hex}@example.org"
+        self.slug, email = "system", f"{uuid.uuid4().hex}@example.org"
         tenantry = os.environ["TENANTRY"]
         make = [tenantry, "users", "create", "--super-admin", "--email", email, "--name", "Sue", "--password-stdin"]
         subprocess.run(make, input=PASSWORD + "\n", text=True, check=True, capture_output=True, cwd="/")
-        return self.sign_in("system", email)
+        return self.sign_in(email)
+
+    def new_nobody(self):
+        return self.sign_up()
 
     def sign_up(self):
-        slug = "s-" + uuid.uuid4().hex
+        """A tenant and its administrator, who is signed in."""
+        self.slug = "s-" + uuid.uuid4().hex
         admin = {"email": "admin@example.org", "password": PASSWORD, "name": "Ada Admin"}
-        self.post("/auth/register", {"tenant": {"name": "Household", "slug": slug}, **admin})
-        return slug, self.sign_in(slug, admin["email"])
+        self.post("/auth/register", {"tenant": {"name": "Household", "slug": self.slug}, **admin})
+        return self.sign_in(admin["email"])
 
-    def sign_in(self, slug, email):
-        return self.post("/auth/login", {"tenant": slug, "email": email, "password": PASSWORD})["token"]
+    def sign_in(self, email):
+        self.email = email
+        answer = self.post("/auth/login", self.login())
+        self.user, self.refresh_token = answer["user"]["id"], answer["refresh_token"]
+        return answer["token"]
+
+    def login(self):
+        return {"tenant": self.slug, "email": self.email, "password": PASSWORD}
 
     def post(self, path, body, credential=None):
         headers = {"Authorization": f"Bearer {credential}"} if credential else {}

@@ -10,6 +10,7 @@ OF_THE_STATE = {
     "invalid_code",  # and codes
     "invalid_signature",  # Stripe's, over the body
     "wrong_password",
+    "wrong_second_factor",
     "not_sold",  # prices are a setting
     "foreign_origin",  # so are origins
 }
@@ -30,6 +31,7 @@ IN_WORDS_OF_FIELDS = {
     ("page", "not_allowed"),  # not beside a cursor
     ("page", "too_deep"),  # by the limit as well
     ("columns", "invalid_columns"),  # of the names of our fields
+    ("columns", "missing"),  # the header of the rows has others
     ("/expires_at", "out_of_range"),  # a time to come
     ("/run_at", "out_of_range"),  # a time of these centuries
     ("/tenant", "missing"),  # here or as a header

@@ -3,9 +3,12 @@
 import argparse
 import concurrent.futures
 import contextlib
+import email
+import email.policy
 import json
 import os
 import pathlib
+import re
 import socket
 import socketserver
 import subprocess
@@ -59,31 +62,36 @@ def arguments():
 
 
 def call_as(role, seconds, settings, url, folder, options):
-    """Runs schemathesis; how many cases there were, and how many failures."""
-    tally = folder / f"{role}.json"
-    environment = {
-        **os.environ,
-        **settings,
-        "TENANTRY_ROLE": role,
-        "TENANTRY_URL": url + "/api/v1",
-        "TENANTRY_TALLY": str(tally),
-        "SCHEMATHESIS_HOOKS": "hooks",
-        "PYTHONPATH": str(HERE),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    command = [pathlib.Path(sys.executable).with_name("schemathesis"), "--config-file", HERE / "schemathesis.toml", "run"]
-    command += [DOCUMENT, "--url", url, "--seed", str(options.seed), "--max-time", str(seconds)]
-    done = subprocess.run(command, env=environment, cwd=folder, text=True, capture_output=True)
-    tally = json.loads(tally.read_text()) if tally.exists() else {"phases": {}, "succeeded": []}
-    phases = tally["phases"]
+    """Runs schemathesis twice; how many cases there were, how many failures, and what has succeeded."""
+    phases, failures, succeeded, said = {}, 0, set(), ""
+    # Apart from one another, or whatever is slow would leave no time for walks.
+    for names, share in (("examples,coverage,fuzzing", 0.6), ("stateful", 0.4)):
+        tally = folder / f"{role}-{names}.json"
+        command = [pathlib.Path(sys.executable).with_name("schemathesis"), "--config-file", HERE / "schemathesis.toml"]
+        command += ["run", DOCUMENT, "--url", url, "--phases", names, "--seed", str(options.seed)]
+        command += ["--max-time", str(max(1, round(seconds * share)))]
+        environment = {
+            **os.environ,
+            **settings,
+            "TENANTRY_ROLE": role,
+            "TENANTRY_URL": url + "/api/v1",
+            "TENANTRY_TALLY": str(tally),
+            "SCHEMATHESIS_HOOKS": "hooks",
+            "PYTHONPATH": str(HERE),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        done = subprocess.run(command, env=environment, cwd=folder, text=True, capture_output=True)
+        counted = json.loads(tally.read_text()) if tally.exists() else {"phases": {}, "succeeded": []}
+        found = sum(phase["failures"] for phase in counted["phases"].values())
+        # It fails by itself as well: of an error that is no answer, or of a document that it cannot read.
+        failures += max(found, int(done.returncode != 0 or not counted["phases"]))
+        said += done.stdout + done.stderr if done.returncode != 0 else ""
+        phases.update(counted["phases"])
+        succeeded.update(counted["succeeded"])
     cases = sum(phase["cases"] for phase in phases.values())
-    failures = sum(phase["failures"] for phase in phases.values())
-    said = ", ".join(f"{name} {phase['cases']}" for name, phase in phases.items())
-    print(f"{role}: {cases} cases ({said}), {failures} failures", flush=True)
-    if done.returncode != 0:
-        print(done.stdout + done.stderr, flush=True)
-    # It fails by itself as well: of an error that is no answer, or of a document that it cannot read.
-    return cases, max(failures, int(done.returncode != 0 or cases == 0)), tally["succeeded"]
+    by_phase = ", ".join(f"{name} {phase['cases']}" for name, phase in phases.items())
+    print(f"{role}: {cases} cases ({by_phase}), {failures} failures\n{said}", end="", flush=True)
+    return cases, failures, succeeded
 
 
 def operations():
@@ -104,7 +112,8 @@ def start(stack, folder, options):
         "LISTEN": api,
         "PUBLIC_URL": f"http://{api}",
         "JWT_KEYS_DIR": str(folder / "keys"),
-        "SMTP_URL": stack.enter_context(mail_server()),
+        "SMTP_URL": stack.enter_context(mail_server(folder / "tokens")),
+        "TENANTRY_TOKENS": str(folder / "tokens"),
         "STRIPE_SECRET_KEY": "sk_test_schemathesis",
         "STRIPE_WEBHOOK_SECRETS": secret,
         "STRIPE_API_BASE": f"http://{stripe}",
@@ -158,19 +167,22 @@ def free_address():
 
 
 @contextlib.contextmanager
-def mail_server():
-    """One that takes everything and keeps nothing: mails that fail would be tried again and again."""
+def mail_server(tokens):
+    """One that takes everything: mails that fail would be tried again. Of each it keeps the token, by the page it is for."""
 
     class Taking(socketserver.StreamRequestHandler):
         def handle(self):
             self.wfile.write(b"220 taking\r\n")
-            mail = False
+            mail = None
             for line in self.rfile:
                 command = line.strip()
-                if mail and command != b".":
+                if mail is not None and command != b".":
+                    mail.append(line)
                     continue
-                mail = command == b"DATA"
-                self.wfile.write(b"354 go on\r\n" if mail else b"250 taking\r\n")
+                if mail is not None:
+                    keep(b"".join(mail), tokens)
+                mail = [] if command == b"DATA" else None
+                self.wfile.write(b"354 go on\r\n" if command == b"DATA" else b"250 taking\r\n")
                 if command == b"QUIT":
                     return
 
@@ -181,6 +193,14 @@ def mail_server():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield "smtp://127.0.0.1:%d" % server.server_address[1]
         server.shutdown()
+
+
+def keep(mail, tokens):
+    parts = email.message_from_bytes(mail, policy=email.policy.default)
+    text = parts.get_body(("plain",)).get_content()
+    for page, token in re.findall(r"/([a-z-]+)\?token=([A-Za-z0-9_-]+)", text):
+        (tokens / page).mkdir(parents=True, exist_ok=True)
+        (tokens / page / token).touch()
 
 
 if __name__ == "__main__":

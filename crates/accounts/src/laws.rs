@@ -14,7 +14,7 @@ use crate::{
     fields::{Email, FromText, Name, NewPassword, Secret, Slug},
     second_factor::Code,
     tokens,
-    users::{Filter, Order, Position, SortBy, list::Selection},
+    users::{Filter, Order, Position, Selection, SortBy},
 };
 
 /// A cursor leads to its place in its list, with any byte changed to none, and text of others nowhere.

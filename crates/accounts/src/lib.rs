@@ -16,6 +16,9 @@ pub mod imports;
 pub mod introspection;
 pub mod invitations;
 pub mod jobs;
+#[cfg(any(test, feature = "laws"))]
+#[doc(hidden)]
+pub mod laws;
 mod mail_tokens;
 pub mod metadata;
 mod network;

@@ -7,6 +7,9 @@
 #[cfg(feature = "client")]
 mod client;
 mod event;
+#[cfg(any(test, feature = "laws"))]
+#[doc(hidden)]
+pub mod laws;
 mod signature;
 mod subscription;
 

@@ -1,7 +1,7 @@
 //! API keys: how programs ask. A key belongs to its tenant, may do what its scopes say, and ends by itself.
 
 mod scope;
-mod secret;
+pub(crate) mod secret;
 
 use std::time::Duration;
 

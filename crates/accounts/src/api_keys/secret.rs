@@ -14,25 +14,29 @@ const CHECKSUM: usize = 4;
 const LENGTH: usize = 16 + 16 + 32 + CHECKSUM;
 
 /// A key's secret before the key has a name.
-pub(super) struct Secret {
+pub(crate) struct Secret {
     tenant: TenantId,
     random: [u8; 32],
 }
 
 /// A whole key.
-pub(super) struct Key {
-    pub(super) text: String,
-    pub(super) hash: Vec<u8>,
+pub(crate) struct Key {
+    pub(crate) text: String,
+    pub(crate) hash: Vec<u8>,
 }
 
 impl Secret {
     pub(super) fn generate(tenant: TenantId) -> Result<Self> {
         let mut random = [0; 32];
         OsRng.try_fill_bytes(&mut random).map_err(|_| Error::Internal("no randomness"))?;
-        Ok(Self { tenant, random })
+        Ok(Self::of(tenant, random))
     }
 
-    pub(super) fn with_id(&self, id: ApiKeyId) -> Key {
+    pub(crate) fn of(tenant: TenantId, random: [u8; 32]) -> Self {
+        Self { tenant, random }
+    }
+
+    pub(crate) fn with_id(&self, id: ApiKeyId) -> Key {
         let mut bytes = Vec::with_capacity(LENGTH);
         bytes.extend_from_slice(self.tenant.0.as_bytes());
         bytes.extend_from_slice(id.0.as_bytes());
@@ -53,7 +57,7 @@ impl Key {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presented {
     pub(super) tenant: TenantId,
-    pub(super) id: ApiKeyId,
+    pub(crate) id: ApiKeyId,
     pub(super) hash: Vec<u8>,
 }
 
