@@ -16,6 +16,12 @@ pub async fn one_request<T>(work: impl Future<Output = T>) -> T {
     SPENT.scope(Cell::default(), work).await
 }
 
+/// Takes a wait that another request's call has caused out of what [this request](one_request) may wait for Redis.
+pub fn charge_request(waited: Duration) {
+    // Outside of a request nobody asks.
+    let _ = SPENT.try_with(|spent| spent.set(spent.get() + waited));
+}
+
 fn spent() -> Duration {
     SPENT.try_with(Cell::get).unwrap_or_default()
 }
@@ -99,8 +105,7 @@ impl Clone for Budget {
 impl Drop for Budget {
     fn drop(&mut self) {
         if self.is_shared {
-            // Outside of a request nobody asks.
-            let _ = SPENT.try_with(|spent| spent.set(spent.get() + self.waited));
+            charge_request(self.waited);
         }
         if self.is_told && !self.waited.is_zero() {
             metrics::histogram!("tenantry_cache_redis_wait_seconds").record(self.waited.as_secs_f64());

@@ -60,7 +60,7 @@ use crate::{
     timeline::Timeline,
 };
 pub use crate::{
-    budget::one_request,
+    budget::{charge_request, one_request},
     entry::{Entry, State, Version},
     inspect::{Held, Lease, Mismatch, Target, Value},
     key::Key,
