@@ -226,15 +226,33 @@ pub struct Config {
     pub rate_limit_caller: Rate,
 
     /// Requests of all users and API keys of a tenant on the plan basic, on all processes together
-    #[arg(long, env = "RATE_LIMIT_TENANT_BASIC", global = true, default_value = "12000/1m", value_name = "RATE")]
+    #[arg(
+        long,
+        env = "RATE_LIMIT_TENANT_BASIC",
+        global = true,
+        default_value = "12000/1m",
+        value_name = "RATE"
+    )]
     pub rate_limit_tenant_basic: Rate,
 
     /// The same on the plan pro
-    #[arg(long, env = "RATE_LIMIT_TENANT_PRO", global = true, default_value = "60000/1m", value_name = "RATE")]
+    #[arg(
+        long,
+        env = "RATE_LIMIT_TENANT_PRO",
+        global = true,
+        default_value = "60000/1m",
+        value_name = "RATE"
+    )]
     pub rate_limit_tenant_pro: Rate,
 
     /// The same on the plan enterprise
-    #[arg(long, env = "RATE_LIMIT_TENANT_ENTERPRISE", global = true, default_value = "600000/1m", value_name = "RATE")]
+    #[arg(
+        long,
+        env = "RATE_LIMIT_TENANT_ENTERPRISE",
+        global = true,
+        default_value = "600000/1m",
+        value_name = "RATE"
+    )]
     pub rate_limit_tenant_enterprise: Rate,
 
     /// Wrong passwords, and mails asked for, by tenant and address, on all processes together, as N/PERIOD, or off

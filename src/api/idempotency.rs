@@ -27,8 +27,8 @@ use uuid::Uuid;
 
 use super::json::Unique;
 use crate::{
-    limits::What,
     error::{ApiError, Code},
+    limits::What,
     state::State,
 };
 

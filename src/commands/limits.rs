@@ -4,11 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tenantry_accounts::{
-    Actor, App, Error,
-    fields::Email,
-    tenants,
-};
+use tenantry_accounts::{Actor, App, Error, fields::Email, tenants};
 use uuid::Uuid;
 
 use super::{
@@ -60,15 +56,20 @@ enum Action {
 impl Limits {
     pub(super) async fn run(self, config: Config) -> Result {
         if config.redis_url.is_none() {
-            return Err("REDIS_URL is not set: each process counts for itself, and only it knows what is left".into());
+            return Err(
+                "REDIS_URL is not set: each process counts for itself, and only it knows what is left".into(),
+            );
         }
         let app = people::app(&config).await?;
         app.cache.ping().await.map_err(|error| format!("REDIS_URL: {}", sources(&error)))?;
         let (Action::Show { key } | Action::Reset { key }) = &self.action;
         let limits = find(&app, &config, key).await?;
         if matches!(self.action, Action::Reset { .. }) {
-            if limits.iter().all(|limit| limit.shared.is_none()) {
-                return Err("each process counts this for itself; it is whole again when the process begins anew".into());
+            if limits.iter().all(|limit| !limit.is_shared()) {
+                return Err(
+                    "each process counts this for itself; it is whole again when the process begins anew"
+                        .into(),
+                );
             }
             for limit in &limits {
                 if !limit.reset(&app.cache).await {
@@ -78,7 +79,7 @@ impl Limits {
         }
         for limit in &limits {
             let shown = limit.show(&app.cache).await;
-            if limit.shared.is_some() && shown.is_none() {
+            if limit.is_shared() && shown.is_none() {
                 return Err("Redis has not answered; try again".into());
             }
             if self.json { tell_json(key, limit, shown) } else { tell(limit, shown) }
@@ -128,7 +129,9 @@ fn mails(config: &Config, kind: &'static str, tenant: &str, email: &Email) -> Ve
 
 fn wrong(error: &Error, tenant: &str) -> Failed {
     match error {
-        Error::NoTenant => format!("there is no open tenant {tenant:?}; `tenantry limits show --help` lists the keys").into(),
+        Error::NoTenant => {
+            format!("there is no open tenant {tenant:?}; `tenantry limits show --help` lists the keys").into()
+        }
         error => said(error),
     }
 }
@@ -137,7 +140,7 @@ fn tell(limit: &Limit, shown: Option<Shown>) {
     let line = |name: &str, text: String| println!("{name:<10} {text}");
     line("limit", limit.name.into());
     let Rate::Per(n, period) = limit.rate else { return line("rate", "off".into()) };
-    let by = if limit.shared.is_some() { "all processes together" } else { "each process by itself" };
+    let by = if limit.is_shared() { "all processes together" } else { "each process by itself" };
     line("rate", format!("{n} in {}, counted by {by}", humantime::format_duration(period)));
     let Some(Shown { remaining, wait, whole_in }) = shown else {
         return line("remaining", "only each process knows".into());
@@ -156,7 +159,7 @@ fn in_seconds(time: Duration) -> String {
 fn tell_json(key: &str, limit: &Limit, shown: Option<Shown>) {
     let mut line = json!({
         "key": key, "limit": limit.name,
-        "counted_by": if limit.shared.is_some() { "all" } else { "process" },
+        "counted_by": if limit.is_shared() { "all" } else { "process" },
     });
     if let Rate::Per(n, period) = limit.rate {
         line["quota"] = json!(n);

@@ -111,7 +111,8 @@ impl Attempts {
     async fn ask(&self, limit: &str, key: u128, cells: Cells, want: u32, unused: &[Unused]) -> Option<Taken> {
         let told = self.known.get(key).unwrap_or_default();
         let knows = (told, self.start.elapsed());
-        let taken = self.global.take(&name(limit, key), cells, want, knows, unused, self.global.patience()).await?;
+        let taken =
+            self.global.take(&name(limit, key), cells, want, knows, unused, self.global.patience()).await?;
         self.known.update(key, |known| {
             let mut known = known.unwrap_or_default();
             known.learn(&taken, told, self.start.elapsed());
@@ -189,7 +190,8 @@ impl What<'_> {
     pub(super) fn key(self) -> u128 {
         let what = self.limit();
         // Ids are read in any case, slugs are not.
-        let id = |tenant: &str| Uuid::try_parse(tenant).map_or_else(|_| tenant.to_owned(), |id| id.to_string());
+        let id =
+            |tenant: &str| Uuid::try_parse(tenant).map_or_else(|_| tenant.to_owned(), |id| id.to_string());
         match self {
             Self::SignIn(tenant, email) | Self::Mail(_, tenant, email) => digest(&[what, &id(tenant), email]),
             Self::OwnPassword(tenant, user) => digest(&[what, &tenant.to_string(), &user.to_string()]),

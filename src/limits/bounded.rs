@@ -104,16 +104,18 @@ impl ShrinkableKeyedStateStore<u128> for Bounded<Nanos> {
 mod tests {
     use std::{num::NonZeroU32, time::Duration};
 
-    use governor::{Quota, RateLimiter, clock::FakeRelativeClock};
+    use governor::{Quota, RateLimiter, clock::FakeRelativeClock, middleware::NoOpMiddleware};
 
     use super::*;
+
+    type Limiter = RateLimiter<u128, Bounded<Nanos>, FakeRelativeClock, NoOpMiddleware<Nanos>>;
 
     #[test]
     fn a_million_keys_are_bounded_and_the_last_of_them_are_limited_too() {
         let clock = FakeRelativeClock::default();
         let quota = Quota::with_period(Duration::from_secs(60)).unwrap();
         let quota = quota.allow_burst(NonZeroU32::new(2).unwrap());
-        let limiter = RateLimiter::new(quota, Bounded::<Nanos>::new(), clock.clone());
+        let limiter: Limiter = RateLimiter::new(quota, Bounded::new(), clock.clone());
         let first = 0;
         assert!(limiter.check_key(&first).is_ok());
         for key in 1..1_000_000 {
@@ -141,7 +143,7 @@ mod tests {
     fn who_has_all_of_their_requests_again_is_forgotten() {
         let clock = FakeRelativeClock::default();
         let quota = Quota::per_minute(NonZeroU32::new(60).unwrap());
-        let limiter = RateLimiter::new(quota, Bounded::<Nanos>::new(), clock.clone());
+        let limiter: Limiter = RateLimiter::new(quota, Bounded::new(), clock.clone());
         for key in 0..1000 {
             limiter.check_key(&key).unwrap();
         }

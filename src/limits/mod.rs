@@ -23,16 +23,16 @@ use poem::http::HeaderMap;
 use tenantry_accounts::{App, Error, tenants::Plan};
 use tenantry_cache::Cache;
 
-use self::{global::Global, local::Local, quota::Quotas, spelling::Spelling};
 pub(crate) use self::{
     address::{bucket, canonical},
     attempts::{Attempts, What},
     local::KeyLimit,
     policy::Verdict,
     quota::ByPlan,
+    rate::Rate,
     show::{Limit, Named, Shown},
 };
-pub use self::rate::Rate;
+use self::{global::Global, local::Local, quota::Quotas, spelling::Spelling};
 use crate::{caller::Credential, config::Config};
 
 /// Gauges and maps are looked after this often.
@@ -82,9 +82,7 @@ impl Limits {
         let (caller, tenant, plan) = match credential {
             Credential::None => return,
             // A token from before there were plans in tokens.
-            Credential::Token(claims) => {
-                (claims.sub.0, claims.tid, claims.plan.unwrap_or(Plan::Enterprise))
-            }
+            Credential::Token(claims) => (claims.sub.0, claims.tid, claims.plan.unwrap_or(Plan::Enterprise)),
             Credential::Key(key) => {
                 key.limit().count(verdict);
                 (key.id().0, key.tenant().0, key.plan())

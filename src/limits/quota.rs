@@ -321,7 +321,8 @@ impl State {
 
     /// Decides by what this process knows.
     fn take_here(&mut self, quota: &Quota, now: Duration, replicas: NonZeroU32) -> Decision {
-        metrics::counter!("tenantry_limit_decisions_total", "scope" => "tenant", "by" => "process").increment(1);
+        metrics::counter!("tenantry_limit_decisions_total", "scope" => "tenant", "by" => "process")
+            .increment(1);
         match self.known.take(quota.cells, replicas, now) {
             Ok(()) => self.admitted(quota, now),
             Err(wait) => Decision::Refused { wait },

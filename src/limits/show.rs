@@ -35,7 +35,7 @@ pub(crate) struct Limit {
     pub(crate) name: &'static str,
     pub(crate) rate: Rate,
     /// Where Redis counts it for all processes; else each counts for itself, and nobody else knows.
-    pub(crate) shared: Option<(String, Cells)>,
+    shared: Option<(String, Cells)>,
 }
 
 /// What is left of it.
@@ -68,6 +68,11 @@ impl Limit {
             }
             Named::Caller => vec![alone("caller", config.rate_limit_caller)],
         }
+    }
+
+    /// Whether it is counted for all processes together, in Redis.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared.is_some()
     }
 
     /// What Redis knows of it. None: each process counts it by itself, or Redis does not answer.

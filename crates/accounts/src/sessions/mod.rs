@@ -268,9 +268,20 @@ impl Standing {
     }
 
     fn signed_in(self, session: SessionId, refresh_token: Token, amr: Vec<Method>) -> SignedIn {
-        let Self { user, tenant_slug, tenant_plan, user_version, tenant_version, second_factor_required } = self;
+        let Self { user, tenant_slug, tenant_plan, user_version, tenant_version, second_factor_required } =
+            self;
         let setup_only = second_factor_required && amr == [Method::Pwd];
-        SignedIn { user, tenant_slug, tenant_plan, session, user_version, tenant_version, refresh_token, amr, setup_only }
+        SignedIn {
+            user,
+            tenant_slug,
+            tenant_plan,
+            session,
+            user_version,
+            tenant_version,
+            refresh_token,
+            amr,
+            setup_only,
+        }
     }
 }
 
