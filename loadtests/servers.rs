@@ -113,6 +113,8 @@ impl Servers {
             ("JWT_KEYS_DIR", self.folder.join("keys").display().to_string()),
             ("ACCESS_TOKEN_TTL", "1d".into()),
             ("RATE_LIMIT_IP", "1000000000/15m".into()),
+            ("RATE_LIMIT_CALLER", "1000000000/15m".into()),
+            ("RATE_LIMIT_TENANT_ENTERPRISE", "1000000000/15m".into()),
         ];
         eprintln!("making {users} users in {tenants} tenants");
         let start = Instant::now();

@@ -11,6 +11,7 @@ use tenantry_accounts::{
     Actor, Network, SessionId, SignedInUser, TenantId, UserId, Who,
     revocations::Basis,
     sessions::{Method, SignedIn},
+    tenants::Plan,
     users::Role,
 };
 
@@ -48,6 +49,9 @@ pub(crate) struct Claims {
     pub tv: i64,
     /// Whether the address was verified when the token was made.
     pub email_verified: bool,
+    /// The tenant's plan when the token was made, for its quota of requests; tokens that others made before may say nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
     /// How the user signed in (RFC 8176).
     #[serde(default)]
     pub amr: Vec<Method>,
@@ -158,6 +162,7 @@ impl AccessTokens {
             uv: session.user_version,
             tv: session.tenant_version,
             email_verified: session.user.email_verified,
+            plan: Some(session.tenant_plan),
             amr: session.amr.clone(),
             mfa: session.setup_only.then_some(Missing::Required),
         };

@@ -12,13 +12,11 @@ use tenantry_accounts::{
     Actor, ApiKeyId, App, Error, Network, TenantId, Who,
     api_keys::{self, Presented, Scope, Used, Valid},
     revocations::Revocations,
+    tenants::Plan,
     users::Role,
 };
 
-use crate::{
-    error::ApiError,
-    limits::{Allowance, KeyLimit},
-};
+use crate::limits::KeyLimit;
 
 /// How many a process remembers.
 const REMEMBERED: usize = 10_000;
@@ -59,9 +57,14 @@ impl ApiKey {
         Actor { tenant, home: tenant, who: Who::ApiKey(self.valid.id), role: Role::Admin, from }
     }
 
-    /// Counts a request against the key's own limit.
-    pub(crate) fn count(&self) -> (Option<Allowance>, Result<(), ApiError>) {
-        self.limit.count()
+    /// The key's own limit.
+    pub(crate) fn limit(&self) -> &KeyLimit {
+        &self.limit
+    }
+
+    /// What its tenant pays for, as of when the key was looked up.
+    pub(crate) fn plan(&self) -> Plan {
+        self.valid.tenant_plan
     }
 }
 

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use tenantry_accounts::{billing::Price, feed::LONGEST_TTL, passwords::Cost, tenants::Plan};
 
 use crate::{
-    limits::Rate,
+    limits::{ByPlan, Rate},
     transport::{self, Tls, TlsError},
 };
 
@@ -221,9 +221,51 @@ pub struct Config {
     #[arg(long, env = "RATE_LIMIT_IP", global = true, default_value = "1000/15m", value_name = "RATE")]
     pub rate_limit_ip: Rate,
 
-    /// Wrong passwords, and mails asked for, by tenant and address, as N/PERIOD, or off
+    /// Requests of one user or API key, counted by each process; an API key has its own limit, too
+    #[arg(long, env = "RATE_LIMIT_CALLER", global = true, default_value = "6000/1m", value_name = "RATE")]
+    pub rate_limit_caller: Rate,
+
+    /// Requests of all users and API keys of a tenant on the plan basic, on all processes together
+    #[arg(
+        long,
+        env = "RATE_LIMIT_TENANT_BASIC",
+        global = true,
+        default_value = "12000/1m",
+        value_name = "RATE"
+    )]
+    pub rate_limit_tenant_basic: Rate,
+
+    /// The same on the plan pro
+    #[arg(
+        long,
+        env = "RATE_LIMIT_TENANT_PRO",
+        global = true,
+        default_value = "60000/1m",
+        value_name = "RATE"
+    )]
+    pub rate_limit_tenant_pro: Rate,
+
+    /// The same on the plan enterprise
+    #[arg(
+        long,
+        env = "RATE_LIMIT_TENANT_ENTERPRISE",
+        global = true,
+        default_value = "600000/1m",
+        value_name = "RATE"
+    )]
+    pub rate_limit_tenant_enterprise: Rate,
+
+    /// Wrong passwords, and mails asked for, by tenant and address, on all processes together, as N/PERIOD, or off
     #[arg(long, env = "RATE_LIMIT_LOGIN", global = true, default_value = "10/10m", value_name = "RATE")]
     pub rate_limit_login: Rate,
+
+    /// Sign-ups from one client address, on all processes together
+    #[arg(long, env = "RATE_LIMIT_REGISTER", global = true, default_value = "60/1h", value_name = "RATE")]
+    pub rate_limit_register: Rate,
+
+    /// Processes that serve the API: while Redis does not answer, each lets in that part of what all may let in together
+    #[arg(long, env = "API_REPLICAS", global = true, default_value = "2", value_name = "N")]
+    pub api_replicas: NonZeroU32,
 
     /// Seats by plan; a plan that is not named has no limit
     #[arg(long, env = "PLAN_SEATS", global = true, default_value = "basic=10,pro=100", value_name = "PLANS")]
@@ -301,6 +343,15 @@ impl Config {
     /// When neither DATABASE_DIRECT_URL nor DATABASE_URL is set.
     pub fn direct_url(&self) -> Result<&str, ConfigError> {
         self.database_direct_url.as_deref().map_or_else(|| self.database_url(), Ok)
+    }
+
+    /// What tenants may ask for, by plan.
+    pub(crate) fn tenant_rates(&self) -> ByPlan {
+        ByPlan {
+            basic: self.rate_limit_tenant_basic,
+            pro: self.rate_limit_tenant_pro,
+            enterprise: self.rate_limit_tenant_enterprise,
+        }
     }
 
     /// Where the keys are that encrypt secrets in the database.

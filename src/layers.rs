@@ -21,6 +21,7 @@ use tracing::Instrument;
 use crate::{
     caller::{self, Credential},
     error::ApiError,
+    limits::Verdict,
     state::State,
 };
 
@@ -85,29 +86,26 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
     // Nobody is let in on the word of a token or a key that may have been revoked longer ago than is allowed.
     let knows = revocations.lag() <= state.config.revocation_max_lag || planted::bug(Bug::AnswersBlindly);
     let (mut credential, unknown_key) = at_hand(&state, &request);
-    let mut allowance = None;
-    let mut admitted = match client.address {
-        Some(client)
-            if !preflight
-                && (counted == Counts::Always || counted == Counts::Unsigned && credential.is_none()) =>
-        {
-            let (left, admitted) = state.limits.count(client);
-            allowance = left;
-            admitted
-        }
-        _ => Ok(()),
-    };
-    if let Some(key) = unknown_key.filter(|_| admitted.is_ok() && !preflight) {
+    let mut verdict = Verdict::default();
+    let mut trouble = None;
+    if let Some(address) = client.address
+        && !preflight
+        && (counted == Counts::Always || counted == Counts::Unsigned && credential.is_none())
+    {
+        state.limits.count_address(address, &mut verdict);
+    }
+    if let Some(key) = unknown_key.filter(|_| verdict.is_admitted() && !preflight) {
         // Counted first: whoever makes keys up has us ask the database no more often than anybody without one.
         match timeout(DEADLINE, state.api_keys.look_up(&state.app, &key)).await {
             Ok(Ok(found)) => credential = found.map_or(Credential::None, Credential::Key),
-            Ok(Err(error)) => admitted = Err(error.into()),
-            Err(_) => admitted = Err(late()),
+            Ok(Err(error)) => trouble = Some(error.into()),
+            Err(_) => trouble = Some(late()),
         }
     }
-    if let (Credential::Key(key), true) = (&credential, admitted.is_ok()) {
-        (allowance, admitted) = key.count();
+    if counted != Counts::Never && !preflight && verdict.is_admitted() {
+        state.limits.count_caller(&credential, &mut verdict).await;
     }
+    let admitted = trouble.map_or_else(|| verdict.result(), Err);
     let knows = knows || credential.is_none();
     let (user, api_key) = credential.names();
     request.set_data(credential);
@@ -166,9 +164,7 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
     if let Ok(seconds) = HeaderValue::try_from(format!("{:.6}", took.as_secs_f64())) {
         headers.insert(PROCESS_TIME, seconds);
     }
-    if let Some(allowance) = allowance {
-        allowance.write(headers);
-    }
+    verdict.write(headers);
     secure(headers);
     if is_tls {
         headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert(HSTS);

@@ -3,7 +3,6 @@
 mod access_token;
 mod api;
 mod api_key;
-mod attempts;
 mod caller;
 pub mod commands;
 pub mod config;

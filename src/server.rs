@@ -105,7 +105,9 @@ impl Bound {
         let Self { state, listener, transport, .. } = self;
         let house = state.clone();
         let routes = Arc::new(api::routes(&state));
-        let service = move |request| layers::around(state.clone(), routes.clone(), request);
+        let service = move |request| {
+            tenantry_cache::one_request(layers::around(state.clone(), routes.clone(), request))
+        };
         let serve = transport::serve(listener, transport, stop.clone(), service);
         let served = following(&house.app, &stop, async {
             tokio::select! {

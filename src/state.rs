@@ -19,12 +19,11 @@ use crate::{
     access_token::AccessTokens,
     api::{export::Exports, idempotency::InFlight},
     api_key::ApiKeys,
-    attempts::Attempts,
     config::{Config, ConfigError},
     encryption_keys,
     key_files::{KeyError, KeyFolder},
     keys::KeyPair,
-    limits::Limits,
+    limits::{self, Limits},
 };
 
 /// Tag of the payloads in the cache; a new one when the shape of a user changes, so that old entries are misses.
@@ -51,7 +50,6 @@ pub struct State {
     made_key: bool,
     pub(crate) api_keys: Arc<ApiKeys>,
     pub(crate) limits: Arc<Limits>,
-    pub(crate) attempts: Arc<Attempts>,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) exports: Arc<Exports>,
     pub(crate) webhook_secrets: tenantry_stripe::Secrets,
@@ -91,14 +89,13 @@ impl State {
         let made_key = encryption_keys.make_first()?;
         encryption_keys::load(&encryption_keys, &app.encryption)?;
         Ok(Self {
+            limits: Arc::new(Limits::new(&config, &app.cache)),
             probe: pool(config.database_url()?, 1, app.db.primary())?,
             app,
             tokens: Arc::new(tokens(&config)?),
             encryption_keys: Arc::new(encryption_keys),
             made_key,
             api_keys: Arc::new(ApiKeys::new(config.access_token_ttl)),
-            limits: Arc::new(Limits::new(config.rate_limit_ip, config.trusted_proxies.clone())),
-            attempts: Arc::new(Attempts::new(config.rate_limit_login)),
             in_flight: Arc::default(),
             exports: Arc::default(),
             webhook_secrets: webhook_secrets(&config),
@@ -146,7 +143,7 @@ impl State {
 
     /// Keeps house while `work` runs: keys are read again each minute, idle clients and old attempts are forgotten.
     pub(crate) async fn keep_house(&self) {
-        tokio::join!(self.keep_keys(), self.keep_minutes());
+        tokio::join!(self.keep_keys(), self.keep_minutes(), self.keep_limits());
     }
 
     async fn keep_keys(&self) {
@@ -160,14 +157,21 @@ impl State {
         }
     }
 
+    async fn keep_limits(&self) {
+        let mut tick = tokio::time::interval(limits::FORGET_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.limits.forget();
+        }
+    }
+
     async fn keep_minutes(&self) {
         let mut minute = tokio::time::interval(Duration::from_secs(60));
         minute.tick().await;
         loop {
             minute.tick().await;
-            self.limits.forget();
             self.write_down_used_keys().await;
-            self.attempts.forget();
             let pool = self.app.db.pool().status();
             metrics::gauge!("tenantry_pool_connections", "state" => "idle").set(pool.available as f64);
             metrics::gauge!("tenantry_pool_connections", "state" => "open").set(pool.size as f64);

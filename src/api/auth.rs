@@ -27,7 +27,7 @@ use super::{
     schema::shown,
     tenants::{SignUp, SignedUp, sign_up},
 };
-use crate::{attempts::What, caller::Caller, error::ApiError, layers::Client, state::State};
+use crate::{caller::Caller, error::ApiError, layers::Client, limits::What, state::State};
 
 pub(crate) struct Auth;
 
@@ -227,9 +227,10 @@ impl Auth {
     ) -> Result<SessionBegun, ApiError> {
         let Login { email, password, code, tenant: Reference(tenant) } = body.0;
         let origin = Origin { user_agent: client.user_agent.clone(), address: client.address };
-        let attempt = state.attempts.count(What::SignIn(&tenant, email.as_str()))?;
+        let named = state.limits.tenant(&state.app, &tenant).await?;
+        let attempt = state.limits.attempts.count(What::SignIn(&named, email.as_str())).await?;
         let session = sessions::login(&state.app, &tenant, &email, password, code, origin).await;
-        attempt.end(&session);
+        attempt.end(&session).await;
         Ok(SessionBegun::Begun(Envelope::of(&answer(&state, session?)?), "no-store".into()))
     }
 
@@ -311,7 +312,7 @@ impl Auth {
     ) -> Result<Deleted, ApiError> {
         let ChangePassword { current_password, new_password } = body.0;
         let change = sessions::change_password(&state.app, *caller, current_password, new_password);
-        let changed = state.attempts.with_password(&caller, change).await?;
+        let changed = state.limits.attempts.with_password(&caller, change).await?;
         changed.map_err(|error| ApiError::from(error).at("/new_password"))?;
         Ok(Deleted::Deleted)
     }
@@ -329,7 +330,8 @@ impl Auth {
         body: Body<Addressee>,
     ) -> Result<Later, ApiError> {
         let Addressee { email, tenant: Reference(tenant) } = body.0;
-        state.attempts.count(What::Mail("verify_email", &tenant, email.as_str()))?;
+        let named = state.limits.tenant(&state.app, &tenant).await?;
+        state.limits.attempts.count(What::Mail("resend", &named, email.as_str())).await?;
         verification::resend(&state.app, &tenant, &email).await?;
         Ok(Later::accepted())
     }
@@ -347,7 +349,8 @@ impl Auth {
         body: Body<Addressee>,
     ) -> Result<Later, ApiError> {
         let Addressee { email, tenant: Reference(tenant) } = body.0;
-        state.attempts.count(What::Mail("reset_password", &tenant, email.as_str()))?;
+        let named = state.limits.tenant(&state.app, &tenant).await?;
+        state.limits.attempts.count(What::Mail("forgot", &named, email.as_str())).await?;
         recovery::forgot(&state.app, &tenant, &email).await?;
         Ok(Later::accepted())
     }

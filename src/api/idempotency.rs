@@ -27,8 +27,8 @@ use uuid::Uuid;
 
 use super::json::Unique;
 use crate::{
-    attempts::What,
     error::{ApiError, Code},
+    limits::What,
     state::State,
 };
 
@@ -163,12 +163,12 @@ impl IdempotencyKey {
         let guess = match namer {
             Namer::Actor(_) => None,
             Namer::Holder(_) | Namer::Anybody => {
-                Some(state.attempts.count(What::Repetition(request.name()))?)
+                Some(state.limits.attempts.count(What::Repetition(request.name())).await?)
             }
         };
         let result = once(state, request, answer, work).await;
         if let Some(guess) = guess {
-            guess.end(&result);
+            guess.end(&result).await;
         }
         match result? {
             Done::Now(first) => Ok(Repeatable::First(first)),

@@ -22,7 +22,7 @@ use super::{
     params::{IdCursor, Limit, Param, Search},
     precondition::Precondition,
 };
-use crate::{caller::Caller, error::ApiError, layers::Client, state::State};
+use crate::{caller::Caller, error::ApiError, layers::Client, limits::What, state::State};
 
 pub(crate) struct Tenants;
 
@@ -99,6 +99,9 @@ pub(super) async fn sign_up(
     key: IdempotencyKey,
     body: SignUp,
 ) -> Result<Repeatable<Created<SignedUp>>, ApiError> {
+    if let Some(address) = client.address {
+        state.limits.attempts.count(What::SignUp(address)).await?;
+    }
     let SignUp { tenant: NewTenant { name, slug }, email, password, name: admin_name } = body;
     let sign_up = tenants::SignUp { name, slug, email, admin_name, password: Some(password) };
     key.once(state, Namer::Anybody, signed_up, |once| {

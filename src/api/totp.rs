@@ -113,7 +113,7 @@ impl Totp {
         body: Body<StartTotp>,
     ) -> Result<SecretShown, ApiError> {
         let start = second_factor::start(&state.app, *caller, body.0.current_password);
-        let Enrolment { secret, uri } = state.attempts.with_password(&caller, start).await??;
+        let Enrolment { secret, uri } = state.limits.attempts.with_password(&caller, start).await??;
         Ok(SecretShown::Shown(Envelope::of(&TotpSecret { secret, uri }), "no-store".into()))
     }
 
@@ -143,7 +143,7 @@ impl Totp {
     ) -> Result<Deleted, ApiError> {
         let BothFactors { current_password, code } = body.0;
         let disable = second_factor::disable(&state.app, *caller, current_password, code);
-        state.attempts.with_password(&caller, disable).await??;
+        state.limits.attempts.with_password(&caller, disable).await??;
         Ok(Deleted::Deleted)
     }
 
@@ -159,7 +159,7 @@ impl Totp {
     ) -> Result<CodesShown, ApiError> {
         let BothFactors { current_password, code } = body.0;
         let renew = second_factor::renew_recovery_codes(&state.app, *caller, current_password, code);
-        let codes = state.attempts.with_password(&caller, renew).await??;
+        let codes = state.limits.attempts.with_password(&caller, renew).await??;
         Ok(CodesShown::of(codes))
     }
 

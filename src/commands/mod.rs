@@ -5,6 +5,7 @@ mod check;
 mod dev;
 mod import;
 mod jobs;
+mod limits;
 mod people;
 mod seed;
 mod stripe;
@@ -75,6 +76,8 @@ enum Command {
     Cache(cache::Cache),
     /// The queue: list, show, retry, cancel, purge and push jobs
     Jobs(jobs::Jobs),
+    /// Limits of requests: show what is left of a key's, give it all back
+    Limits(limits::Limits),
     /// Stripe: take in all that it has, compare, link customers
     Stripe(stripe::Stripe),
     /// Say of each dependency and setting whether it will do, and what to do if not
@@ -162,6 +165,7 @@ impl Cli {
             Command::Users(users) => users.run(config).await,
             Command::Cache(cache) => cache.run(config).await,
             Command::Jobs(jobs) => jobs.run(config).await,
+            Command::Limits(limits) => limits.run(config).await,
             Command::Stripe(stripe) => stripe.run(config).await,
             Command::Check => check::run(config).await,
         }

@@ -71,6 +71,10 @@ impl TestApp {
                 all.push(format!("{flag}={}", from_stack(variable)));
             }
         }
+        if !arguments.iter().any(|argument| argument.starts_with("--rate-limit-register")) {
+            // All tests sign up from one address, and share a Redis.
+            all.push("--rate-limit-register=1000000/1m".into());
+        }
         all.extend(arguments.iter().map(|&argument| argument.to_owned()));
         let mut app = Self::serve(all, folder).await;
         app._temporary = Some(temporary);

@@ -24,6 +24,7 @@ mod imports;
 mod inspect;
 mod jobs;
 mod keys;
+mod limits;
 mod lists;
 mod mails;
 mod metadata;

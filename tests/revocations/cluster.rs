@@ -229,6 +229,8 @@ fn settings(servers: &Servers, folder: &Path) -> Vec<(String, String)> {
         ("CACHE_LOCAL_TTL", "1h".into()),
         ("RATE_LIMIT_IP", "off".into()),
         ("RATE_LIMIT_LOGIN", "off".into()),
+        ("RATE_LIMIT_CALLER", "1000000000/15m".into()),
+        ("RATE_LIMIT_REGISTER", "off".into()),
         ("RUST_LOG", "warn".into()),
     ];
     settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()

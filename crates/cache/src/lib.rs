@@ -31,6 +31,7 @@ pub mod planted;
 mod pointer;
 mod read;
 mod redis;
+mod scripts;
 mod settings;
 mod sync;
 mod timeline;
@@ -59,12 +60,14 @@ use crate::{
     timeline::Timeline,
 };
 pub use crate::{
+    budget::{charge_request, one_request},
     entry::{Entry, State, Version},
     inspect::{Held, Lease, Mismatch, Target, Value},
     key::Key,
     lookup::Lookup,
     pointer::Pointer,
     read::{Level, Loaded, Read, ReadError},
+    scripts::{RedisRun, Script},
     settings::Settings,
     write::Write,
     writes::Writes,

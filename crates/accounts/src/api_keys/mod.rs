@@ -21,7 +21,7 @@ use crate::{
     fields::Name,
     idempotency::Once,
     revocations::{self, Revocation, Subject},
-    tenants::seats,
+    tenants::{Plan, seats},
     to_the_end,
     users::Role,
 };
@@ -222,6 +222,8 @@ pub struct Valid {
     pub tenant: TenantId,
     /// The tenant's slug.
     pub tenant_slug: String,
+    /// What the tenant pays for.
+    pub tenant_plan: Plan,
     /// `tenants.auth_version`: what was read of an older one is void.
     pub tenant_version: i64,
     /// What it may be used for.
@@ -232,31 +234,33 @@ pub struct Valid {
     pub expires_at: DateTime<Utc>,
 }
 
-/// Looks a key up by its primary key: one statement. None when it does not work.
+/// Looks a key up by its primary key: one statement, and another for the plan of one that works. None when it does not work.
 ///
 /// # Errors
 /// When the database cannot be asked.
 pub async fn check(app: &App, key: &Presented) -> Result<Option<Valid>> {
-    let client = app.db.client().await?;
+    let mut client = app.db.client().await?;
     let statement = client
         .prepare_cached(
             "select scopes, requests_per_minute, expires_at, tenant_slug, tenant_version
              from tenantry.api_key_by_id($1, $2, $3)",
         )
         .await?;
-    let row = client.query_opt(&statement, &[&key.tenant.0, &key.id.0, &key.hash]).await?;
-    let valid = |row: &Row| {
-        Ok(Valid {
-            id: key.id,
-            tenant: key.tenant,
-            tenant_slug: row.try_get("tenant_slug")?,
-            tenant_version: row.try_get("tenant_version")?,
-            scopes: scopes(row)?,
-            requests_per_minute: row.try_get("requests_per_minute")?,
-            expires_at: row.try_get("expires_at")?,
-        })
+    let Some(row) = client.query_opt(&statement, &[&key.tenant.0, &key.id.0, &key.hash]).await? else {
+        return Ok(None);
     };
-    row.as_ref().map(valid).transpose()
+    // It may have been purged since.
+    let Some(tenant_plan) = Plan::of(&mut client, key.tenant).await? else { return Ok(None) };
+    Ok(Some(Valid {
+        id: key.id,
+        tenant: key.tenant,
+        tenant_slug: row.try_get("tenant_slug")?,
+        tenant_plan,
+        tenant_version: row.try_get("tenant_version")?,
+        scopes: scopes(&row)?,
+        requests_per_minute: row.try_get("requests_per_minute")?,
+        expires_at: row.try_get("expires_at")?,
+    }))
 }
 
 /// When a key was last used.

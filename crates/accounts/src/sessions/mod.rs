@@ -22,6 +22,7 @@ use crate::{
     fields::{Email, Secret},
     passwords,
     second_factor::{self, Checked, Code},
+    tenants::Plan,
     to_the_end,
     tokens::Token,
     users::{self, COLUMNS, User},
@@ -75,6 +76,8 @@ pub struct SignedIn {
     pub user: User,
     /// The tenant's slug.
     pub tenant_slug: String,
+    /// What the tenant pays for.
+    pub tenant_plan: Plan,
     /// The session.
     pub session: SessionId,
     /// `users.auth_version`: tokens of an older one are void.
@@ -231,6 +234,7 @@ async fn begin(app: &App, account: &Account, shown: Shown, origin: &Origin) -> R
 struct Standing {
     user: User,
     tenant_slug: String,
+    tenant_plan: Plan,
     user_version: i64,
     tenant_version: i64,
     second_factor_required: bool,
@@ -241,9 +245,9 @@ impl Standing {
     async fn lock(tx: &Transaction<'_>, tenant: TenantId, user: UserId) -> Result<Option<Self>> {
         let statement = tx
             .prepare_cached(&format!(
-                "select {COLUMNS}, auth_version, t.tenant_slug, t.tenant_version, t.require_second_factor
+                "select {COLUMNS}, auth_version, t.tenant_slug, t.plan, t.tenant_version, t.require_second_factor
                  from tenantry.users, lateral (
-                   select slug as tenant_slug, t.auth_version as tenant_version, t.require_second_factor
+                   select slug as tenant_slug, t.plan, t.auth_version as tenant_version, t.require_second_factor
                    from tenantry.tenants t where t.id = tenant_id and t.is_active and t.deleted_at is null
                  ) t
                  where tenant_id = $1 and id = $2 and is_active and deleted_at is null
@@ -254,6 +258,7 @@ impl Standing {
             Ok(Self {
                 user: User::try_from(row)?,
                 tenant_slug: row.try_get("tenant_slug")?,
+                tenant_plan: Plan::stored(row)?,
                 user_version: row.try_get("auth_version")?,
                 tenant_version: row.try_get("tenant_version")?,
                 second_factor_required: row.try_get("require_second_factor")?,
@@ -263,9 +268,20 @@ impl Standing {
     }
 
     fn signed_in(self, session: SessionId, refresh_token: Token, amr: Vec<Method>) -> SignedIn {
-        let Self { user, tenant_slug, user_version, tenant_version, second_factor_required } = self;
+        let Self { user, tenant_slug, tenant_plan, user_version, tenant_version, second_factor_required } =
+            self;
         let setup_only = second_factor_required && amr == [Method::Pwd];
-        SignedIn { user, tenant_slug, session, user_version, tenant_version, refresh_token, amr, setup_only }
+        SignedIn {
+            user,
+            tenant_slug,
+            tenant_plan,
+            session,
+            user_version,
+            tenant_version,
+            refresh_token,
+            amr,
+            setup_only,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod list;
 pub(crate) mod seats;
 
 use chrono::{DateTime, Utc};
+use deadpool_postgres::Client;
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -54,6 +55,20 @@ impl Plan {
     /// The plan of that name.
     pub fn named(name: &str) -> Option<Self> {
         [Self::Basic, Self::Pro, Self::Enterprise].into_iter().find(|plan| plan.as_str() == name)
+    }
+
+    /// That of a tenant, if there is one.
+    pub(crate) async fn of(client: &mut Client, tenant: TenantId) -> Result<Option<Self>> {
+        let tx = db::as_tenant(client, tenant).await?;
+        let statement = tx.prepare_cached("select plan from tenantry.tenants where id = $1").await?;
+        let plan = tx.query_opt(&statement, &[&tenant.0]).await?.as_ref().map(Self::stored).transpose()?;
+        tx.commit().await?;
+        Ok(plan)
+    }
+
+    /// The column `plan` of a row.
+    pub(crate) fn stored(row: &Row) -> Result<Self> {
+        Self::named(row.try_get("plan")?).ok_or(Error::Internal("a stored plan has no name"))
     }
 }
 
@@ -105,7 +120,7 @@ impl TryFrom<&Row> for Tenant {
             id: TenantId(row.try_get("id")?),
             name: row.try_get("name")?,
             slug: row.try_get("slug")?,
-            plan: Plan::named(row.try_get("plan")?).ok_or(Error::Internal("a stored plan has no name"))?,
+            plan: Plan::stored(row)?,
             max_users: row.try_get("max_users")?,
             storage_limit_gb: row.try_get("storage_limit_gb")?,
             is_active: row.try_get("is_active")?,

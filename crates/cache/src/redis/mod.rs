@@ -308,7 +308,7 @@ impl Run {
         result
     }
 
-    async fn call<T: FromRedisValue>(
+    pub(crate) async fn call<T: FromRedisValue>(
         &self,
         name: &'static str,
         key: &str,

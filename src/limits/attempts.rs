@@ -1,0 +1,225 @@
+//! The limit of attempts that name somebody: of signing in and of asking for mails by address, of one's current password.
+//! And of sign-ups, which name an address of the network.
+//!
+//! What is counted is who is named, whoever asks and whether there is such a person or not. An attempt that guessed nothing
+//! wrong is given back, so only guesses count. They are replenished evenly: whoever is kept out by the guesses of others gets
+//! the next attempt within minutes, and sessions that have begun go on.
+//!
+//! Redis counts them for all processes together, one question an attempt. While it does not answer each process lets its share
+//! of the rate in, out of what it knows.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tenantry_accounts::{self as accounts, Actor, UserId};
+use uuid::Uuid;
+
+use super::{
+    Rate,
+    address::bucket,
+    bounded::Bounded,
+    global::{Cells, Global, Known, Taken, Unused, digest, name},
+    policy::{self, Policy},
+};
+use crate::error::ApiError;
+
+/// The limits of attempts, as a process keeps them.
+pub(crate) struct Attempts {
+    global: Arc<Global>,
+    login: Option<Cells>,
+    register: Option<Cells>,
+    /// From when on times are counted.
+    start: Instant,
+    /// By who was named. Hashes: no address is kept.
+    known: Bounded<Known>,
+}
+
+/// What is attempted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum What<'a> {
+    /// Signing in to a tenant, by id or slug, with an address.
+    SignIn(&'a str, &'a str),
+    /// A mail to an address of a tenant, to `forgot` or to `resend`.
+    Mail(&'static str, &'a str, &'a str),
+    /// What a signed-in user of a tenant is asked their password for.
+    OwnPassword(Uuid, Uuid),
+    /// A request of this name once more, by somebody who has not signed in.
+    Repetition([u8; 32]),
+    /// A sign-up from an address.
+    SignUp(IpAddr),
+}
+
+/// An attempt that has been counted.
+pub(crate) struct Attempt<'a> {
+    attempts: &'a Attempts,
+    what: &'static str,
+    key: u128,
+    cells: Option<Cells>,
+    /// What Redis has counted; else it was counted here.
+    taken: Option<Taken>,
+}
+
+impl Attempts {
+    pub(super) fn new(global: Arc<Global>, login: Rate, register: Rate) -> Self {
+        let start = Instant::now();
+        Self { global, login: cells(login), register: cells(register), start, known: Bounded::new() }
+    }
+
+    /// Counts an attempt, or refuses it.
+    pub(crate) async fn count(&self, what: What<'_>) -> Result<Attempt<'_>, ApiError> {
+        let (limit, key) = (what.limit(), what.key());
+        let cells = match what {
+            What::SignUp(_) => self.register,
+            _ => self.login,
+        };
+        let mut attempt = Attempt { attempts: self, what: limit, key, cells, taken: None };
+        let Some(cells) = cells else { return Ok(attempt) };
+        let taken = self.ask(limit, key, cells, 1, &[]).await;
+        let by = if taken.is_some() { "redis" } else { "process" };
+        metrics::counter!("tenantry_limit_decisions_total", "scope" => what.scope(), "by" => by).increment(1);
+        let waits = match taken {
+            Some(taken) if taken.count > 0 => None,
+            Some(taken) => Some(taken.wait),
+            None => self.take_here(key, cells).err(),
+        };
+        attempt.taken = taken;
+        match waits {
+            None => Ok(attempt),
+            Some(wait) => {
+                policy::refused(what.scope());
+                Err(ApiError::too_many_attempts(wait))
+            }
+        }
+    }
+
+    /// Does `work`, for which the actor was asked their own password, and counts it.
+    pub(crate) async fn with_password<T>(
+        &self,
+        actor: &Actor,
+        work: impl Future<Output = accounts::Result<T>>,
+    ) -> Result<accounts::Result<T>, ApiError> {
+        let UserId(user) = actor.user()?.id;
+        let attempt = self.count(What::OwnPassword(actor.home.0, user)).await?;
+        let result = work.await;
+        attempt.end(&result).await;
+        Ok(result)
+    }
+
+    async fn ask(&self, limit: &str, key: u128, cells: Cells, want: u32, unused: &[Unused]) -> Option<Taken> {
+        let told = self.known.get(key).unwrap_or_default();
+        let knows = (told, self.start.elapsed());
+        let taken =
+            self.global.take(&name(limit, key), cells, want, knows, unused, self.global.patience()).await?;
+        self.known.update(key, |known| {
+            let mut known = known.unwrap_or_default();
+            known.learn(&taken, told, self.start.elapsed());
+            ((), Some(known))
+        });
+        Some(taken)
+    }
+
+    fn take_here(&self, key: u128, cells: Cells) -> Result<(), Duration> {
+        self.known.update(key, |known| {
+            let mut known = known.unwrap_or_default();
+            (known.take(cells, self.global.replicas(), self.start.elapsed()), Some(known))
+        })
+    }
+
+    /// Forgets those who have all of their attempts again.
+    pub(super) fn forget(&self) {
+        let now = self.start.elapsed();
+        self.known.retain(|known| known.until > now);
+        metrics::gauge!("tenantry_limit_entries", "scope" => "login").set(self.known.len() as f64);
+    }
+}
+
+/// Those of a rate; none where nothing is limited.
+pub(super) fn cells(rate: Rate) -> Option<Cells> {
+    let Rate::Per(n, period) = rate else { return None };
+    Some(Cells::new(&Policy::new("login", n, period), Duration::ZERO))
+}
+
+impl Attempt<'_> {
+    /// Gives the attempt back unless a password was guessed, and guessed wrong, be it as a part of a request. Without this it
+    /// stays counted: so it is with one that was given up before it was answered.
+    pub(crate) async fn end<T>(self, result: &accounts::Result<T>) {
+        use accounts::Error::{KeyReused, WrongCredentials, WrongPassword};
+        let Some(cells) = self.cells else { return };
+        if matches!(result, Err(WrongCredentials | WrongPassword | KeyReused)) {
+            return;
+        }
+        let attempts = self.attempts;
+        match self.taken {
+            Some(Taken { count, until, run, .. }) => {
+                let unused = Unused { count, until, run };
+                attempts.ask(self.what, self.key, cells, 0, &[unused]).await;
+            }
+            None => attempts.known.update(self.key, |known| {
+                let mut known = known.unwrap_or_default();
+                known.give_back(cells, attempts.global.replicas());
+                ((), Some(known))
+            }),
+        }
+    }
+}
+
+impl What<'_> {
+    /// The part of names in Redis that tells what is limited.
+    pub(super) fn limit(self) -> &'static str {
+        match self {
+            Self::SignIn(..) => "login",
+            Self::Mail(kind, ..) => kind,
+            Self::OwnPassword(..) => "password",
+            Self::Repetition(_) => "repetition",
+            Self::SignUp(_) => "register",
+        }
+    }
+
+    /// As metrics name it: by the setting.
+    fn scope(self) -> &'static str {
+        match self {
+            Self::SignUp(_) => "register",
+            _ => "login",
+        }
+    }
+
+    /// 16 bytes, however long the names are.
+    pub(super) fn key(self) -> u128 {
+        let what = self.limit();
+        // Ids are read in any case, slugs are not.
+        let id =
+            |tenant: &str| Uuid::try_parse(tenant).map_or_else(|_| tenant.to_owned(), |id| id.to_string());
+        match self {
+            Self::SignIn(tenant, email) | Self::Mail(_, tenant, email) => digest(&[what, &id(tenant), email]),
+            Self::OwnPassword(tenant, user) => digest(&[what, &tenant.to_string(), &user.to_string()]),
+            Self::Repetition(of) => digest(&[what, "", &of.map(|byte| format!("{byte:02x}")).concat()]),
+            Self::SignUp(address) => digest(&[what, "", &format!("{:032x}", bucket(address))]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_spelling_of_a_tenant_is_no_other_tenant() {
+        let id = Uuid::now_v7().to_string();
+        let of = |tenant: &str| What::SignIn(tenant, "ada@example.org").key();
+        assert_eq!(of(&id), of(&id.to_uppercase()));
+        assert_ne!(of("acme"), of("acme2"));
+        assert_ne!(What::SignIn("a", "b").key(), What::Mail("resend", "a", "b").key());
+        assert_ne!(What::SignIn("a", "b").key(), What::SignIn("ab", "").key());
+    }
+
+    #[test]
+    fn a_subscriber_signs_up_by_one_limit() {
+        let of = |address: &str| What::SignUp(address.parse().unwrap()).key();
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:2::2"));
+        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
+    }
+}

@@ -1,0 +1,115 @@
+//! What a tenant may ask for by its plan, on several nodes together.
+
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, StatusCode};
+use tenantry_accounts::{
+    Actor, TenantId,
+    tenants::{self, Change, Plan},
+};
+
+use super::LetIn;
+use crate::{app::TestApp, node::Cluster};
+
+/// Asks at every node, by four clients each, for as long as that; what was let in, and how many were refused.
+async fn hammer(cluster: &Cluster, time: Duration) -> (LetIn, usize) {
+    let end = Instant::now() + time;
+    let clients = (0..cluster.nodes.len() * 4).map(|n| async move {
+        let (mut let_in, mut refused) = (vec![], 0);
+        let mut client = cluster.client(n % cluster.nodes.len()).await;
+        while Instant::now() < end {
+            let sent = Instant::now();
+            match client.look_up(cluster.users[0]).await.status {
+                200 => let_in.push((sent, Instant::now())),
+                429 => refused += 1,
+                status => panic!("{status}"),
+            }
+        }
+        (let_in, refused)
+    });
+    let answers = futures_util::future::join_all(clients).await;
+    let refused = answers.iter().map(|(_, refused)| refused).sum();
+    (LetIn(answers.into_iter().flat_map(|(let_in, _)| let_in).collect()), refused)
+}
+
+#[tokio::test]
+async fn two_nodes_together_never_exceed_a_quota_and_get_nearly_all_of_it() {
+    let settings = [("RATE_LIMIT_TENANT_ENTERPRISE", "200/2s"), ("CACHE_LOCAL_TTL", "60s")];
+    let cluster = Cluster::start(2, 1, &settings).await;
+    let begun = Instant::now();
+    let (let_in, refused) = hammer(&cluster, Duration::from_secs(3)).await;
+    let time = begun.elapsed();
+    let (count, each) = (let_in.0.len(), Duration::from_millis(10));
+    let all = 200 + usize::try_from(time.as_millis() / each.as_millis()).unwrap();
+    println!("{count} of {all} let in, {refused} refused, in {time:?}");
+    assert!(refused > 0, "this machine is too slow to exceed it");
+    assert!(count * 10 > all * 8, "{count} of {all}");
+    let_in.is_within(200, each);
+}
+
+#[tokio::test]
+async fn a_small_quota_is_exact() {
+    let cluster = Cluster::start(2, 1, &[("RATE_LIMIT_TENANT_ENTERPRISE", "20/1h")]).await;
+    let (let_in, refused) = hammer(&cluster, Duration::from_millis(500)).await;
+    assert!(refused > 0);
+    assert_eq!(let_in.0.len(), 20);
+}
+
+#[tokio::test]
+async fn what_a_process_has_leased_costs_no_question() {
+    let settings = [("RATE_LIMIT_TENANT_ENTERPRISE", "6000000/10m"), ("CACHE_LOCAL_TTL", "60s")];
+    let cluster = Cluster::start(1, 1, &settings).await;
+    let mut client = cluster.client(0).await;
+    client.look_up(cluster.users[0]).await;
+    let (before, begun) = (cluster.nodes[0].metric("tenantry_limit_refills_total", "").await, Instant::now());
+    for _ in 0..500 {
+        assert_eq!(client.look_up(cluster.users[0]).await.status, 200);
+    }
+    let refills = cluster.nodes[0].metric("tenantry_limit_refills_total", "").await - before;
+    // A lease is a second long, and each is renewed once and given back once.
+    let most = 3.0 * (begun.elapsed().as_secs_f64() + 2.0);
+    assert!(refills <= most, "{refills} questions for 500 requests in {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn what_is_not_used_is_given_back() {
+    // A hundred pauses take a chunk each: all of the quota, if nothing came back.
+    let cluster = Cluster::start(1, 1, &[("RATE_LIMIT_TENANT_ENTERPRISE", "1000/1h")]).await;
+    let mut client = cluster.client(0).await;
+    let returned = async || cluster.nodes[0].metric("tenantry_limit_refills_total", "returned").await;
+    for n in 1..=3 {
+        assert_eq!(client.look_up(cluster.users[0]).await.status, 200);
+        crate::app::eventually(Duration::from_secs(2), || async { returned().await >= f64::from(n) }).await;
+    }
+    let shown = cluster.run(&["limits", "show", &cluster.tenant.to_string(), "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    // Three were used; of the period a second is kept back for leases, which is less than one.
+    let remaining = shown["remaining"].as_u64().unwrap();
+    assert!((995..=997).contains(&remaining), "{shown}");
+}
+
+#[tokio::test]
+async fn a_quota_follows_the_plan_with_the_next_token() {
+    let mut app =
+        TestApp::spawn_with(&["--rate-limit-tenant-basic=5000/1h", "--rate-limit-tenant-pro=7000/1h"]).await;
+    let policy = async |app: &TestApp| {
+        let response = app.request(Method::GET, "/api/v1/users/me").send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response.headers()["ratelimit-policy"].to_str().unwrap().to_owned()
+    };
+    let (key, _) = app.api_key(&["users:read"]).await;
+    assert!(policy(&app).await.ends_with("\"tenant\";q=5000;w=3600"));
+
+    let operator = Actor::operator(TenantId(app.tenant));
+    let change = Change { plan: Some(Plan::Pro), ..Change::default() };
+    tenants::update(&app.state.app, operator, operator.tenant, change, None).await.unwrap();
+
+    assert!(policy(&app).await.ends_with("\"tenant\";q=5000;w=3600"), "as the token says");
+    app.act_as("admin@example.org").await;
+    assert!(policy(&app).await.ends_with("\"tenant\";q=7000;w=3600"));
+    // A process that has not seen the key looks it up.
+    let mut node = app.another_node().await;
+    node.token = key;
+    let response = node.request(Method::GET, "/api/v1/users").send().await.unwrap();
+    assert!(response.headers()["ratelimit-policy"].to_str().unwrap().ends_with("\"tenant\";q=7000;w=3600"));
+}

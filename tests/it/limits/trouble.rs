@@ -1,0 +1,139 @@
+//! A Redis that is killed, hangs, comes back empty or holds what nobody has written: nothing opens, nothing closes.
+
+use std::time::{Duration, Instant};
+
+use deadpool_redis::redis::cmd;
+
+use super::{LetIn, nobody};
+use crate::node::Cluster;
+
+/// Asks at a node until the quota is used up there; what was let in.
+async fn use_up(cluster: &Cluster, node: usize) -> LetIn {
+    let (mut let_in, mut client) = (vec![], cluster.client(node).await);
+    for _ in 0..5_000 {
+        let sent = Instant::now();
+        match client.look_up(cluster.users[0]).await.status {
+            200 => let_in.push((sent, Instant::now())),
+            429 => return LetIn(let_in),
+            status => panic!("{status}"),
+        }
+    }
+    panic!("nothing is refused")
+}
+
+#[tokio::test]
+async fn without_redis_nodes_let_in_their_shares_of_the_guesses_and_no_more_when_it_is_back() {
+    let mut cluster = Cluster::start(2, 1, &[("RATE_LIMIT_LOGIN", "8/1h"), ("API_REPLICAS", "2")]).await;
+    let email = nobody();
+    for node in [0, 1] {
+        assert_eq!(cluster.wrong_guess(node, &email).await, 401);
+    }
+    cluster.kill_redis().await;
+    // Of the six that are left each lets half in.
+    let without =
+        [cluster.guess_until_refused(0, &email).await, cluster.guess_until_refused(1, &email).await];
+    assert_eq!(without, [3, 3]);
+    let other = nobody();
+    assert_eq!(cluster.guess_until_refused(0, &other).await, 4, "half of eight");
+
+    cluster.start_redis().await;
+    cluster.redis_is_back().await;
+    for node in [0, 1] {
+        assert_eq!(
+            cluster.guess_until_refused(node, &email).await,
+            0,
+            "an empty Redis knows what nodes know"
+        );
+    }
+    // Node 1 knows nothing of the other one, but node 0 does: half of its share was all that it let in.
+    assert_eq!(cluster.guess_until_refused(0, &other).await, 0);
+    assert_eq!(cluster.guess_until_refused(1, &other).await, 0);
+    assert_eq!(cluster.nodes[0].metric("tenantry_limit_decisions_total", "process").await, 9.0);
+}
+
+#[tokio::test]
+async fn without_redis_a_quota_is_shared_and_there_is_no_burst_when_it_is_back() {
+    let settings = [("RATE_LIMIT_TENANT_ENTERPRISE", "600/10m"), ("CACHE_LOCAL_TTL", "60s")];
+    let mut cluster = Cluster::start(2, 1, &settings).await;
+    let mut all = LetIn::default();
+    for node in [0, 1] {
+        let mut client = cluster.client(node).await;
+        for _ in 0..50 {
+            let sent = Instant::now();
+            assert_eq!(client.look_up(cluster.users[0]).await.status, 200);
+            all.0.push((sent, Instant::now()));
+        }
+    }
+    cluster.kill_redis().await;
+    for node in [0, 1] {
+        let let_in = use_up(&cluster, node).await;
+        println!("node {node} let {} in without redis", let_in.0.len());
+        assert!(let_in.0.len() > 100, "never closed");
+        all.0.extend(let_in.0);
+    }
+    cluster.start_redis().await;
+    cluster.redis_is_back().await;
+    for node in [0, 1] {
+        all.0.extend(use_up(&cluster, node).await.0);
+    }
+    all.is_within(600, Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_costs_a_request_one_budget_for_limits_and_look_ups_together() {
+    // Nothing is leased and nothing is held in the process, so each request asks Redis twice.
+    let settings = [("RATE_LIMIT_TENANT_ENTERPRISE", "100/1s"), ("CACHE_LOCAL_TTL", "1ms")];
+    let cluster = Cluster::start(1, 2, &settings).await;
+    let node = &cluster.nodes[0];
+    let mut client = cluster.client(0).await;
+    assert_eq!(client.look_up(cluster.users[0]).await.status, 200);
+    let waited = async || node.metric("tenantry_cache_redis_wait_seconds_sum", "").await;
+    node.is_idle().await;
+    cluster.signal_redis("STOP");
+    let before = waited().await;
+    assert_eq!(client.look_up(cluster.users[1]).await.status, 200);
+    let one = waited().await - before;
+    // Two budgets would be a tenth of a second; a timer of 50 ms may be late on a busy machine.
+    assert!((0.045..0.095).contains(&one), "{one}");
+    assert_eq!(node.metric("tenantry_limit_refills_total", "failed").await, 1.0);
+    // Nor is it asked for the tenant again at once, and the tenant is let in.
+    for _ in 0..5 {
+        assert_eq!(client.look_up(cluster.users[0]).await.status, 200);
+    }
+    cluster.signal_redis("CONT");
+    cluster.redis_is_back().await;
+}
+
+#[tokio::test]
+async fn what_somebody_else_writes_under_a_limit_opens_nothing_and_closes_nothing_for_long() {
+    let cluster = Cluster::start(1, 1, &[("RATE_LIMIT_LOGIN", "3/1h")]).await;
+    let email = nobody();
+    assert_eq!(cluster.guess_until_refused(0, &email).await, 3);
+    let (name, mut redis) = (cluster.limit_in_redis("login").await, cluster.redis().await);
+    for garbage in ["", "garbage", "-5", "1e300", "nan", "inf", "0x10", " 12", "1 2"] {
+        cmd("SET").arg(&name).arg(garbage).query_async::<()>(&mut redis).await.unwrap();
+        assert_eq!(cluster.guess_until_refused(0, &email).await, 0, "{garbage:?}");
+    }
+    for (command, more) in [("LPUSH", vec!["1"]), ("HSET", vec!["v", "1"]), ("SADD", vec!["1"])] {
+        cmd("DEL").arg(&name).query_async::<()>(&mut redis).await.unwrap();
+        cmd(command).arg(&name).arg(more).query_async::<()>(&mut redis).await.unwrap();
+        assert_eq!(cluster.guess_until_refused(0, &email).await, 0, "{command}");
+    }
+    cmd("FLUSHALL").query_async::<()>(&mut redis).await.unwrap();
+    assert_eq!(cluster.guess_until_refused(0, &email).await, 0, "emptied");
+
+    // Later than it can be is no later than it can be.
+    let cluster = Cluster::start(1, 1, &[("RATE_LIMIT_LOGIN", "2/2s")]).await;
+    let mut redis = cluster.redis().await;
+    assert_eq!(cluster.wrong_guess(0, &email).await, 401);
+    let name = cluster.limit_in_redis("login").await;
+    for huge in ["99999999999999999999", &"9".repeat(400)] {
+        cmd("SET").arg(&name).arg(huge).query_async::<()>(&mut redis).await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(cluster.wrong_guess(0, &email).await, 429, "used up, at most");
+        while cluster.wrong_guess(0, &email).await == 429 {
+            assert!(begun.elapsed() < Duration::from_secs(4), "closed for longer than a period");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
