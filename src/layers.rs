@@ -15,6 +15,7 @@ use poem::{
 };
 use tenantry_accounts::{Network, api_keys::Presented};
 use tenantry_cache::planted::{self, Bug};
+use tenantry_trace::Work;
 use tokio::time::timeout;
 use tracing::Instrument;
 
@@ -23,6 +24,7 @@ use crate::{
     error::ApiError,
     limits::Verdict,
     state::State,
+    timing, trace,
 };
 
 /// Bodies of ordinary requests; what needs more says so itself.
@@ -48,7 +50,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// For two years, as browsers' lists of such sites want it; of this name alone, since others may be somebody else's. Over plain
 /// HTTP it means nothing: it is for whoever speaks TLS.
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=63072000");
-const PROCESS_TIME: HeaderName = HeaderName::from_static("x-process-time");
+
+const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
 
 /// Who is at the other end, as the limits and the list of sessions see it.
 #[derive(Clone)]
@@ -112,7 +115,12 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
     request.set_data(client);
     request.set_data(state.clone());
 
-    let span = tracing::info_span!("request", request.id = %id.to_str().unwrap_or_default());
+    let trace = trace::of(request.headers());
+    let work = Work::new(trace);
+    let span = tracing::info_span!(
+        "request", request.id = %id.to_str().unwrap_or_default(),
+        trace.id = %trace.trace_id(), span.id = %trace.span_id()
+    );
     let answer = async {
         admitted?;
         if !knows {
@@ -130,8 +138,10 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
         // Whatever a database or a Redis that hangs does, the client gets an answer. Changes go on to their end.
         timeout(deadline, routes.call(request)).await.unwrap_or_else(|_| Err(late().into()))
     };
-    let answer =
-        AssertUnwindSafe(answer.instrument(span.clone())).catch_unwind().await.unwrap_or_else(|_| {
+    let answer = AssertUnwindSafe(tenantry_trace::within(work.clone(), answer).instrument(span.clone()))
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| {
             tracing::error!(parent: &span, "a handler panicked");
             Err(ApiError::internal().into())
         });
@@ -161,9 +171,9 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
 
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);
-    if let Ok(seconds) = HeaderValue::try_from(format!("{:.6}", took.as_secs_f64())) {
-        headers.insert(PROCESS_TIME, seconds);
-    }
+    trace::answer(trace, headers);
+    let may_know = (user.is_some() || api_key.is_some()) && counted != Counts::Always && status.is_success();
+    timing::note(headers, took, may_know.then_some(&work));
     verdict.write(headers);
     secure(headers);
     if is_tls {
@@ -345,6 +355,8 @@ fn cors(headers: &mut HeaderMap, state: &State, origin: Option<HeaderValue>, pre
     if !state.config.allowed_origins.iter().any(|allowed| allowed.0.as_bytes() == origin.as_bytes()) {
         return;
     }
+    // Its scripts may also see how long what took.
+    headers.insert(TIMING_ALLOW_ORIGIN, origin.clone());
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
     if preflight {
@@ -359,7 +371,7 @@ fn cors(headers: &mut HeaderMap, state: &State, origin: Option<HeaderValue>, pre
     } else {
         const EXPOSED: HeaderValue = HeaderValue::from_static(
             "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id, X-Process-Time, X-Cache, \
-             Idempotency-Replayed",
+             Idempotency-Replayed, Traceresponse, Server-Timing",
         );
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     }

@@ -19,4 +19,6 @@ pub mod openapi;
 mod operations;
 pub mod server;
 pub mod state;
+mod timing;
+mod trace;
 pub mod transport;

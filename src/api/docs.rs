@@ -2,34 +2,32 @@
 //! (poem-openapi's own page has its scripts inline, which such a policy forbids.)
 
 use bytes::Bytes;
-use poem::{Endpoint, Response, Route, endpoint::make_sync, get};
+use poem::{Endpoint, Route, get};
 use poem_openapi::OpenApiService;
+
+use super::files::File;
 
 /// Swagger UI sets no inline style that a policy would see; its icons are data: images.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-/// As it is: to code a megabyte for everybody who asks would be work that nobody has to sign in for.
-const UNCODED: &str = "public, max-age=3600, no-transform";
-
 /// The document, serialised once.
 pub(super) fn document(document: String) -> impl Endpoint {
-    make_sync(move |_| {
-        Response::builder()
-            .content_type("application/json")
-            .header("Cache-Control", UNCODED)
-            .body(document.clone())
-    })
+    File::new("application/json", document).endpoint()
 }
 
 /// Adds `/docs`.
 pub(super) fn mount(routes: Route) -> Route {
     let (bundle, style) = assets();
+    let file = |content_type, bytes: Bytes| get(File::new(content_type, bytes).policy(POLICY).endpoint());
+    let own = |content_type, text: &'static str| file(content_type, Bytes::from_static(text.as_bytes()));
     routes
-        .at("/docs", get(file("text/html; charset=utf-8", include_str!("docs/index.html").into())))
-        .at("/docs/init.js", get(file("text/javascript", include_str!("docs/init.js").into())))
-        .at("/docs/swagger-ui-bundle.js", get(file("text/javascript", bundle)))
-        .at("/docs/swagger-ui.css", get(file("text/css", style)))
+        .at("/docs", own("text/html; charset=utf-8", include_str!("docs/index.html")))
+        .at("/docs/init.js", own("text/javascript", include_str!("docs/init.js")))
+        .at("/docs/page.css", own("text/css", include_str!("docs/page.css")))
+        .at("/docs/favicon.svg", own("image/svg+xml", include_str!("docs/favicon.svg")))
+        .at("/docs/swagger-ui-bundle.js", file("text/javascript", bundle))
+        .at("/docs/swagger-ui.css", file("text/css", style))
 }
 
 /// Swagger UI's script and style, cut out of the page that poem-openapi brings.
@@ -43,16 +41,6 @@ fn assets() -> (Bytes, Bytes) {
     let bundle = between("<script charset=\"UTF-8\">", "</script>\n</head>");
     let style = between("<style charset=\"UTF-8\">", "</style>");
     (bundle.unwrap_or_default(), style.unwrap_or_default())
-}
-
-fn file(content_type: &'static str, bytes: Bytes) -> impl Endpoint {
-    make_sync(move |_| {
-        Response::builder()
-            .content_type(content_type)
-            .header("Content-Security-Policy", POLICY)
-            .header("Cache-Control", UNCODED)
-            .body(bytes.clone())
-    })
 }
 
 #[cfg(test)]

@@ -168,7 +168,8 @@ impl Imports {
         let wanted = Wanted { options, role, columns, most: state.config.import_max_bytes };
         let (state, actor) = (state.clone(), *caller);
         // Whether the client waits or not: what is staged becomes an import, or goes.
-        let received = tokio::spawn(async move { receive(&state, actor, wanted, key, body).await });
+        let receiving = async move { receive(&state, actor, wanted, key, body).await };
+        let received = tokio::spawn(tenantry_trace::carried(receiving));
         received.await.map_err(|_| ApiError::internal())?
     }
 

@@ -107,6 +107,9 @@ struct Job {
     /// Why the last attempt that did not succeed did not, or why the job is where it is.
     #[oai(nullable)]
     last_error: Option<String>,
+    /// The trace of the request that asked for it, as log lines name it (W3C Trace Context).
+    #[oai(nullable)]
+    trace_id: Option<String>,
     /// When it was enqueued.
     created_at: DateTime<Utc>,
     /// When its last attempt started.
@@ -426,6 +429,7 @@ fn job(record: Record, caller: &Actor) -> Job {
         max_attempts: record.max_attempts,
         crashes: record.crashes,
         last_error: record.last_error,
+        trace_id: record.trace_id,
         created_at: record.created_at,
         started_at: record.started_at,
         finished_at: record.finished_at,

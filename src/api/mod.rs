@@ -12,6 +12,7 @@ mod deleted_users;
 mod docs;
 mod envelope;
 pub(crate) mod export;
+mod files;
 mod health;
 pub(crate) mod idempotency;
 pub(crate) mod import_report;

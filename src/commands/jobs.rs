@@ -258,6 +258,7 @@ async fn show(app: &App, id: Uuid, json: bool) -> Result {
     println!("priority    {}", job.priority);
     println!("unique key  {}", job.unique_key.as_deref().unwrap_or("-"));
     println!("attempts    {} of {}, {} crashes", job.attempts, job.max_attempts, job.crashes);
+    println!("trace       {}", job.trace_id.as_deref().unwrap_or("-"));
     println!("enqueued    {}", job.created_at.to_rfc3339());
     println!("run at      {}", job.run_at.to_rfc3339());
     println!("started     {}", time(job.started_at));

@@ -80,7 +80,7 @@ impl Cluster {
         let url = format!("http://{}/api/v1{path}", self.nodes[1].address);
         let response = reqwest::Client::new().post(url).json(body).send().await.unwrap();
         let status = response.status();
-        let own = ["date", "x-request-id", "x-process-time", "location"];
+        let own = ["date", "x-request-id", "traceresponse", "server-timing", "x-process-time", "location"];
         let headers = response.headers().iter();
         let headers = headers
             .filter(|(name, _)| !own.contains(&name.as_str()))

@@ -161,6 +161,11 @@ impl Cluster {
         panic!("no node starts: {}", std::fs::read_to_string(log).unwrap());
     }
 
+    /// What a node has written to its log.
+    pub(crate) fn log(&self, node: usize) -> String {
+        std::fs::read_to_string(self.folder.path().join(format!("node-{node}.log"))).unwrap()
+    }
+
     /// A connection to a node, as the administrator.
     pub(crate) async fn client(&self, node: usize) -> Connection {
         Connection::open(self.nodes[node].address, &self.token).await

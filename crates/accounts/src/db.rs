@@ -4,7 +4,11 @@ use std::{ops::Deref, time::Instant};
 
 use deadpool_postgres::{Client, Pool};
 use tenantry_queue::Nudge;
-use tokio_postgres::error::SqlState;
+use tenantry_trace::InDatabase;
+use tokio_postgres::{
+    error::SqlState,
+    types::{ToSql, Type},
+};
 
 use crate::{Actor, Error, Result, TenantId, Who, primary::Primary};
 
@@ -40,6 +44,7 @@ impl Db {
 
     /// A connection; waits at most the pool's time-out.
     pub async fn client(&self) -> Result<Client> {
+        let _waiting = InDatabase::begin();
         Ok(self.pool.get().await?)
     }
 }
@@ -48,12 +53,13 @@ impl Db {
 pub struct Transaction<'a> {
     inner: deadpool_postgres::Transaction<'a>,
     opened: Instant,
+    _busy: InDatabase,
 }
 
 impl<'a> Transaction<'a> {
     async fn begin(client: &'a mut Client) -> Result<Self> {
-        let opened = Client::metrics(client).created;
-        Ok(Self { inner: client.transaction().await?, opened })
+        let (opened, busy) = (Client::metrics(client).created, InDatabase::begin());
+        Ok(Self { inner: client.transaction().await?, opened, _busy: busy })
     }
 
     /// When its connection was opened.
@@ -85,10 +91,11 @@ pub async fn as_tenant(client: &mut Client, tenant: TenantId) -> Result<Transact
     let tx = Transaction::begin(client).await?;
     let statement = tx
         .prepare_cached(
-            "select set_config('role', 'tenantry_app', true), set_config('tenantry.tenant', $1::uuid::text, true)",
+            "select set_config('role', 'tenantry_app', true), set_config('tenantry.tenant', $1::uuid::text, true),
+               set_config('tenantry.traceparent', $2, true)",
         )
         .await?;
-    tx.execute(&statement, &[&tenant.0]).await?;
+    tx.execute(&statement, &[&tenant.0, &traceparent()]).await?;
     Ok(tx)
 }
 
@@ -121,8 +128,7 @@ pub(crate) async fn stands(tx: &Transaction<'_>, actor: Actor) -> Result<()> {
     let stands = match actor.who {
         Who::User(user) => {
             let statement = tx.prepare_cached("select tenantry.session_stands($1, $2, $3, $4)").await?;
-            let user: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
-                [&actor.home.0, &user.id.0, &user.version, &user.session.0];
+            let user: [&(dyn ToSql + Sync); 4] = [&actor.home.0, &user.id.0, &user.version, &user.session.0];
             tx.query_one(&statement, &user).await?.try_get(0)?
         }
         Who::ApiKey(key) => {
@@ -137,8 +143,18 @@ pub(crate) async fn stands(tx: &Transaction<'_>, actor: Actor) -> Result<()> {
 /// A transaction that sees all tenants, for sign-up and for work that belongs to none.
 pub async fn as_system(client: &mut Client) -> Result<Transaction<'_>> {
     let tx = Transaction::begin(client).await?;
-    tx.execute("select set_config('role', 'tenantry_system', true)", &[]).await?;
+    let parameter = [(&traceparent() as &(dyn ToSql + Sync), Type::TEXT)];
+    let sql =
+        "select set_config('role', 'tenantry_system', true), set_config('tenantry.traceparent', $1, true)";
+    tx.query_typed(sql, &parameter).await?;
     Ok(tx)
+}
+
+/// What jobs that are enqueued in a transaction note as their trace: the setting `tenantry.traceparent`, empty for none. Every
+/// transaction here sets it, and so does a function that enqueues in a transaction of its own:
+/// `select tenantry.f($1) from set_config('tenantry.traceparent', $2, true)`.
+pub(crate) fn traceparent() -> String {
+    tenantry_trace::current().map(|trace| trace.to_string()).unwrap_or_default()
 }
 
 /// Translates the violation of a named constraint into what it means.

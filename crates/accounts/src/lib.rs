@@ -189,5 +189,5 @@ impl Actor {
 
 /// Runs `work` to its end even when the client goes away: a change is whole or not at all, and so is its cache entry.
 async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    tokio::spawn(work).await.map_err(|_| Error::Internal("a change panicked"))?
+    tokio::spawn(tenantry_trace::carried(work)).await.map_err(|_| Error::Internal("a change panicked"))?
 }

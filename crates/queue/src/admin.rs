@@ -104,6 +104,8 @@ pub struct Record {
     pub leased_by: Option<String>,
     /// Why the last attempt that did not succeed did not, or why the job is where it is.
     pub last_error: Option<String>,
+    /// The trace of whoever enqueued it; log lines of both have its id.
+    pub trace_id: Option<String>,
     /// When it was enqueued.
     pub created_at: DateTime<Utc>,
     /// When its last attempt started.
@@ -145,7 +147,8 @@ pub struct Filter<'a> {
 }
 
 const COLUMNS: &str = "id, tenant_id, kind, payload::text as payload, state, priority, run_at, unique_key, attempts, \
-     max_attempts, crashes, suspect, leased_by, last_error, created_at, started_at, finished_at, history";
+     max_attempts, crashes, suspect, leased_by, last_error, \
+     substr(traceparent, 4, 32) as trace_id, created_at, started_at, finished_at, history";
 
 /// At most `limit` jobs, the newest first.
 ///
@@ -336,6 +339,7 @@ impl TryFrom<&Row> for Record {
             suspect: row.try_get("suspect")?,
             leased_by: row.try_get("leased_by")?,
             last_error: row.try_get("last_error")?,
+            trace_id: row.try_get("trace_id")?,
             created_at: row.try_get("created_at")?,
             started_at: row.try_get("started_at")?,
             finished_at: row.try_get("finished_at")?,

@@ -1,6 +1,7 @@
 use std::{any::Any, time::Duration};
 
 use futures_util::future::BoxFuture;
+use tenantry_trace::{Trace, Work};
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
@@ -20,15 +21,19 @@ pub(crate) async fn attempt<H>(
 ) where
     H: Fn(Leased) -> BoxFuture<'static, Outcome> + Clone + Send + Sync + 'static,
 {
-    let span = info_span!("job", job.id = %job.id, job.kind = %job.kind, job.attempt = job.attempt, tenant.id = %job.tenant);
-    async {
+    // What it enqueues goes on in the same trace.
+    let trace = job.trace.map_or_else(Trace::begin, Trace::child);
+    let span = info_span!(
+        "job", trace.id = %trace.trace_id(), span.id = %trace.span_id(),
+        job.id = %job.id, job.kind = %job.kind, job.attempt = job.attempt, tenant.id = %job.tenant
+    );
+    let ended = async {
         tokio::select! {
             outcome = outcome(tasks, handler.clone(), job.clone()) => settle(store, &job, &outcome, &lost).await,
             () = lost.cancelled() => lease_lost(&job),
         }
-    }
-    .instrument(span)
-    .await;
+    };
+    tenantry_trace::within(Work::new(trace), ended).instrument(span).await;
 }
 
 async fn outcome<H>(tasks: &TaskTracker, handler: H, job: Leased) -> Outcome
@@ -36,7 +41,7 @@ where
     H: Fn(Leased) -> BoxFuture<'static, Outcome> + Send + Sync + 'static,
 {
     let limit = job.kind.policy().timeout;
-    let task = tasks.spawn(async move { handler(job).await }.in_current_span());
+    let task = tasks.spawn(tenantry_trace::carried(async move { handler(job).await }));
     match tokio::time::timeout(limit, AbortOnDropHandle::new(task)).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(stopped)) => Outcome::Retry(match stopped.try_into_panic() {
@@ -116,6 +121,7 @@ mod tests {
             max_attempts: 3,
             created_at: Utc::now(),
             lease: Uuid::new_v4(),
+            trace: None,
             suspect: false,
         }
     }

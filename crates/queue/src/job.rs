@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
 use serde::{Deserialize, Serialize};
 use tenantry_jobs::{Job, Kind};
+use tenantry_trace::Trace;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -37,6 +38,8 @@ pub struct Leased {
     pub created_at: DateTime<Utc>,
     /// Proves that the job is ours; another worker that gets the job gets another one.
     pub lease: Uuid,
+    /// The trace of whoever enqueued it.
+    pub trace: Option<Trace>,
     /// Its worker died or hung while it ran, and it has not ended an attempt since: it runs alone.
     pub suspect: bool,
 }

@@ -109,7 +109,8 @@ impl Store {
             // Whatever a fetch leases that nobody hears of counts as a crash: wait as long as that lasts.
             .query_within(
                 self.lease,
-                "select tenant_id, id, kind, payload, state, attempts, max_attempts, lease, created_at, suspect, turn
+                "select tenant_id, id, kind, payload, state, attempts, max_attempts, lease, created_at, suspect, turn,
+                   traceparent
                  from tenantry.lease_jobs($1, make_interval(secs => $2), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
                 &[
                     (&wanted.worker, Type::TEXT),
@@ -372,6 +373,7 @@ impl Fetched {
             max_attempts: row.try_get::<_, i32>("max_attempts")?.unsigned_abs(),
             created_at: row.try_get("created_at")?,
             lease: row.try_get("lease")?,
+            trace: row.try_get::<_, Option<&str>>("traceparent")?.and_then(|trace| trace.parse().ok()),
             suspect: row.try_get("suspect")?,
         };
         let turn = row.try_get("turn")?;

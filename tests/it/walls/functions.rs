@@ -36,7 +36,7 @@ const TRUSTED: &[(&str, &[&str])] = &[
     ("it is what says whose transaction it is", &["current_tenant"]),
     (
         "they see no rows of a tenant",
-        &["uuid_v7", "known_kind", "assert_shape", "attempt_noted", "note_token_lifetime"],
+        &["uuid_v7", "known_kind", "assert_shape", "attempt_noted", "note_token_lifetime", "traceparent"],
     ),
     ("only migrations may call it", &["wall"]),
     (

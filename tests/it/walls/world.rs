@@ -198,7 +198,7 @@ fn blur(value: &mut Value, named: &str) {
         Value::String(text) if !named.is_empty() && text == named => *text = "what was named".into(),
         // The ids of tenants stay: they would tell whose it is.
         Value::Object(object) => object.iter_mut().for_each(|(key, value)| match (key.as_str(), &value) {
-            ("id" | "request_id", Value::String(_)) => *value = "an id".into(),
+            ("id" | "request_id" | "trace_id", Value::String(_)) => *value = "an id".into(),
             (_, Value::String(text)) if is_time(text) => *value = "a time".into(),
             _ => blur(value, named),
         }),

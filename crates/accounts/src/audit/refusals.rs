@@ -17,11 +17,11 @@ const NOTED: TimeDelta = TimeDelta::minutes(1);
 pub(crate) fn refused(app: &App, account: Option<(TenantId, UserId)>, from: Option<Network>) {
     let (tenant, user) = account.unwrap_or((TenantId::SYSTEM, UserId(Uuid::new_v4())));
     let app = app.clone();
-    tokio::spawn(async move {
+    tokio::spawn(tenantry_trace::carried(async move {
         if let Err(error) = record(&app, tenant, user, from).await {
             tracing::warn!(tenant.id = %tenant, user.id = %user, "a refused sign-in could not be noted: {error}");
         }
-    });
+    }));
 }
 
 async fn record(app: &App, tenant: TenantId, user: UserId, from: Option<Network>) -> Result<()> {

@@ -23,8 +23,9 @@ pub enum By {
 /// When the database cannot be asked: then Stripe has to send it again.
 pub async fn receive(app: &App, event: &Event, by: By) -> Result<bool> {
     let client = app.db.client().await?;
-    let statement =
-        client.prepare_cached("select tenantry.receive_stripe_event($1, $2, $3, $4, $5, $6)").await?;
+    let sql = "select tenantry.receive_stripe_event($1, $2, $3, $4, $5, $6)
+               from set_config('tenantry.traceparent', $7, true)";
+    let statement = client.prepare_cached(sql).await?;
     let happened = DateTime::from_timestamp(event.created, 0).unwrap_or_default();
     let by = match by {
         By::Webhook => "webhook",
@@ -33,7 +34,15 @@ pub async fn receive(app: &App, event: &Event, by: By) -> Result<bool> {
     let row = client
         .query_one(
             &statement,
-            &[&event.id, &event.kind, &happened, &event.subscription, &event.customer, &by],
+            &[
+                &event.id,
+                &event.kind,
+                &happened,
+                &event.subscription,
+                &event.customer,
+                &by,
+                &crate::db::traceparent(),
+            ],
         )
         .await?;
     app.db.nudge();

@@ -70,10 +70,12 @@ pub async fn purge(app: &App, batch: u32) -> Result<u64> {
     let batch = i32::try_from(batch).unwrap_or(i32::MAX);
     let statement = client
         .prepare_cached(
-            "select tenantry.purge_imports(make_interval(secs => $1), make_interval(secs => $2), make_interval(days => $3), $4)",
+            "select tenantry.purge_imports(make_interval(secs => $1), make_interval(secs => $2), make_interval(days => $3), $4)
+             from set_config('tenantry.traceparent', $5, true)",
         )
         .await?;
     let (upload, work) = (IDLE_UPLOAD.as_secs_f64(), IDLE_WORK.as_secs_f64());
-    let row = client.query_one(&statement, &[&upload, &work, &DAYS_KEPT.cast_signed(), &batch]).await?;
+    let (days, trace) = (DAYS_KEPT.cast_signed(), db::traceparent());
+    let row = client.query_one(&statement, &[&upload, &work, &days, &batch, &trace]).await?;
     Ok(row.try_get::<_, i64>(0)?.unsigned_abs())
 }

@@ -122,11 +122,11 @@ pub async fn login(
             let signed_in = begin(&app, &account, Shown::Password(code), &origin).await?;
             if signed_in.is_some() && app.passwords.is_outdated(&account.password_hash) {
                 // Nobody waits for it, and nobody is kept out by it: what fails now is done at the next sign-in.
-                tokio::spawn(async move {
+                tokio::spawn(tenantry_trace::carried(async move {
                     if let Err(error) = renew_hash(&app, &account, password).await {
                         tracing::info!("a password hash stays as it is until the next sign-in: {error}");
                     }
-                });
+                }));
             }
             Ok(signed_in)
         });

@@ -217,3 +217,48 @@ async fn ids_are_in_the_order_of_their_time() {
     let now = chrono::Utc::now().timestamp();
     assert!(ids.iter().all(|id| id.get_timestamp().unwrap().to_unix().0.abs_diff(now.unsigned_abs()) < 60));
 }
+
+#[tokio::test]
+async fn a_producer_gives_its_jobs_a_trace_by_a_setting_of_its_transaction() {
+    let database = Database::new().await;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let (zero, huge) = (trace.replace("b7ad6b7169203331", "0000000000000000"), trace.repeat(100_000));
+    let mut client = database.client().await;
+    for (setting, noted) in [
+        (Some(trace), Some(trace)),
+        (None, None),
+        (Some("nonsense"), None),
+        (Some(&zero), None),
+        (Some(&huge), None),
+    ] {
+        let tx = client.transaction().await.unwrap();
+        enter(&tx, database.tenant).await;
+        if let Some(setting) = setting {
+            tx.execute("select set_config('tenantry.traceparent', $1, true)", &[&setting]).await.unwrap();
+        }
+        let payload = json!({ "user_id": Uuid::now_v7() });
+        let one = "select tenantry.enqueue_job('verify_email', $1, $2)";
+        let one: Uuid = tx.query_one(one, &[&payload, &database.tenant]).await.unwrap().get(0);
+        let many = "select tenantry.enqueue_jobs('verify_email', array[$1::jsonb], $2)";
+        let many: Uuid = tx.query_one(many, &[&payload, &database.tenant]).await.unwrap().get(0);
+        tx.commit().await.unwrap();
+        for id in [one, many] {
+            let row = database.row(tenantry_queue::JobId(id)).await;
+            assert_eq!(row.get::<_, Option<&str>>("traceparent"), noted, "{setting:.80?}");
+        }
+    }
+    let ran = std::sync::Arc::new(std::sync::Mutex::new(vec![]));
+    let seen = ran.clone();
+    let handler = move |job: tenantry_queue::Leased| -> futures_util::future::BoxFuture<'static, _> {
+        let inside = tenantry_trace::current().unwrap().trace_id();
+        assert!(job.trace.is_none_or(|trace| trace.trace_id() == inside));
+        seen.lock().unwrap().push(job.trace.map(|trace| trace.to_string()));
+        Box::pin(async { tenantry_queue::Outcome::Done })
+    };
+    tenantry_queue::run_due(&database.pool, Some(database.tenant), handler).await.unwrap();
+    let mut ran = ran.lock().unwrap().clone();
+    ran.sort();
+    let expected =
+        [None, None, None, None, None, None, None, None, Some(trace.to_owned()), Some(trace.to_owned())];
+    assert_eq!(ran, expected);
+}

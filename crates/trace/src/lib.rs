@@ -1,0 +1,295 @@
+//! [W3C Trace Context](https://www.w3.org/TR/trace-context-2/): what happens for one request, here and elsewhere, has one trace
+//! id. It comes in a header of the request, is in its log lines, goes into the jobs that it enqueues and from there into theirs.
+//!
+//! Values are small and copied, since every request has one. Spans are exported by nobody here; whoever exports them finds the
+//! ids of a span in its fields `trace.id` and `span.id`.
+#![warn(missing_docs)]
+
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use rand::Rng;
+use tracing::Instrument;
+
+/// Where one is in a trace: which it is, and which span of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trace {
+    trace: TraceId,
+    span: SpanId,
+    flags: u8,
+}
+
+/// Names a trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceId(u128);
+
+/// Names a span in its trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanId(u64);
+
+/// Somebody records this trace.
+const SAMPLED: u8 = 0b01;
+/// The last seven bytes of the trace's id, at the least, are random (Level 2).
+const RANDOM: u8 = 0b10;
+
+impl Trace {
+    /// A new trace. Whether to record it is for others to say.
+    pub fn begin() -> Self {
+        let trace = TraceId(rand::rng().random_range(1..=u128::MAX));
+        Self { trace, span: SpanId::random(), flags: RANDOM }
+    }
+
+    /// A span that this one has called.
+    pub fn child(self) -> Self {
+        Self { span: SpanId::random(), ..self }
+    }
+
+    /// Which trace it is.
+    pub fn trace_id(self) -> TraceId {
+        self.trace
+    }
+
+    /// Which span it is.
+    pub fn span_id(self) -> SpanId {
+        self.span
+    }
+}
+
+impl SpanId {
+    fn random() -> Self {
+        Self(rand::rng().random_range(1..=u64::MAX))
+    }
+}
+
+/// The text is no `traceparent`; then there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoTrace;
+
+impl FromStr for Trace {
+    type Err = NoTrace;
+
+    /// Reads a `traceparent`, also of versions to come, which may have more after a hyphen. Flags that we do not know are left
+    /// out.
+    fn from_str(text: &str) -> Result<Self, NoTrace> {
+        let (known, more) = text.as_bytes().split_at_checked(LENGTH).ok_or(NoTrace)?;
+        let [a, b, b'-', known @ ..] = known else { return Err(NoTrace) };
+        let version = hex(&[*a, *b]).ok_or(NoTrace)?;
+        let ends = more.is_empty() || version > 0 && more[0] == b'-';
+        let (trace, known) = known.split_at(32);
+        let (span, flags) = known.split_at(17);
+        let (b"-", span) = span.split_at(1) else { return Err(NoTrace) };
+        let [b'-', flags @ ..] = flags else { return Err(NoTrace) };
+        let (trace, span) = (hex(trace).ok_or(NoTrace)?, hex(span).ok_or(NoTrace)?);
+        let flags = hex(flags).ok_or(NoTrace)?;
+        if version == 0xff || !ends || trace == 0 || span == 0 {
+            return Err(NoTrace);
+        }
+        // Each has as many digits as fit.
+        Ok(Self { trace: TraceId(trace), span: SpanId(span as u64), flags: flags as u8 & (SAMPLED | RANDOM) })
+    }
+}
+
+/// Of version 00.
+const LENGTH: usize = 55;
+
+/// The number that lower-case digits write, and nothing else.
+fn hex(digits: &[u8]) -> Option<u128> {
+    digits.iter().try_fold(0, |number, digit| {
+        let digit = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u128::from(digit))
+    })
+}
+
+/// As a `traceparent` of version 00.
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "00-{}-{}-{:02x}", self.trace, self.span, self.flags)
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Display for SpanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What tasks work for: a request, an attempt of a job.
+#[derive(Debug, Clone)]
+pub struct Work {
+    trace: Trace,
+    /// Microseconds.
+    in_database: Arc<AtomicU64>,
+}
+
+impl Work {
+    /// Of this span.
+    pub fn new(trace: Trace) -> Self {
+        Self { trace, in_database: Arc::default() }
+    }
+
+    /// How long its tasks have been in the database so far, those that were spawned by [`carried`] included.
+    pub fn in_database(&self) -> Duration {
+        Duration::from_micros(self.in_database.load(Relaxed))
+    }
+}
+
+tokio::task_local! {
+    static CURRENT: Work;
+}
+
+/// The trace that this task works for; none: it works for none.
+pub fn current() -> Option<Trace> {
+    CURRENT.try_with(|work| work.trace).ok()
+}
+
+/// Does something of `work`.
+pub async fn within<F: Future>(work: Work, something: F) -> F::Output {
+    CURRENT.scope(work, something).await
+}
+
+/// `something` as it is to be spawned: of the work that this task does, and in its span.
+pub fn carried<F: Future + Send + 'static>(something: F) -> impl Future<Output = F::Output> + Send + 'static {
+    let work = CURRENT.try_with(Work::clone).ok();
+    let something = async move {
+        match work {
+            Some(work) => within(work, something).await,
+            None => something.await,
+        }
+    };
+    something.in_current_span()
+}
+
+/// This task is in the database until the value goes.
+#[must_use]
+pub struct InDatabase(Instant);
+
+impl InDatabase {
+    /// From now on.
+    pub fn begin() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Drop for InDatabase {
+    fn drop(&mut self) {
+        let spent = u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX);
+        // Outside of any work nobody asks.
+        let _ = CURRENT.try_with(|work| work.in_database.fetch_add(spent, Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn read(text: &str) -> Option<String> {
+        text.parse::<Trace>().ok().map(|trace| trace.to_string())
+    }
+
+    #[test]
+    fn a_traceparent_is_read_and_written_as_it_was() {
+        assert_eq!(read(SENT).as_deref(), Some(SENT));
+        let trace: Trace = SENT.parse().unwrap();
+        assert_eq!(trace.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(trace.span_id().to_string(), "b7ad6b7169203331");
+        let child = trace.child();
+        assert_eq!(child.trace_id(), trace.trace_id());
+        assert_ne!(child.span_id(), trace.span_id());
+    }
+
+    #[test]
+    fn flags_that_nobody_knows_yet_are_left_out() {
+        assert_eq!(read(&SENT.replace("-01", "-ff")), Some(SENT.replace("-01", "-03")));
+        assert_eq!(read(&SENT.replace("-01", "-fc")), Some(SENT.replace("-01", "-00")));
+    }
+
+    #[test]
+    fn versions_to_come_are_read_as_far_as_we_know_them() {
+        for more in ["", "-", "-what-the-future-will-be-like"] {
+            assert_eq!(read(&format!("cc{}{more}", &SENT[2..])).as_deref(), Some(SENT), "{more:?}");
+        }
+        assert_eq!(read(&format!("cc{}.more", &SENT[2..])), None);
+    }
+
+    #[test]
+    fn what_is_no_traceparent_is_none() {
+        let trace = &SENT[3..35];
+        let wrong = [
+            String::new(),
+            "00".into(),
+            SENT[..54].into(),
+            format!("{SENT}-more"),
+            format!("{SENT} "),
+            format!("{SENT}-"),
+            format!("ff{}", &SENT[2..]),
+            SENT.to_uppercase(),
+            SENT.replace(trace, &"0".repeat(32)),
+            SENT.replace("b7ad6b7169203331", &"0".repeat(16)),
+            SENT.replacen('-', "_", 1),
+            SENT.replace("-b7", "_b7"),
+            SENT.replace("-01", ".01"),
+            SENT.replace("-01", "-0g"),
+            SENT.replace("0af7", "+af7"),
+            // As many bytes, and not on the edge of a character.
+            SENT.replace("331-01", "33\u{e9}-0"),
+        ];
+        for wrong in wrong {
+            assert_eq!(read(&wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_trace_is_one_that_others_read() {
+        let (one, other) = (Trace::begin(), Trace::begin());
+        assert_ne!(one.trace_id(), other.trace_id());
+        assert_eq!(one.to_string().parse(), Ok(one));
+        assert!(one.to_string().ends_with("-02"), "random, and not recorded");
+    }
+
+    #[tokio::test]
+    async fn a_task_works_for_the_trace_it_was_spawned_by() {
+        let trace = Trace::begin();
+        let (spawned, forgotten) = within(Work::new(trace), async {
+            let spawned = tokio::spawn(carried(async { current() }));
+            (spawned.await.unwrap(), tokio::spawn(async { current() }).await.unwrap())
+        })
+        .await;
+        assert_eq!((spawned, forgotten, current()), (Some(trace), None, None));
+    }
+
+    #[tokio::test]
+    async fn work_knows_how_long_it_was_in_the_database() {
+        let work = Work::new(Trace::begin());
+        let busy = || {
+            let _in = InDatabase::begin();
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        busy();
+        assert_eq!(work.in_database(), Duration::ZERO, "that was for nobody");
+        within(work.clone(), async {
+            busy();
+            tokio::spawn(carried(async move { busy() })).await.unwrap();
+        })
+        .await;
+        assert!(work.in_database() >= Duration::from_millis(4));
+    }
+}

@@ -1,0 +1,125 @@
+//! Static files, out of memory: each is coded once, when somebody first wants it so, and never for each who asks.
+
+use std::{io, sync::Arc};
+
+use async_compression::{
+    Level,
+    tokio::bufread::{BrotliEncoder, GzipEncoder, ZstdEncoder},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use poem::{
+    Endpoint, Request, Response,
+    endpoint::make,
+    http::{HeaderMap, StatusCode, header},
+};
+use sha2::{Digest, Sha256};
+use tokio::{io::AsyncReadExt, runtime::Handle, sync::OnceCell};
+
+mod accepted;
+
+use accepted::Coding;
+
+/// What is shorter is sent in one packet anyway.
+const WORTH: usize = 1_000;
+
+/// Where ten times the work saves a percent it is not done.
+const BROTLI: Level = Level::Precise(9);
+
+/// A file, as it is and in each coding that was asked for.
+pub(super) struct File {
+    content_type: &'static str,
+    policy: Option<&'static str>,
+    cache_control: &'static str,
+    /// Names the bytes.
+    hash: String,
+    plain: Bytes,
+    coded: [OnceCell<Bytes>; Coding::ALL.len()],
+}
+
+impl File {
+    pub(super) fn new(content_type: &'static str, bytes: impl Into<Bytes>) -> Self {
+        let plain = bytes.into();
+        let hash = URL_SAFE_NO_PAD.encode(&Sha256::digest(&plain)[..12]);
+        let (cache_control, coded) = ("public, max-age=3600, no-transform", Default::default());
+        Self { content_type, policy: None, cache_control, hash, plain, coded }
+    }
+
+    /// With a Content-Security-Policy of its own.
+    pub(super) fn policy(self, policy: &'static str) -> Self {
+        Self { policy: Some(policy), ..self }
+    }
+
+    /// What GET and HEAD are answered.
+    pub(super) fn endpoint(self) -> impl Endpoint<Output = Response> {
+        let file = Arc::new(self);
+        make(move |request: Request| {
+            let file = file.clone();
+            async move { Ok::<_, poem::Error>(file.answer(&request).await) }
+        })
+    }
+
+    async fn answer(&self, request: &Request) -> Response {
+        let (bytes, coding) = self.chosen(request.headers()).await;
+        // Each coding has bytes of its own, and so a tag of its own (RFC 9110, 8.8.3.3).
+        let tag = match coding {
+            Some(coding) => format!("\"{}-{}\"", self.hash, coding.name()),
+            None => format!("\"{}\"", self.hash),
+        };
+        let is_known = knows(request.headers(), &tag);
+        let mut response = Response::builder()
+            .header(header::CACHE_CONTROL, self.cache_control)
+            .header(header::VARY, "Accept-Encoding")
+            .header(header::ETAG, tag);
+        if let Some(policy) = self.policy {
+            response = response.header(header::CONTENT_SECURITY_POLICY, policy);
+        }
+        if is_known {
+            return response.status(StatusCode::NOT_MODIFIED).finish();
+        }
+        if let Some(coding) = coding {
+            response = response.header(header::CONTENT_ENCODING, coding.name());
+        }
+        response.content_type(self.content_type).body(bytes)
+    }
+
+    /// The bytes as the client prefers them.
+    async fn chosen(&self, headers: &HeaderMap) -> (Bytes, Option<Coding>) {
+        let wanted = (self.plain.len() >= WORTH).then(|| accepted::best(headers)).flatten();
+        let Some(coding) = wanted else { return (self.plain.clone(), None) };
+        // Whoever asks meanwhile waits for the same.
+        match self.coded[coding as usize].get_or_try_init(|| code(coding, self.plain.clone())).await {
+            Ok(coded) => (coded.clone(), Some(coding)),
+            Err(error) => {
+                tracing::warn!("a file could not be coded: {error}");
+                (self.plain.clone(), None)
+            }
+        }
+    }
+}
+
+/// Takes a moment, beside what answers requests.
+async fn code(coding: Coding, plain: Bytes) -> io::Result<Bytes> {
+    let runtime = Handle::current();
+    let coded = tokio::task::spawn_blocking(move || {
+        let mut coded = vec![];
+        runtime.block_on(async {
+            match coding {
+                Coding::Zstd => ZstdEncoder::with_quality(&*plain, Level::Best).read_to_end(&mut coded).await,
+                Coding::Brotli => BrotliEncoder::with_quality(&*plain, BROTLI).read_to_end(&mut coded).await,
+                Coding::Gzip => GzipEncoder::with_quality(&*plain, Level::Best).read_to_end(&mut coded).await,
+            }
+        })?;
+        Ok::<_, io::Error>(Bytes::from(coded))
+    });
+    coded.await?
+}
+
+/// Whether the client has what this tag names.
+fn knows(headers: &HeaderMap, tag: &str) -> bool {
+    let lines = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
+    lines
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
+}
