@@ -12,7 +12,7 @@ mod deleted_users;
 mod docs;
 mod envelope;
 pub(crate) mod export;
-mod health;
+pub(crate) mod health;
 pub(crate) mod idempotency;
 pub(crate) mod import_report;
 mod imports;
