@@ -22,12 +22,12 @@ pub(crate) struct Balancer {
 }
 
 impl Balancer {
-    /// In front of these. As docs/operations.md has it: what one process could not be sent, since the connection to it failed, is sent to another.
+    /// In front of these. It tries nothing again: what it sends to a process is answered by that, or not at all.
     pub(crate) async fn start(nodes: &[SocketAddr], folder: &Path) -> Result<Self> {
         let (address, stats) = (free_address()?, free_address()?);
         let mut text = format!(
             "global\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 30s\n  timeout server 30s\n  \
-             retries 3\n  option redispatch 1\nfrontend clients\n  bind {address}\n  default_backend nodes\n\
+             retries 0\nfrontend clients\n  bind {address}\n  default_backend nodes\n\
              frontend stats\n  bind {stats}\n  stats enable\n  stats uri /\nbackend nodes\n  option httpchk GET /health/ready\n  default-server inter 200ms fastinter 100ms fall 1 rise 1\n"
         );
         for (n, node) in nodes.iter().enumerate() {
@@ -35,16 +35,13 @@ impl Balancer {
         }
         let file = folder.join("haproxy.cfg");
         std::fs::write(&file, text)?;
-        let program =
-            ["/usr/sbin/haproxy", "/usr/local/sbin/haproxy", "/usr/bin/haproxy", "/usr/local/bin/haproxy"]
-                .into_iter()
-                .find(|program| Path::new(program).exists())
-                .ok_or("haproxy is missing: scripts/setup test installs it")?;
-        let mut command = Command::new(program);
+        let mut command = Command::new("haproxy");
+        command
+            .env("PATH", format!("{}:/usr/sbin:/usr/local/sbin", std::env::var("PATH").unwrap_or_default()));
         command.arg("-db").arg("-f").arg(&file);
         let log = std::fs::File::create(folder.join("haproxy.log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let balancer = Self { address, stats, child: command.spawn()? };
+        let balancer = Self { address, stats, child: command.spawn().map_err(missing)? };
         until("the balancer answers", Duration::from_secs(20), async || {
             status(address, "/health").await == 200
         })
@@ -62,6 +59,10 @@ impl Balancer {
         })
         .await
     }
+}
+
+fn missing(error: std::io::Error) -> String {
+    format!("haproxy cannot be run ({error}): scripts/setup test installs it")
 }
 
 impl Drop for Balancer {

@@ -5,7 +5,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -31,19 +31,8 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// So many processes, with settings that are different.
+    /// So many processes on these servers, with settings that are different.
     pub(crate) async fn start(
-        nodes: usize,
-        folder: &Path,
-        logs: &Path,
-        different: &[(&str, &str)],
-    ) -> Result<Self> {
-        let servers = Servers::start(&folder.join("home")).await?;
-        Self::on(servers, nodes, folder, logs, different).await
-    }
-
-    /// The same on servers that run already.
-    pub(crate) async fn on(
         servers: Servers,
         nodes: usize,
         folder: &Path,

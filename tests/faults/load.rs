@@ -168,6 +168,9 @@ pub(crate) fn statuses<'a>(seen: impl Iterator<Item = &'a Seen>) -> String {
         *counts.entry(one.status).or_default() += 1;
     }
     let named = |status: u16| if status == 0 { "no answer".to_owned() } else { status.to_string() };
+    if counts.is_empty() {
+        return "none".into();
+    }
     let counts: Vec<_> = counts.into_iter().map(|(status, n)| format!("{n} x {}", named(status))).collect();
     counts.join(", ")
 }

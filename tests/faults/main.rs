@@ -48,6 +48,9 @@ struct Settings {
     /// Connections that do nothing
     #[arg(long, default_value_t = 10_000)]
     idle: usize,
+    /// A setting of the processes that is different: SHUTDOWN_DELAY=0s is found out
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
     /// Where the table goes, too
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,

@@ -6,16 +6,13 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::Scene;
-use crate::{
-    Result,
-    cluster::{Cluster, until},
-};
+use crate::{Result, cluster::until};
 
 /// Forwards, backwards by more than everything lasts that is kept in memory, and right again.
 const STEPS: [&str; 4] = ["+5m", "-2h", "-30s", "+0"];
 
 pub(super) async fn steps(mut scene: Scene<'_>) -> Result<()> {
-    let cluster = Cluster::start(2, scene.folder, scene.logs, &[]).await?;
+    let cluster = scene.cluster(2, &[]).await?;
     let clock = scene.folder.join("clock");
     fs::write(&clock, "+0")?;
     // The monotonic clock is the system's own: it does not step on any machine.

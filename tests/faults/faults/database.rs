@@ -16,7 +16,7 @@ const AWAY: Duration = Duration::from_secs(3);
 const UNDER_WAY: Duration = Duration::from_millis(100);
 
 pub(super) async fn restarts(mut scene: Scene<'_>) -> Result<()> {
-    let cluster = Cluster::start(1, scene.folder, scene.logs, &[]).await?;
+    let cluster = scene.cluster(1, &[]).await?;
     let load = cluster.target.start(scene.settings.rate);
     settle().await;
     let from = Instant::now();
@@ -35,7 +35,7 @@ pub(super) async fn restarts(mut scene: Scene<'_>) -> Result<()> {
 }
 
 pub(super) async fn throws_sessions_out(mut scene: Scene<'_>) -> Result<()> {
-    let cluster = Cluster::start(1, scene.folder, scene.logs, &[]).await?;
+    let cluster = scene.cluster(1, &[]).await?;
     let database = cluster.servers.database().await?;
     let load = cluster.target.start(scene.settings.rate);
     settle().await;
@@ -46,7 +46,7 @@ pub(super) async fn throws_sessions_out(mut scene: Scene<'_>) -> Result<()> {
         ended += database.query_one(sql, &[]).await?.try_get::<_, i64>(0)?;
         sleep(Duration::from_millis(200)).await;
     }
-    let recovered = recovered(&cluster, Instant::now()).await?;
+    recovered(&cluster, Instant::now()).await?;
     let to = Instant::now();
     settle().await;
     let seen = load.end().await?;
@@ -61,7 +61,7 @@ pub(super) async fn throws_sessions_out(mut scene: Scene<'_>) -> Result<()> {
 }
 
 pub(super) async fn is_locked(mut scene: Scene<'_>) -> Result<()> {
-    let cluster = Cluster::start(1, scene.folder, scene.logs, &[]).await?;
+    let cluster = scene.cluster(1, &[]).await?;
     let mut database = cluster.servers.database().await?;
     let load = cluster.target.start(scene.settings.rate);
     settle().await;

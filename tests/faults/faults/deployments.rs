@@ -16,7 +16,7 @@ use crate::{
 const NOTICED: Duration = Duration::from_secs(1);
 
 async fn behind_a_balancer(scene: &Scene<'_>) -> Result<(Cluster, Balancer)> {
-    let mut cluster = Cluster::start(2, scene.folder, scene.logs, &[]).await?;
+    let mut cluster = scene.cluster(2, &[]).await?;
     let nodes: Vec<SocketAddr> = cluster.nodes.iter().filter_map(|node| node.address).collect();
     let balancer = Balancer::start(&nodes, scene.folder).await?;
     for node in 0..nodes.len() {

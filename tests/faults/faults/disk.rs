@@ -11,12 +11,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 use super::{Scene, settle};
-use crate::{
-    Result,
-    cluster::{Cluster, until},
-    load::between,
-    servers::Servers,
-};
+use crate::{Result, cluster::until, load::between, servers::Servers};
 
 const SIZE: &str = "size=384m";
 const FULL: Duration = Duration::from_secs(5);
@@ -55,7 +50,7 @@ impl Drop for Mount {
 pub(super) async fn is_full(mut scene: Scene<'_>) -> Result<()> {
     let mount = Mount::new(&scene.folder.join("small"))?;
     let servers = Servers::start(&mount.0.join("home")).await?;
-    let cluster = Cluster::on(servers, 1, scene.folder, scene.logs, &[]).await?;
+    let cluster = scene.cluster_on(servers, 1, &[]).await?;
     let load = cluster.target.start(scene.settings.rate);
     settle().await;
     let ballast = mount.fill()?;

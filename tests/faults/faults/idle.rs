@@ -29,13 +29,8 @@ pub(super) async fn crowd(mut scene: Scene<'_>) -> Result<()> {
         );
     }
     let most = (wanted + 1000).to_string();
-    let cluster = Cluster::start(
-        1,
-        scene.folder,
-        scene.logs,
-        &[("MAX_CONNECTIONS", &most), ("MAX_CONNECTIONS_PER_ADDRESS", "100")],
-    )
-    .await?;
+    let settings = [("MAX_CONNECTIONS", most.as_str()), ("MAX_CONNECTIONS_PER_ADDRESS", "100")];
+    let cluster = scene.cluster(1, &settings).await?;
     let load = cluster.target.start(scene.settings.rate);
     let from = Instant::now();
     sleep(MEASURED).await;

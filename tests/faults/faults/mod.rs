@@ -17,6 +17,7 @@ use crate::{
     cluster::Cluster,
     load::{Kind, Seen, statuses},
     report::Report,
+    servers::Servers,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -87,6 +88,25 @@ impl Fault {
 }
 
 impl Scene<'_> {
+    /// A cluster of so many processes, with settings that are different.
+    async fn cluster(&self, nodes: usize, different: &[(&str, &str)]) -> Result<Cluster> {
+        self.cluster_on(Servers::start(&self.folder.join("home")).await?, nodes, different).await
+    }
+
+    /// The same on servers that run already.
+    async fn cluster_on(
+        &self,
+        servers: Servers,
+        nodes: usize,
+        different: &[(&str, &str)],
+    ) -> Result<Cluster> {
+        let mut settings = different.to_vec();
+        for setting in &self.settings.set {
+            settings.push(setting.split_once('=').ok_or("--set takes NAME=VALUE")?);
+        }
+        Cluster::start(servers, nodes, self.folder, self.logs, &settings).await
+    }
+
     fn judge(&mut self, promise: &'static str, holds: bool, seen: String) {
         self.report.judge(self.name, promise, holds, seen);
     }
