@@ -1,7 +1,7 @@
 # The two commands are `make dev` and `make test`; both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint audit openapi load load-large load-auth load-bulk load-import load-export load-lists load-stats load-stripe bench-enumeration chaos planted model revocations storm chaos-jobs bench-jobs clean
+.PHONY: help dev test lint audit openapi load load-large load-auth load-bulk load-import load-export load-lists load-stats load-stripe bench-enumeration chaos planted model revocations storm chaos-service chaos-jobs bench-jobs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-17s%s\n", $$1, $$2 }'
@@ -81,6 +81,10 @@ revocations: ## how long three processes let a revoked token in (release build; 
 storm: ## 10,000 events of 500 subscriptions, shuffled, doubled and lost, on workers that are killed (ARGS="--seed 1 --measure")
 	cargo build --workspace --bin tenantry --example stripe-storm
 	$${CARGO_TARGET_DIR:-target}/debug/examples/stripe-storm $(ARGS)
+
+chaos-service: ## deployments, kills, a database that falls, clocks that step, crowds, a full disk (as root; ARGS="--only restart")
+	cargo build --workspace --bin tenantry --example faults
+	$${CARGO_TARGET_DIR:-target}/debug/examples/faults --report docs/faults.txt $(ARGS)
 
 chaos-jobs: ## 70,000 jobs on workers that are killed and frozen, and judges what came of each (ARGS="--seed 1")
 	cargo run --example jobs-chaos -- $(ARGS)

@@ -299,6 +299,10 @@ pub struct Config {
     #[arg(long, env = "WORKER_CONCURRENCY", global = true, default_value_t = 16, value_name = "N", value_parser = at_least_one)]
     pub worker_concurrency: usize,
 
+    /// How long a process still takes requests after SIGTERM, while it says that it is not ready: as long as a balancer needs to notice
+    #[arg(long, env = "SHUTDOWN_DELAY", global = true, default_value = "2s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub shutdown_delay: Duration,
+
     /// How long a stopping process finishes what it has begun
     #[arg(long, env = "SHUTDOWN_GRACE", global = true, default_value = "25s", value_parser = period, value_name = "TIME")]
     pub shutdown_grace: Duration,

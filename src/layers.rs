@@ -10,7 +10,7 @@ use std::{
 use futures_util::FutureExt;
 use poem::{
     Endpoint, PathPattern, Request, Response,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, uri::Scheme},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, uri::Scheme},
     web::RemoteAddr,
 };
 use tenantry_accounts::{Network, api_keys::Presented};
@@ -77,7 +77,7 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
     let start = Instant::now();
     let is_tls = *request.scheme() == Scheme::HTTPS;
     let id = request_id(&request);
-    let method = request.method().clone();
+    let (method, version) = (request.method().clone(), request.version());
     let origin = request.headers().get(header::ORIGIN).cloned();
     let problem_details = prefers_problem_details(&request);
     let client = Client { address: address(&state, &request), user_agent: user_agent(&request) };
@@ -170,6 +170,10 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
     );
 
     let headers = response.headers_mut();
+    if state.leaving.is_cancelled() && version < Version::HTTP_2 {
+        // Or the client would ask on this connection when it is about to be closed.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     headers.insert(REQUEST_ID, id);
     trace::answer(trace, headers);
     let may_know = (user.is_some() || api_key.is_some()) && counted != Counts::Always && status.is_success();

@@ -303,7 +303,9 @@ async fn serve_metrics(app: &App, config: &Config, stop: &CancellationToken) -> 
             cache.measure();
             Response::builder().content_type("text/plain; version=0.0.4").body(handle.render())
         });
-        let routes = Route::new().at("/metrics", get(page)).map_to_response();
+        // A worker listens nowhere else, and who runs it wants to know that it lives, too.
+        let routes =
+            Route::new().at("/metrics", get(page)).at("/health", get(api::health::alive)).map_to_response();
         Server::new_with_acceptor(acceptor)
             .run_with_graceful_shutdown(routes, stop.clone().cancelled_owned(), None)
             .await?;

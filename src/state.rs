@@ -14,6 +14,7 @@ use tenantry_accounts::{
 use tenantry_cache::Cache;
 use tokio::time::timeout;
 use tokio_postgres::NoTls;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     access_token::AccessTokens,
@@ -54,6 +55,8 @@ pub struct State {
     pub(crate) exports: Arc<Exports>,
     pub(crate) webhook_secrets: tenantry_stripe::Secrets,
     pub(crate) stripe: Option<tenantry_stripe::Client>,
+    /// Whether the process is about to stop: it says that it is not ready, and still takes requests.
+    pub(crate) leaving: CancellationToken,
     pub(crate) config: Arc<Config>,
 }
 
@@ -100,6 +103,7 @@ impl State {
             exports: Arc::default(),
             webhook_secrets: webhook_secrets(&config),
             stripe: config.stripe()?,
+            leaving: CancellationToken::new(),
             config: Arc::new(config),
         })
     }

@@ -16,19 +16,17 @@ const QUEUE_AGE: Duration = Duration::from_secs(300);
 
 /// Alive: says nothing of what the process depends on, so that a database that is away restarts nobody.
 #[handler]
-pub(super) fn alive() -> Response {
-    let body = json!({
-        "status": "healthy",
-        "timestamp": chrono::Utc::now().trunc_subsecs(3),
-        "version": env!("CARGO_PKG_VERSION"),
-    });
-    answer(StatusCode::OK, &body)
+pub(crate) fn alive() -> Response {
+    answer(StatusCode::OK, &status("healthy"))
 }
 
 /// Ready: each part within a second, or 503 that names what failed. Redis never makes a process unready, because
-/// without it every request is still answered.
+/// without it every request is still answered. A process that is about to stop is not: who sends it requests shall go elsewhere.
 #[handler]
 pub(super) async fn ready(state: Data<&State>) -> Response {
+    if state.leaving.is_cancelled() {
+        return answer(StatusCode::SERVICE_UNAVAILABLE, &status("stopping"));
+    }
     let (database, redis) = tokio::join!(database(&state), redis(&state));
     let ready = database.is_ok();
     let say =
@@ -39,18 +37,22 @@ pub(super) async fn ready(state: Data<&State>) -> Response {
         false => (Err("unknown".into()), Err("unknown".into())),
     };
     let ready = ready && migrations.is_ok();
-    let body = json!({
-        "status": if ready { "ready" } else { "unavailable" },
-        "timestamp": chrono::Utc::now().trunc_subsecs(3),
-        "version": env!("CARGO_PKG_VERSION"),
-        "parts": {
-            "postgres": say(&database),
-            "redis": say(&redis),
-            "migrations": say(&migrations),
-            "queue": say(&queue),
-        },
+    let mut body = status(if ready { "ready" } else { "unavailable" });
+    body["parts"] = json!({
+        "postgres": say(&database),
+        "redis": say(&redis),
+        "migrations": say(&migrations),
+        "queue": say(&queue),
     });
     answer(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+}
+
+fn status(status: &str) -> serde_json::Value {
+    json!({
+        "status": status,
+        "timestamp": chrono::Utc::now().trunc_subsecs(3),
+        "version": env!("CARGO_PKG_VERSION"),
+    })
 }
 
 fn answer(status: StatusCode, body: &serde_json::Value) -> Response {

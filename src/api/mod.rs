@@ -13,7 +13,7 @@ mod docs;
 mod envelope;
 pub(crate) mod export;
 mod files;
-mod health;
+pub(crate) mod health;
 pub(crate) mod idempotency;
 pub(crate) mod import_report;
 mod imports;

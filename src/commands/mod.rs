@@ -13,14 +13,17 @@ mod tenants;
 mod token;
 mod users;
 
-use std::{error::Error, io::IsTerminal, process::ExitCode};
+use std::{error::Error, io::IsTerminal, process::ExitCode, time::Duration};
 
 use clap::{
     CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::Resettable,
     error::{ContextKind, ContextValue},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -199,7 +202,8 @@ async fn serve(config: Config, workers: bool) -> Result {
     let state = State::new(config.clone())?;
     server::check_database(&config).await?;
     state.check_encryption().await?;
-    server::run(state, workers, stopping()?, |_| {}).await?;
+    let stop = stopping(Some((state.leaving.clone(), config.shutdown_delay)))?;
+    server::run(state, workers, stop, |_| {}).await?;
     Ok(())
 }
 
@@ -207,7 +211,7 @@ async fn work(config: Config) -> Result {
     server::metrics();
     let app = state::app(&config)?;
     server::check_database(&config).await?;
-    server::run_workers(app, config, stopping()?).await?;
+    server::run_workers(app, config, stopping(None)?).await?;
     Ok(())
 }
 
@@ -231,13 +235,25 @@ async fn migrate(config: &Config, check: bool) -> Result {
     Ok(())
 }
 
-/// Is cancelled by SIGTERM or Ctrl-C. A second Ctrl-C ends the process at once.
-pub(crate) fn stopping() -> std::io::Result<CancellationToken> {
+/// Is cancelled by SIGTERM or Ctrl-C. A second Ctrl-C ends the process at once. SIGTERM, which is how a deployment stops a
+/// process, is heard by `leaving` at once and counts after its time: until then balancers send requests.
+pub(crate) fn stopping(leaving: Option<(CancellationToken, Duration)>) -> std::io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stopped = stop.clone();
     tokio::spawn(async move {
-        tokio::select! { _ = term.recv() => {} _ = interrupt.recv() => {} }
+        let terminated = async {
+            term.recv().await;
+            if let Some((leaving, delay)) = leaving {
+                tracing::info!(
+                    "not ready from now on; requests are taken for {} yet",
+                    humantime::format_duration(delay)
+                );
+                leaving.cancel();
+                sleep(delay).await;
+            }
+        };
+        tokio::select! { () = terminated => {} _ = interrupt.recv() => {} }
         tracing::info!("stopping: what has begun is finished first; Ctrl-C again stops at once");
         stopped.cancel();
         interrupt.recv().await;

@@ -26,7 +26,7 @@ use poem::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tower::Service;
@@ -70,7 +70,7 @@ where
         };
         let accepted = tokio::select! {
             accepted = timeout(self.settings.header_timeout, tls.accept(socket)) => accepted,
-            () = self.stop.cancelled() => return,
+            () = stopped(self.stop.clone(), true) => return,
         };
         match accepted {
             Ok(Ok(socket)) => self.speak(socket, watch, local, Scheme::HTTPS).await,
@@ -105,6 +105,8 @@ where
             .max_pending_accept_reset_streams(TAKEN_BACK)
             .max_header_list_size(BUFFER as u32);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+        let late = stop.is_cancelled();
+        let mut stopped = pin!(stopped(stop, late));
         let mut stopping = false;
         loop {
             if stopping && !watch.is_busy() {
@@ -128,7 +130,7 @@ where
                 biased;
                 // What the client did wrong it has been told, if it could be.
                 _ = connection.as_mut() => return,
-                () = stop.cancelled(), if !stopping => {
+                () = stopped.as_mut(), if !stopping => {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();
                 }
@@ -170,6 +172,15 @@ where
             let answer: http::Response<BoxBody<Bytes, io::Error>> = answer.await.into();
             Ok(answer.map(|body| Answer::new(body, busy)))
         })
+    }
+}
+
+/// It is time to stop. A connection that was let in by the system before, and by us only `late`, has a moment for its first request:
+/// that is on its way, or even here without our having been told.
+async fn stopped(stop: CancellationToken, late: bool) {
+    stop.cancelled().await;
+    if late {
+        sleep(FAREWELL).await;
     }
 }
 

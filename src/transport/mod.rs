@@ -24,6 +24,10 @@ pub use tls::{Tls, TlsError};
 /// How long no connection is accepted after one could not be: files and memory do not come back at once.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// So many connections may wait to be accepted, as tokio has it. Those that do when it is time to stop have been let in by the system,
+/// and their clients have sent requests: they are answered.
+const BACKLOG: usize = 1024;
+
 /// How much the system takes of an answer beyond what is on its way.
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 128 * 1024;
@@ -61,7 +65,11 @@ pub(crate) async fn serve<S, F>(
     let (places, settings) = (Places::new(&settings), Arc::new(settings));
     let (tracker, abort) = (TaskTracker::new(), CancellationToken::new());
     let reloading = settings.tls.clone().map(|tls| tokio::spawn(tls.keep_reading()));
-    while let Some((socket, peer)) = accept(&listener, &stop).await {
+    let mut late = 0;
+    while late < BACKLOG
+        && let Some((socket, peer)) = accept(&listener, &stop).await
+    {
+        late += usize::from(stop.is_cancelled());
         // Refused by closing it: whoever has too many connections gets no work done by opening more.
         let Some(place) = places.take(peer.ip()) else { continue };
         let connection =
@@ -90,13 +98,13 @@ pub(crate) async fn serve<S, F>(
     }
 }
 
-/// The next connection; none when it is time to stop.
+/// The next connection; none when it is time to stop and no more are waiting.
 async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => return None,
             accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return None,
         };
         match accepted {
             Ok((socket, peer)) => {

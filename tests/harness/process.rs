@@ -4,7 +4,7 @@ use std::{
     fs::File,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -78,6 +78,20 @@ impl Process {
 
     pub(crate) async fn kill(&self) -> Result<()> {
         self.kill_in(&mut *self.child.lock().await).await
+    }
+
+    /// SIGTERM, and waits until it has ended.
+    pub(crate) async fn terminate(&self) -> Result<ExitStatus> {
+        let mut child = self.child.lock().await;
+        let mut ending = child.take().ok_or("it does not run")?;
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        send(ending.id().ok_or("it has ended")?, "TERM").await?;
+        Ok(timeout(Duration::from_secs(60), ending.wait()).await??)
+    }
+
+    /// The number of its process.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.try_lock().ok()?.as_ref().and_then(Child::id)
     }
 
     /// Waits until it has killed itself, at a point where it was told to.

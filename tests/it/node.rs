@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -295,6 +295,21 @@ impl Node {
         }
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn end(&mut self) -> ExitStatus {
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// The most memory that it has had resident so far, in bytes.
     pub(crate) fn most_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
@@ -352,6 +367,11 @@ impl Connection {
             body.len()
         );
         self.stream.write_all(request.as_bytes()).await.unwrap();
+    }
+
+    /// Whether the other side has closed it, having said nothing more.
+    pub(crate) async fn ended(&mut self) -> bool {
+        self.stream.read(&mut [0]).await.is_ok_and(|read| read == 0)
     }
 
     /// The answer to the oldest request that has none yet.

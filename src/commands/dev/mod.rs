@@ -39,7 +39,7 @@ impl Dev {
     pub(super) async fn run(self, mut config: Config) -> Result {
         server::metrics();
         let start = Instant::now();
-        let stop = stopping()?;
+        let stop = stopping(None)?;
         // The private servers outlive the API: requests that are being finished need them.
         let served = CancellationToken::new();
         let mut servers = vec![];

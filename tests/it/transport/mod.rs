@@ -1,6 +1,7 @@
 //! What happens below requests: connections, their deadlines and their number, HTTP/2, TLS, and what is no HTTP.
 
 mod compression;
+mod leaving;
 mod slow;
 mod tls;
 
