@@ -12,6 +12,7 @@ mod client;
 mod cluster;
 mod directed;
 #[path = "../harness/process.rs"]
+#[expect(dead_code, reason = "those who deploy use the rest")]
 mod harness;
 mod history;
 mod load;
