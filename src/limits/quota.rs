@@ -337,9 +337,10 @@ impl State {
     /// How long the leases go on. None: they have ended, and whoever waits for that need not come back.
     fn until_leases_end(&mut self, now: Duration) -> Option<Duration> {
         self.expire(now);
-        let left = self.leases.back().map(|lease| lease.ends.saturating_sub(now));
-        self.is_settling = left.is_some();
-        left
+        // Those of another plan may be shorter.
+        let last = self.leases.iter().map(|lease| lease.ends).max();
+        self.is_settling = last.is_some();
+        last.map(|ends| ends.saturating_sub(now))
     }
 
     fn leased(&self) -> u32 {

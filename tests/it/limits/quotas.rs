@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use reqwest::{Method, StatusCode};
 use tenantry_accounts::{
     Actor, TenantId,
@@ -125,4 +127,23 @@ async fn a_quota_follows_the_plan_with_the_next_token() {
     node.token = key;
     let response = node.request(Method::GET, "/api/v1/users").send().await.unwrap();
     assert!(response.headers()["ratelimit-policy"].to_str().unwrap().ends_with("\"tenant\";q=7000;w=3600"));
+}
+
+#[tokio::test]
+async fn a_token_from_before_plans_were_in_tokens_has_the_largest_quota() {
+    let mut app = TestApp::spawn_with(&["--rate-limit-tenant-enterprise=9000/1h"]).await;
+    let part = |n: usize| -> serde_json::Value {
+        let text = app.token.split('.').nth(n).unwrap();
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).unwrap()).unwrap()
+    };
+    let (header, mut claims) = (part(0), part(1));
+    assert_eq!(claims["plan"], "basic");
+    claims.as_object_mut().unwrap().remove("plan");
+    let kid = header["kid"].as_str().map(str::to_owned);
+    let header = Header { kid, typ: Some("at+jwt".into()), ..Header::new(Algorithm::EdDSA) };
+    let key = EncodingKey::from_ed_pem(&app.signing_key()).unwrap();
+    app.token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+    let response = app.request(Method::GET, "/api/v1/users/me").send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(response.headers()["ratelimit-policy"].to_str().unwrap().ends_with("\"tenant\";q=9000;w=3600"));
 }
