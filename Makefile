@@ -1,7 +1,7 @@
 # The two commands are `make dev` and `make test`; both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint audit openapi load load-large load-auth load-bulk load-import load-export load-lists load-stats load-stripe bench-enumeration chaos planted model revocations storm chaos-jobs bench-jobs clean
+.PHONY: help dev test lint audit openapi load load-large load-auth load-bulk load-import load-export load-lists load-stats load-stripe bench-enumeration chaos planted model revocations storm chaos-jobs bench-jobs fuzz clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-17s%s\n", $$1, $$2 }'
@@ -87,6 +87,9 @@ chaos-jobs: ## 70,000 jobs on workers that are killed and frozen, and judges wha
 
 bench-jobs: ## the queue beside apalis-postgres and apalis-redis (release build; writes loadtests/queues/queues.txt)
 	loadtests/queues/bench.sh $(ARGS)
+
+fuzz: ## every parser against its laws for a minute each, then schemathesis for ten (needs cargo-fuzz; ARGS="--seconds 600")
+	@scripts/fuzz $(ARGS)
 
 clean: ## removes what was built, and the private servers' data
 	cargo clean
