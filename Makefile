@@ -97,6 +97,9 @@ chaos-jobs: ## 70,000 jobs on workers that are killed and frozen, and judges wha
 bench-jobs: ## the queue beside apalis-postgres and apalis-redis (release build; writes loadtests/queues/queues.txt)
 	loadtests/queues/bench.sh $(ARGS)
 
+fuzz: ## every parser against its laws for a minute each, then schemathesis for ten (needs cargo-fuzz; ARGS="--seconds 600")
+	@scripts/fuzz $(ARGS)
+
 clean: ## removes what was built, and the private servers' data
 	cargo clean
 	rm -rf .tenantry

@@ -1,5 +1,8 @@
 //! Access tokens: JWTs signed with Ed25519 (RFC 8037), short-lived, verified without any I/O.
 
+#[cfg(any(test, feature = "laws"))]
+pub(crate) mod laws;
+
 use std::{
     sync::{Arc, RwLock},
     time::{Duration, Instant},

@@ -12,6 +12,9 @@ mod error;
 mod imports;
 mod key_files;
 mod keys;
+#[cfg(any(test, feature = "laws"))]
+#[doc(hidden)]
+pub mod laws;
 mod layers;
 mod limits;
 pub mod migrate;

@@ -1,6 +1,9 @@
 //! The envelope around every success. Data that is serialised already is copied into it as it is: a cached user is
 //! serialised once, when its row is read.
 
+#[cfg(any(test, feature = "laws"))]
+pub(crate) mod laws;
+
 use std::marker::PhantomData;
 
 use bytes::{BufMut, Bytes, BytesMut};

@@ -1,5 +1,8 @@
 //! `Idempotency-Key`: a POST that may be sent again. What it was answered is said again, byte for byte; a secret is not.
 
+#[cfg(any(test, feature = "laws"))]
+pub(crate) mod laws;
+
 use std::{
     collections::HashSet,
     marker::PhantomData,

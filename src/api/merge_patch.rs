@@ -1,5 +1,8 @@
 //! Merge patches of metadata (RFC 7396): looked at here, and applied by the database to what it has.
 
+#[cfg(any(test, feature = "laws"))]
+pub(crate) mod laws;
+
 use poem::{Request, RequestBody};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,

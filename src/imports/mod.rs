@@ -3,6 +3,8 @@
 
 mod columns;
 mod csv;
+#[cfg(any(test, feature = "laws"))]
+pub(crate) mod laws;
 mod ndjson;
 mod row;
 

@@ -9,6 +9,8 @@ mod attempts;
 mod bounded;
 mod buckets;
 mod global;
+#[cfg(any(test, feature = "laws"))]
+pub(crate) mod laws;
 mod local;
 mod policy;
 mod quota;

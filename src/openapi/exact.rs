@@ -22,7 +22,8 @@ pub(super) fn say(document: &mut Value) {
         }
     }
     // A page that has neither what comes after it nor a number is one or the other.
-    if let Some(schema) = document.pointer_mut("/components/schemas/UserPagination").and_then(Value::as_object_mut)
+    if let Some(schema) =
+        document.pointer_mut("/components/schemas/UserPagination").and_then(Value::as_object_mut)
         && let Some(kinds) = schema.remove("oneOf")
     {
         schema.insert("anyOf".into(), kinds);
@@ -56,9 +57,9 @@ mod tests {
         for (id, name) in REQUIRED {
             let there = operations.iter().any(|operation| {
                 operation["operationId"] == id
-                    && operation["parameters"]
-                        .as_array()
-                        .is_some_and(|all| all.iter().any(|one| one["name"] == name && one["required"] == true))
+                    && operation["parameters"].as_array().is_some_and(|all| {
+                        all.iter().any(|one| one["name"] == name && one["required"] == true)
+                    })
             });
             assert!(there, "{id} has no {name}");
         }

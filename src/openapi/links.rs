@@ -70,7 +70,12 @@ const LINKS: &[Link] = &[
     ("listApiKeys", "200", "deleteApiKey", &[("id", "$response.body#/data/api_keys/0/id")]),
     ("listInvitations", "200", "deleteInvitation", &[("id", "$response.body#/data/invitations/0/id")]),
     ("listImports", "200", "getImportReport", &[("id", "$response.body#/data/0/id")]),
-    ("findUsersByMetadata", "200", "findUsersByMetadata", &[("key", "$request.query.key"), ("value", "$request.query.value"), NEXT[0]]),
+    (
+        "findUsersByMetadata",
+        "200",
+        "findUsersByMetadata",
+        &[("key", "$request.query.key"), ("value", "$request.query.value"), NEXT[0]],
+    ),
 ];
 
 /// Sessions are renewed and ended by what is in a body.
@@ -141,7 +146,8 @@ mod tests {
     /// Whether the schema of an answer has what an expression names.
     fn has(document: &Value, answer: &Value, expression: &str) -> bool {
         let Some((_, path)) = expression.split_once("$response.body#/") else { return true };
-        let schema = super::super::members(&answer["content"]).next().map_or(&Value::Null, |(_, it)| &it["schema"]);
+        let schema =
+            super::super::members(&answer["content"]).next().map_or(&Value::Null, |(_, it)| &it["schema"]);
         reaches(document, schema, &path.split('/').collect::<Vec<_>>())
     }
 

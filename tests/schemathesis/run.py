@@ -25,6 +25,8 @@ DOCUMENT = HERE.parent.parent / "openapi" / "openapi.json"
 ROLES = {"admin": 8, "super_admin": 7, "api_key": 6, "user": 5, "nobody": 4}
 # So many at once.
 LANES = 2
+LIMITS = ["RATE_LIMIT_IP", "RATE_LIMIT_CALLER", "RATE_LIMIT_LOGIN", "RATE_LIMIT_REGISTER"]
+LIMITS += ["RATE_LIMIT_TENANT_BASIC", "RATE_LIMIT_TENANT_PRO", "RATE_LIMIT_TENANT_ENTERPRISE"]
 
 
 def main():
@@ -119,8 +121,7 @@ def start(stack, folder, options):
         "STRIPE_API_BASE": f"http://{stripe}",
         "STRIPE_RATE_LIMIT": "1000",
         # High, not off: what is told of limits is told.
-        "RATE_LIMIT_IP": "10000000/1m",
-        "RATE_LIMIT_LOGIN": "10000000/1m",
+        **dict.fromkeys(LIMITS, "10000000/1m"),
         "RUST_LOG": "warn",
     }
     log = (folder / "log").open("w+")

@@ -47,7 +47,8 @@ pub fn cursor(data: &[u8]) {
 fn selection(u: &mut Unstructured<'_>) -> Result<Selection> {
     let filter = Filter { search: u.arbitrary()?, is_active: u.arbitrary()?, ..Filter::default() };
     let sorts = [SortBy::CreatedAt, SortBy::Email, SortBy::Name, SortBy::LastLoginAt];
-    let filter = Filter { created_after: DateTime::from_timestamp(i64::from(u.arbitrary::<i32>()?), 0), ..filter };
+    let filter =
+        Filter { created_after: DateTime::from_timestamp(i64::from(u.arbitrary::<i32>()?), 0), ..filter };
     Ok(Selection { filter, sort_by: *u.choose(&sorts)?, order: *u.choose(&[Order::Asc, Order::Desc])? })
 }
 
@@ -61,7 +62,10 @@ pub fn token(data: &[u8]) {
         let (tenant, hash) = parse(&text).expect_law("a token");
         assert_eq!(tenant.0.as_bytes(), &bytes[..16]);
         let other = changed(&text, u)?;
-        assert!(other == text || parse(&other).is_none_or(|(_, other)| other != hash), "two texts of one token");
+        assert!(
+            other == text || parse(&other).is_none_or(|(_, other)| other != hash),
+            "two texts of one token"
+        );
         let any: &str = u.arbitrary()?;
         if parse(any).is_some() {
             assert_eq!(URL_SAFE_NO_PAD.encode(URL_SAFE_NO_PAD.decode(any).expect_law("base64")), any);
@@ -95,7 +99,10 @@ pub fn fields(data: &[u8]) {
         assert_eq!(Email::from_text(email.as_str()).as_ref(), Ok(&email));
     }
     if let Ok(name) = Name::from_text(text) {
-        assert!((1..=255).contains(&name.as_str().chars().count()) && !name.as_str().chars().any(char::is_control));
+        assert!(
+            (1..=255).contains(&name.as_str().chars().count())
+                && !name.as_str().chars().any(char::is_control)
+        );
         assert_eq!(Name::from_text(name.as_str()).as_ref(), Ok(&name));
     }
     if let Ok(slug) = Slug::from_text(text) {
@@ -111,7 +118,8 @@ pub fn fields(data: &[u8]) {
         assert!(text.chars().count() >= 8 && text.chars().any(char::is_uppercase));
     }
     // Blanks, hyphens and the case of letters do not matter.
-    let squeezed: String = text.chars().filter(|c| !" -".contains(*c)).map(|c| c.to_ascii_lowercase()).collect();
+    let squeezed: String =
+        text.chars().filter(|c| !" -".contains(*c)).map(|c| c.to_ascii_lowercase()).collect();
     if Code::from_text(text).is_ok() {
         assert!(Code::from_text(&squeezed).is_ok());
     }

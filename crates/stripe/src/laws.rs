@@ -17,7 +17,8 @@ pub fn signature(data: &[u8]) {
 
 fn check(u: &mut Unstructured<'_>) -> Result<()> {
     let (at, shift) = (u64::from(u.arbitrary::<u32>()?), i64::from(u.arbitrary::<i16>()?));
-    let (place, flip, header): (usize, u8, String) = (u.arbitrary()?, u.int_in_range(1..=255)?, u.arbitrary()?);
+    let (place, flip, header): (usize, u8, String) =
+        (u.arbitrary()?, u.int_in_range(1..=255)?, u.arbitrary()?);
     let body: Vec<u8> = u.arbitrary()?;
     let secrets = Secrets::new(&["whsec_law"]);
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(at);

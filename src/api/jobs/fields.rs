@@ -57,9 +57,10 @@ impl Field for Time {
             let years = Utc::now() - chrono::Days::new(36_500)..Utc::now() + chrono::Days::new(36_500);
             match DateTime::parse_from_rfc3339(time).map(|time| time.to_utc()) {
                 Ok(time) if years.contains(&time) => Ok(Self(time)),
-                Ok(_) => {
-                    Err(vec![Problem { code: "out_of_range", message: "Must be within a hundred years of now" }])
-                }
+                Ok(_) => Err(vec![Problem {
+                    code: "out_of_range",
+                    message: "Must be within a hundred years of now",
+                }]),
                 Err(_) => {
                     Err(vec![Problem { code: "invalid_time", message: "Must be a time as RFC 3339 has it" }])
                 }
