@@ -92,7 +92,8 @@ impl File {
         if let Some(coding) = coding {
             response = response.header(header::CONTENT_ENCODING, coding.name());
         }
-        response.content_type(self.content_type).body(bytes)
+        // Said here, since HEAD is answered without the bytes.
+        response.header(header::CONTENT_LENGTH, bytes.len()).content_type(self.content_type).body(bytes)
     }
 
     /// The bytes as the client prefers them, if they are coded so already.
