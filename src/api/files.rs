@@ -1,6 +1,12 @@
-//! Static files, out of memory: each is coded once, when somebody first wants it so, and never for each who asks.
+//! Static files, out of memory: each is coded once, after somebody has first wanted it so, and not for each who asks.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use async_compression::{
     Level,
@@ -10,11 +16,11 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use poem::{
     Endpoint, Request, Response,
-    endpoint::make,
+    endpoint::make_sync,
     http::{HeaderMap, StatusCode, header},
 };
 use sha2::{Digest, Sha256};
-use tokio::{io::AsyncReadExt, runtime::Handle, sync::OnceCell};
+use tokio::{io::AsyncReadExt, runtime::Handle};
 
 mod accepted;
 
@@ -23,8 +29,10 @@ use accepted::Coding;
 /// What is shorter is sent in one packet anyway.
 const WORTH: usize = 1_000;
 
-/// Where ten times the work saves a percent it is not done.
+/// Where ten times the work saves a percent it is not done. And browsers refuse what zstd writes beyond level 19: it would have
+/// them keep more than 8 MiB at hand (RFC 9659).
 const BROTLI: Level = Level::Precise(9);
+const ZSTD: Level = Level::Precise(12);
 
 /// A file, as it is and in each coding that was asked for.
 pub(super) struct File {
@@ -34,7 +42,14 @@ pub(super) struct File {
     /// Names the bytes.
     hash: String,
     plain: Bytes,
-    coded: [OnceCell<Bytes>; Coding::ALL.len()],
+    coded: [Coded; Coding::ALL.len()],
+}
+
+/// What a file is in one coding.
+#[derive(Default)]
+struct Coded {
+    begun: AtomicBool,
+    bytes: OnceLock<Bytes>,
 }
 
 impl File {
@@ -53,14 +68,11 @@ impl File {
     /// What GET and HEAD are answered.
     pub(super) fn endpoint(self) -> impl Endpoint<Output = Response> {
         let file = Arc::new(self);
-        make(move |request: Request| {
-            let file = file.clone();
-            async move { Ok::<_, poem::Error>(file.answer(&request).await) }
-        })
+        make_sync(move |request: Request| file.answer(&request))
     }
 
-    async fn answer(&self, request: &Request) -> Response {
-        let (bytes, coding) = self.chosen(request.headers()).await;
+    fn answer(self: &Arc<Self>, request: &Request) -> Response {
+        let (bytes, coding) = self.chosen(request.headers());
         // Each coding has bytes of its own, and so a tag of its own (RFC 9110, 8.8.3.3).
         let tag = match coding {
             Some(coding) => format!("\"{}-{}\"", self.hash, coding.name()),
@@ -80,39 +92,43 @@ impl File {
         if let Some(coding) = coding {
             response = response.header(header::CONTENT_ENCODING, coding.name());
         }
-        response.content_type(self.content_type).body(bytes)
+        // Said here, since HEAD is answered without the bytes.
+        response.header(header::CONTENT_LENGTH, bytes.len()).content_type(self.content_type).body(bytes)
     }
 
-    /// The bytes as the client prefers them.
-    async fn chosen(&self, headers: &HeaderMap) -> (Bytes, Option<Coding>) {
+    /// The bytes as the client prefers them, if they are coded so already.
+    fn chosen(self: &Arc<Self>, headers: &HeaderMap) -> (Bytes, Option<Coding>) {
         let wanted = (self.plain.len() >= WORTH).then(|| accepted::best(headers)).flatten();
-        let Some(coding) = wanted else { return (self.plain.clone(), None) };
-        // Whoever asks meanwhile waits for the same.
-        match self.coded[coding as usize].get_or_try_init(|| code(coding, self.plain.clone())).await {
-            Ok(coded) => (coded.clone(), Some(coding)),
-            Err(error) => {
-                tracing::warn!("a file could not be coded: {error}");
-                (self.plain.clone(), None)
-            }
+        match wanted.and_then(|coding| Some((self.coded(coding)?, Some(coding)))) {
+            Some(chosen) => chosen,
+            None => (self.plain.clone(), None),
         }
+    }
+
+    /// Begun when it is first asked for. Nobody waits for it: until it is done the file comes as it is.
+    fn coded(self: &Arc<Self>, coding: Coding) -> Option<Bytes> {
+        let coded = &self.coded[coding as usize];
+        if !coded.begun.swap(true, Relaxed) {
+            let (file, runtime) = (self.clone(), Handle::current());
+            tokio::task::spawn_blocking(move || match runtime.block_on(code(coding, &file.plain)) {
+                Ok(bytes) => {
+                    let _ = file.coded[coding as usize].bytes.set(bytes);
+                }
+                Err(error) => tracing::error!("a file cannot be coded: {error}"),
+            });
+        }
+        coded.bytes.get().cloned()
     }
 }
 
-/// Takes a moment, beside what answers requests.
-async fn code(coding: Coding, plain: Bytes) -> io::Result<Bytes> {
-    let runtime = Handle::current();
-    let coded = tokio::task::spawn_blocking(move || {
-        let mut coded = vec![];
-        runtime.block_on(async {
-            match coding {
-                Coding::Zstd => ZstdEncoder::with_quality(&*plain, Level::Best).read_to_end(&mut coded).await,
-                Coding::Brotli => BrotliEncoder::with_quality(&*plain, BROTLI).read_to_end(&mut coded).await,
-                Coding::Gzip => GzipEncoder::with_quality(&*plain, Level::Best).read_to_end(&mut coded).await,
-            }
-        })?;
-        Ok::<_, io::Error>(Bytes::from(coded))
-    });
-    coded.await?
+async fn code(coding: Coding, plain: &[u8]) -> io::Result<Bytes> {
+    let mut coded = vec![];
+    match coding {
+        Coding::Zstd => ZstdEncoder::with_quality(plain, ZSTD).read_to_end(&mut coded).await,
+        Coding::Brotli => BrotliEncoder::with_quality(plain, BROTLI).read_to_end(&mut coded).await,
+        Coding::Gzip => GzipEncoder::with_quality(plain, Level::Best).read_to_end(&mut coded).await,
+    }?;
+    Ok(coded.into())
 }
 
 /// Whether the client has what this tag names.

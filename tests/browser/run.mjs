@@ -2,7 +2,7 @@
 // Stripe. Each fact has a context of its own, in which the browser must have nothing to complain of: no error on the console,
 // no violation of a policy, no request to another origin than it is meant to ask.
 //
-//     node run.mjs PROGRAM SCREENSHOT.png
+//     scripts/browser
 //
 // Closes with "N passed, N failed".
 import assert from 'node:assert/strict';
@@ -14,6 +14,7 @@ import { Server, eventually } from './server.mjs';
 const [program, screenshot] = process.argv.slice(2);
 const PASSWORD = 'Correct-Horse-1';
 const BROWSERS = ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'];
+const ON_A_MAC = '/Applications/Chromium.app/Contents/MacOS';
 
 const facts = {
   async 'one signs in, authorises and asks in Swagger UI'({ page, server }) {
@@ -228,7 +229,7 @@ async function run(browser, server, fact) {
 
 /// The system's own Chromium. Playwright would bring one of its own, of hundreds of megabytes.
 function launch() {
-  const executablePath = process.env.CHROMIUM ?? BROWSERS.map(inPath).find(Boolean);
+  const executablePath = process.env.CHROMIUM ?? BROWSERS.map(inPath).find(Boolean) ?? inPath('Chromium');
   if (!executablePath) throw new Error('there is no Chromium: run scripts/setup test, or name one in CHROMIUM');
   // As root it starts without its sandbox alone, and in containers there is little shared memory.
   const args = ['--disable-dev-shm-usage', ...(process.getuid() === 0 ? ['--no-sandbox'] : [])];
@@ -236,7 +237,7 @@ function launch() {
 }
 
 function inPath(name) {
-  return process.env.PATH.split(delimiter).map((folder) => join(folder, name)).find((path) => {
+  return [...process.env.PATH.split(delimiter), ON_A_MAC].map((folder) => join(folder, name)).find((path) => {
     try {
       accessSync(path, constants.X_OK);
       return true;

@@ -267,7 +267,7 @@ pub(crate) fn tools() -> PathBuf {
     let target = Path::new(env!("CARGO_BIN_EXE_tenantry")).ancestors().nth(2).unwrap();
     let tools = target.join("tools");
     assert!(
-        ["python", "node", "verify-token"].iter().all(|part| tools.join(part).exists()),
+        ["python", "node", "verify-token", "api-examples"].iter().all(|part| tools.join(part).exists()),
         "run scripts/clients first"
     );
     tools

@@ -17,6 +17,7 @@ mod deleted;
 mod dev;
 mod docs;
 mod enumeration;
+mod examples;
 mod export;
 mod feed;
 mod files;
