@@ -1,7 +1,10 @@
 //! Migrations, and the role the application logs in as.
 
+use std::time::Duration;
+
 use refinery::{Migration, Runner};
-use tokio_postgres::{Client, NoTls};
+use tokio::time::sleep;
+use tokio_postgres::{Client, NoTls, error::SqlState};
 
 mod embedded {
     refinery::embed_migrations!("migrations");
@@ -9,6 +12,10 @@ mod embedded {
 
 /// All processes of all versions agree on this number; it has no other meaning.
 const LOCK: i64 = 0x7465_6e61_6e74_7279;
+
+/// How often a migration is tried that cannot have a table, and the pause between.
+const TRIES: usize = 100;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Why migrations did not run.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +31,11 @@ pub enum MigrateError {
         "DATABASE_URL and DATABASE_OWNER_URL name the same role {0:?}: the application must not own its tables, give it a role of its own"
     )]
     SameRole(String),
+    /// A table was in use all the time.
+    #[error(
+        "a migration waits for a table that somebody uses, such as a backup; what was applied stays: try again later"
+    )]
+    Locked,
     /// A URL has no user.
     #[error("DATABASE_URL names no user")]
     NoUser,
@@ -39,10 +51,45 @@ pub async fn run(owner_url: &str, app_url: &str) -> Result<Vec<Migration>, Migra
     let mut client = connect(owner_url).await?;
     client.execute("select pg_advisory_lock($1)", &[&LOCK]).await?;
     client.batch_execute("create schema if not exists tenantry; set search_path = tenantry").await?;
-    let report = runner().run_async(&mut client).await?;
+    let applied = apply(&mut client).await?;
     grant(&client, app_url).await?;
     // The lock goes with the connection, whatever happened above.
-    Ok(report.applied_migrations().clone())
+    Ok(applied)
+}
+
+/// Whoever changes a table waits until nobody uses it, and everybody who comes after waits behind that: for as long as a backup
+/// takes, if there is one. So it gives up soon, and tries again.
+async fn apply(client: &mut Client) -> Result<Vec<Migration>, MigrateError> {
+    client.batch_execute("set lock_timeout = '2s'").await?;
+    let mut applied = vec![];
+    for _ in 0..TRIES {
+        match runner().run_async(client).await {
+            Ok(report) => {
+                applied.extend(report.applied_migrations().iter().cloned());
+                return Ok(applied);
+            }
+            Err(error) if is_locked(&error) => {
+                applied.extend(
+                    error.report().into_iter().flat_map(|report| report.applied_migrations().clone()),
+                );
+                tracing::warn!("a migration waits for a table that somebody uses; it is tried again");
+                sleep(PAUSE).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(MigrateError::Locked)
+}
+
+fn is_locked(error: &refinery::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<tokio_postgres::Error>() {
+            return error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE);
+        }
+        source = cause.source();
+    }
+    false
 }
 
 /// What `run` would apply. Changes nothing.

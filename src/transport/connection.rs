@@ -33,7 +33,7 @@ use tower::Service;
 
 use super::{
     Settings, compression,
-    watch::{Answer, Watch, Watched},
+    watch::{Answer, Reason, Watch, Watched},
 };
 
 /// The header of a request may take so much, and so much of a body is read at a time.
@@ -70,7 +70,7 @@ where
         };
         let accepted = tokio::select! {
             accepted = timeout(self.settings.header_timeout, tls.accept(socket)) => accepted,
-            () = stopped(self.stop.clone(), true) => return,
+            () = stopped(&self.stop, &watch) => return,
         };
         match accepted {
             Ok(Ok(socket)) => self.speak(socket, watch, local, Scheme::HTTPS).await,
@@ -105,33 +105,38 @@ where
             .max_pending_accept_reset_streams(TAKEN_BACK)
             .max_header_list_size(BUFFER as u32);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
-        let late = stop.is_cancelled();
-        let mut stopped = pin!(stopped(stop, late));
-        let mut stopping = false;
+        let mut stopped = pin!(stopped(&stop, &watch));
+        let mut leaving = false;
         loop {
-            if stopping && !watch.is_busy() {
-                // A client of HTTP/2 may never say that it has heard it.
-                let _ = timeout(FAREWELL, connection).await;
-                return;
+            if leaving && !watch.is_busy() {
+                // A client of HTTP/2 may never say that it has heard it, and may have asked for something before it has.
+                if timeout(FAREWELL, connection.as_mut()).await.is_ok() || !watch.is_busy() {
+                    return;
+                }
+                continue;
             }
             let (mut at, reason) = watch.deadline();
-            if stopping {
-                at = at.min(Instant::now() + FAREWELL);
-            }
             if let Some(reason) = reason
                 && at <= Instant::now()
             {
                 closed(reason.as_str());
+                if matches!(reason, Reason::Stalled) {
+                    // It would not hear it.
+                    return;
+                }
+                leaving = true;
                 connection.as_mut().graceful_shutdown();
-                let _ = timeout(FAREWELL, connection).await;
-                return;
+                continue;
+            }
+            if leaving {
+                at = at.min(Instant::now() + FAREWELL);
             }
             tokio::select! {
                 biased;
                 // What the client did wrong it has been told, if it could be.
                 _ = connection.as_mut() => return,
-                () = stopped.as_mut(), if !stopping => {
-                    stopping = true;
+                () = stopped.as_mut(), if !leaving => {
+                    leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
                 () = sleep_until(at) => {}
@@ -175,11 +180,11 @@ where
     }
 }
 
-/// It is time to stop. A connection that was let in by the system before, and by us only `late`, has a moment for its first request:
-/// that is on its way, or even here without our having been told.
-async fn stopped(stop: CancellationToken, late: bool) {
+/// It is time to stop. A connection on which nothing has been asked yet has a moment for it: its first request is on its way, or
+/// even here without our having been told.
+async fn stopped(stop: &CancellationToken, watch: &Watch) {
     stop.cancelled().await;
-    if late {
+    if !watch.was_asked() {
         sleep(FAREWELL).await;
     }
 }

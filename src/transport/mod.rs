@@ -7,7 +7,7 @@ mod places;
 mod tls;
 mod watch;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, iter, net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use poem::{Request, Response};
@@ -65,13 +65,9 @@ pub(crate) async fn serve<S, F>(
     let (places, settings) = (Places::new(&settings), Arc::new(settings));
     let (tracker, abort) = (TaskTracker::new(), CancellationToken::new());
     let reloading = settings.tls.clone().map(|tls| tokio::spawn(tls.keep_reading()));
-    let mut late = 0;
-    while late < BACKLOG
-        && let Some((socket, peer)) = accept(&listener, &stop).await
-    {
-        late += usize::from(stop.is_cancelled());
+    let begin = |(socket, peer): (TcpStream, SocketAddr)| {
         // Refused by closing it: whoever has too many connections gets no work done by opening more.
-        let Some(place) = places.take(peer.ip()) else { continue };
+        let Some(place) = places.take(peer.ip()) else { return };
         let connection =
             Connection { settings: settings.clone(), peer, stop: stop.clone(), service: service.clone() };
         let abort = abort.clone();
@@ -82,8 +78,11 @@ pub(crate) async fn serve<S, F>(
                 () = abort.cancelled() => {}
             }
         });
+    };
+    while let Some(accepted) = accept(&listener, &stop).await {
+        begin(accepted);
     }
-    drop(listener);
+    waiting(listener).for_each(begin);
     tracker.close();
     if timeout(settings.grace, tracker.wait()).await.is_err() {
         tracing::warn!(
@@ -98,21 +97,30 @@ pub(crate) async fn serve<S, F>(
     }
 }
 
-/// The next connection; none when it is time to stop and no more are waiting.
+/// Who waits to be let in when no more are listened for.
+fn waiting(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+    // Not by tokio, which asks the system only when that has told it.
+    let listener = listener.into_std().ok();
+    let accept = move || listener.as_ref()?.accept().ok();
+    iter::from_fn(accept).take(BACKLOG).filter_map(|(socket, peer)| {
+        socket.set_nonblocking(true).ok()?;
+        let socket = TcpStream::from_std(socket).ok()?;
+        tune(&socket);
+        Some((socket, peer))
+    })
+}
+
+/// The next connection; none when it is time to stop.
 async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
     loop {
         let accepted = tokio::select! {
             biased;
-            accepted = listener.accept() => accepted,
             () = stop.cancelled() => return None,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((socket, peer)) => {
-                // Answers are written at once or in large pieces; to wait for more would only delay them.
-                let _ = socket.set_nodelay(true);
-                // Or a slow client that takes what comes would seem to take nothing until megabytes have gone.
-                #[cfg(target_os = "linux")]
-                let _ = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT);
+                tune(&socket);
                 return Some((socket, peer));
             }
             // The client went away again while it waited.
@@ -130,4 +138,12 @@ async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<(Tcp
             }
         }
     }
+}
+
+fn tune(socket: &TcpStream) {
+    // Answers are written at once or in large pieces; to wait for more would only delay them.
+    let _ = socket.set_nodelay(true);
+    // Or a slow client that takes what comes would seem to take nothing until megabytes have gone.
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(UNSENT);
 }

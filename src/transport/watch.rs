@@ -32,6 +32,8 @@ pub(super) struct Watch {
     requests: AtomicU32,
     /// and for how many of them it is our turn: the client is not waited for.
     working: AtomicU32,
+    /// Whether there ever was one.
+    asked: AtomicBool,
     /// Whether it is HTTP/2, where bytes may come that belong to no request.
     multiplexed: AtomicBool,
     // Moments are milliseconds since the connection began and one more; nought: not now.
@@ -69,6 +71,7 @@ impl Watch {
             keep_alive: settings.keep_alive,
             requests: AtomicU32::new(0),
             working: AtomicU32::new(0),
+            asked: AtomicBool::new(false),
             multiplexed: AtomicBool::new(false),
             // Whoever connects has something to say.
             header: AtomicU64::new(1),
@@ -81,11 +84,17 @@ impl Watch {
     pub(super) fn request(self: &Arc<Self>, multiplexed: bool) -> Busy {
         self.requests.fetch_add(1, Relaxed);
         self.working.fetch_add(1, Relaxed);
+        self.asked.store(true, Relaxed);
         self.header.store(0, Relaxed);
         if multiplexed {
             self.multiplexed.store(true, Relaxed);
         }
         Busy { watch: self.clone(), is_working: true }
+    }
+
+    /// Whether there ever was a request.
+    pub(super) fn was_asked(&self) -> bool {
+        self.asked.load(Relaxed)
     }
 
     pub(super) fn is_busy(&self) -> bool {

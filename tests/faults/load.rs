@@ -135,7 +135,10 @@ impl Target {
         };
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = names.entry(user).or_default();
-        if version > newest.0 {
+        if version == newest.0 && name != newest.1 {
+            // Two changes cannot have made the same version: the first was lost. No row will ever look like this.
+            *newest = (i64::MAX, name.to_owned());
+        } else if version > newest.0 {
             *newest = (version, name.to_owned());
         }
     }

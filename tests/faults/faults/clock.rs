@@ -5,11 +5,14 @@ use std::{fs, path::PathBuf, time::Duration};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::Scene;
+use super::{Promise, Scene};
 use crate::{Result, cluster::until};
 
 /// Forwards, backwards by more than everything lasts that is kept in memory, and right again.
 const STEPS: [&str; 4] = ["+5m", "-2h", "-30s", "+0"];
+
+const SEEN: Promise =
+    Promise::new("changes are seen by the other within 1 s", Duration::from_secs(1), Duration::from_secs(10));
 
 pub(super) async fn steps(mut scene: Scene<'_>) -> Result<()> {
     let cluster = scene.cluster(2, &[]).await?;
@@ -70,7 +73,7 @@ pub(super) async fn steps(mut scene: Scene<'_>) -> Result<()> {
     }
     let told = if wrong.is_empty() { format!("{} steps", STEPS.len()) } else { wrong.join("; ") };
     scene.judge("everybody is answered, whatever the time is said to be", wrong.is_empty(), told);
-    scene.judge_time("changes are seen by the other within 1 s", Duration::from_secs(1), longest);
+    scene.judge_time(SEEN, longest);
     scene.judge_processes(&cluster).await?;
     cluster.stop().await
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Scene, settle};
+use super::{Promise, Scene, TOLD, settle};
 use crate::{
     Result,
     cluster::{Cluster, until},
@@ -12,8 +12,11 @@ use crate::{
 };
 
 const AWAY: Duration = Duration::from_secs(3);
-/// What was in the middle of it when it happened.
-const UNDER_WAY: Duration = Duration::from_millis(100);
+const BACK: Promise =
+    Promise::new("changes are taken 2 s after it is back", Duration::from_secs(2), Duration::from_secs(20));
+/// A statement is ended after 3 s, and who waits for a connection gives up after one.
+const ENDED: Promise =
+    Promise::new("and is told within 4 s", Duration::from_secs(4), Duration::from_millis(5500));
 
 pub(super) async fn restarts(mut scene: Scene<'_>) -> Result<()> {
     let cluster = scene.cluster(1, &[]).await?;
@@ -26,9 +29,9 @@ pub(super) async fn restarts(mut scene: Scene<'_>) -> Result<()> {
     let recovered = recovered(&cluster, back).await?;
     settle().await;
     let seen = load.end().await?;
-    scene.judge_outage(between(&seen, from + UNDER_WAY, from + AWAY));
-    scene.judge_time("changes are taken 2 s after it is back", Duration::from_secs(2), recovered);
-    judge_after(&mut scene, &seen, back + recovered);
+    scene.judge_outage(&seen, [from, from + AWAY, back + recovered], TOLD)?;
+    scene.judge_time(BACK, recovered);
+    scene.judge_after(&seen, back + recovered);
     scene.judge_processes(&cluster).await?;
     scene.judge_changes(&cluster).await?;
     cluster.stop().await
@@ -54,7 +57,7 @@ pub(super) async fn throws_sessions_out(mut scene: Scene<'_>) -> Result<()> {
     let wrong = failed.clone().filter(|one| !one.is_put_off()).count();
     let told = format!("{ended} sessions ended; failed: {}", statuses(failed));
     scene.judge("who fails gets 503 with Retry-After", wrong == 0 && ended > 0, told);
-    judge_after(&mut scene, &seen, to);
+    scene.judge_after(&seen, to);
     scene.judge_processes(&cluster).await?;
     scene.judge_changes(&cluster).await?;
     cluster.stop().await
@@ -74,10 +77,9 @@ pub(super) async fn is_locked(mut scene: Scene<'_>) -> Result<()> {
     let recovered = recovered(&cluster, back).await?;
     settle().await;
     let seen = load.end().await?;
-    // Statements are ended after 3 s, and who waits for a connection gives up after one.
-    scene.judge_outage(between(&seen, from + UNDER_WAY, back - AWAY - Duration::from_secs(1)));
-    scene.judge_time("changes are taken 2 s after it is released", Duration::from_secs(2), recovered);
-    judge_after(&mut scene, &seen, back + recovered);
+    scene.judge_outage(&seen, [from, back, back + recovered], ENDED)?;
+    scene.judge_time(BACK, recovered);
+    scene.judge_after(&seen, back + recovered);
     scene.judge_processes(&cluster).await?;
     scene.judge_changes(&cluster).await?;
     cluster.stop().await
@@ -87,11 +89,4 @@ pub(super) async fn is_locked(mut scene: Scene<'_>) -> Result<()> {
 async fn recovered(cluster: &Cluster, back: Instant) -> Result<Duration> {
     until("a change is taken", Duration::from_secs(60), async || cluster.target.changes().await).await?;
     Ok(back.elapsed())
-}
-
-fn judge_after(scene: &mut Scene<'_>, seen: &[crate::load::Seen], from: Instant) {
-    let after = between(seen, from, from + Duration::from_secs(3600));
-    let failed = after.clone().filter(|one| !one.is_answered());
-    let told = format!("{} requests, failed: {}", after.count(), statuses(failed.clone()));
-    scene.judge("and nothing fails from then on", failed.count() == 0, told);
 }

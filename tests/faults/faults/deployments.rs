@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::{Scene, settle};
+use super::{Promise, Scene, settle};
 use crate::{
     Result,
     balancer::Balancer,
@@ -14,6 +14,9 @@ use crate::{
 
 /// A process that was killed is known to be gone by then.
 const NOTICED: Duration = Duration::from_secs(1);
+
+const READY: Promise =
+    Promise::new("a process is ready within 0.5 s", Duration::from_millis(500), Duration::from_secs(5));
 
 async fn behind_a_balancer(scene: &Scene<'_>) -> Result<(Cluster, Balancer)> {
     let mut cluster = scene.cluster(2, &[]).await?;
@@ -86,7 +89,7 @@ pub(super) async fn kills(mut scene: Scene<'_>) -> Result<()> {
         format!("{} x kill -9, {} requests, failed: {}", moments.len(), seen.len(), statuses(failed.clone()));
     scene.judge("requests fail within 1 s of a kill only", failed.count() <= soon + early, told);
     scene.judge_changes(&cluster).await?;
-    scene.judge_time("a process is ready within 0.5 s", Duration::from_millis(500), longest);
+    scene.judge_time(READY, longest);
     drop(balancer);
     cluster.stop().await
 }

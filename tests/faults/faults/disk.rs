@@ -10,11 +10,16 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::{Scene, settle};
-use crate::{Result, cluster::until, load::between, servers::Servers};
+use super::{Promise, Scene, TOLD, settle};
+use crate::{Result, cluster::until, servers::Servers};
 
 const SIZE: &str = "size=384m";
 const FULL: Duration = Duration::from_secs(5);
+const BACK: Promise = Promise::new(
+    "changes are taken 2 s after there is room",
+    Duration::from_secs(2),
+    Duration::from_secs(20),
+);
 
 /// Unmounted when it is dropped.
 struct Mount(PathBuf);
@@ -65,8 +70,9 @@ pub(super) async fn is_full(mut scene: Scene<'_>) -> Result<()> {
     let recovered = back.elapsed();
     settle().await;
     let seen = load.end().await?;
-    scene.judge_outage(between(&seen, from, to));
-    scene.judge_time("changes are taken 2 s after there is room", Duration::from_secs(2), recovered);
+    scene.judge_outage(&seen, [from, to, back + recovered], TOLD)?;
+    scene.judge_time(BACK, recovered);
+    scene.judge_after(&seen, back + recovered);
     scene.judge_processes(&cluster).await?;
     scene.judge_changes(&cluster).await?;
     cluster.stop().await?;

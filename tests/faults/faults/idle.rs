@@ -39,7 +39,7 @@ pub(super) async fn crowd(mut scene: Scene<'_>) -> Result<()> {
         stream::iter(0..wanted).map(|n| ask_once(&cluster, n)).buffered(64).try_collect().await?;
     let (there, grown) = (Instant::now(), self::memory(&cluster)?.saturating_sub(memory));
     sleep(MEASURED).await;
-    let open = crowd.iter().filter(|stream| stream.try_read(&mut [0]).is_err()).count();
+    let open = crowd.iter().filter(|stream| is_open(stream)).count();
     let to = Instant::now();
     let seen = load.end().await?;
     let failed = between(&seen, from, to).filter(|one| !one.is_answered());
@@ -78,6 +78,11 @@ async fn ask_once(cluster: &Cluster, n: usize) -> Result<TcpStream> {
     let mut rest = [0; 8192];
     let said = stream.read(&mut rest).await?;
     if said == 0 { Err("closed".into()) } else { Ok(stream) }
+}
+
+/// Nothing has been said, not even that it is over.
+fn is_open(stream: &TcpStream) -> bool {
+    stream.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 /// Resident, in bytes.
