@@ -49,7 +49,9 @@ export class Server {
   async link(to) {
     const folder = join(this.folder, '.tenantry/mail');
     return eventually(`a mail to ${to}`, async () => {
-      const files = (await readdir(folder).catch(() => [])).sort().reverse();
+      // One whose name begins with a dot is being written.
+      const all = await readdir(folder).catch(() => []);
+      const files = all.filter((name) => !name.startsWith('.')).sort().reverse();
       for (const file of files) {
         const mail = await readFile(join(folder, file), 'utf8');
         // Long lines are folded by "=" in quoted-printable.

@@ -54,19 +54,15 @@ impl Cluster {
 
     /// Asks again and again. What is noise is not counted.
     async fn seen_and_done(&self, (path, body): &Request<'_>, noise: &[String]) -> (Vec<Seen>, Done) {
-        let (statements, hashes, jobs) = (self.statements().await, self.hashes().await, self.jobs().await);
-        let mut seen = vec![];
+        let (statements, hashes, jobs) = (self.settled(noise).await, self.hashes().await, self.jobs().await);
+        let (mut seen, mut after) = (vec![], BTreeMap::new());
         for n in 0..TIMES {
             seen.push(self.send(path, &body(n)).await);
+            after = self.settled(noise).await;
         }
-        let mut after = self.statements().await;
         after.retain(|statement, calls| {
             *calls -= statements.get(statement).unwrap_or(&0);
-            // What each process does once in a while is nothing that a request does.
-            let upkeep = ["revocations", "lifetime", "oldest_waiting", "min(j.run_at)"]
-                .iter()
-                .any(|of| statement.contains(of));
-            *calls > 0 && !upkeep && !noise.contains(statement)
+            *calls > 0 && !is_noise(statement, noise)
         });
         let mut now = self.jobs().await;
         now.retain(|kind, count| {
@@ -74,6 +70,22 @@ impl Cluster {
             *count > 0
         });
         (seen, Done { statements: after, hashes: self.hashes().await - hashes, jobs: now })
+    }
+
+    /// The statements so far, once none is added any more: some things are noted beside the answer, and of several notes at once
+    /// one is written.
+    async fn settled(&self, noise: &[String]) -> BTreeMap<String, i64> {
+        let mut before = None;
+        loop {
+            let now = self.statements().await;
+            let mut own = now.clone();
+            own.retain(|statement, _| !is_noise(statement, noise));
+            if before.as_ref() == Some(&own) {
+                return now;
+            }
+            before = Some(own);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn send(&self, path: &str, body: &Value) -> Seen {
@@ -124,6 +136,12 @@ impl Cluster {
         noise.push(JOBS.into());
         noise
     }
+}
+
+/// What each process does once in a while is nothing that a request does.
+fn is_noise(statement: &String, noise: &[String]) -> bool {
+    let upkeep = ["revocations", "lifetime", "oldest_waiting", "min(j.run_at)"];
+    noise.contains(statement) || upkeep.iter().any(|of| statement.contains(of))
 }
 
 fn assert_alike(what: &str, mut cases: Vec<(&str, (Vec<Seen>, Done))>) {

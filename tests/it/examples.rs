@@ -76,7 +76,7 @@ async fn a_team_is_invited_from_typescript() {
 
 #[tokio::test]
 async fn a_table_is_kept_in_step_from_python_however_often_it_has_to_wait() {
-    let app = TestApp::spawn().await;
+    let app = TestApp::spawn_with(&["--plan-seats=basic=100"]).await;
     let users: Vec<_> =
         (0..62).map(|n| json!({"email": format!("u{n}@example.org"), "name": "Some One"})).collect();
     let (status, made) = app.post("/api/v1/users/bulk", &json!({"users": users, "atomic": true})).await;
