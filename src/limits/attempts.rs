@@ -15,6 +15,7 @@ use std::{
 };
 
 use tenantry_accounts::{self as accounts, Actor, UserId};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
@@ -53,8 +54,8 @@ pub(crate) enum What<'a> {
 }
 
 /// An attempt that has been counted.
-pub(crate) struct Attempt<'a> {
-    attempts: &'a Attempts,
+pub(crate) struct Attempt {
+    attempts: Arc<Attempts>,
     what: &'static str,
     key: u128,
     cells: Option<Cells>,
@@ -69,15 +70,15 @@ impl Attempts {
     }
 
     /// Counts an attempt, or refuses it.
-    pub(crate) async fn count(&self, what: What<'_>) -> Result<Attempt<'_>, ApiError> {
+    pub(crate) async fn count(self: &Arc<Self>, what: What<'_>) -> Result<Attempt, ApiError> {
         let (limit, key) = (what.limit(), what.key());
         let cells = match what {
             What::SignUp(_) => self.register,
             _ => self.login,
         };
-        let mut attempt = Attempt { attempts: self, what: limit, key, cells, taken: None };
+        let mut attempt = Attempt { attempts: self.clone(), what: limit, key, cells, taken: None };
         let Some(cells) = cells else { return Ok(attempt) };
-        let taken = self.ask(limit, key, cells, 1, &[]).await;
+        let taken = self.global.wait(self.clone().take(limit, key, cells)).await.flatten();
         let by = if taken.is_some() { "redis" } else { "process" };
         metrics::counter!("tenantry_limit_decisions_total", "scope" => what.scope(), "by" => by).increment(1);
         let waits = match taken {
@@ -97,7 +98,7 @@ impl Attempts {
 
     /// Does `work`, for which the actor was asked their own password, and counts it.
     pub(crate) async fn with_password<T>(
-        &self,
+        self: &Arc<Self>,
         actor: &Actor,
         work: impl Future<Output = accounts::Result<T>>,
     ) -> Result<accounts::Result<T>, ApiError> {
@@ -108,11 +109,28 @@ impl Attempts {
         Ok(result)
     }
 
+    /// Asks Redis for one, and gives it back if the answer comes too late for whoever wants it: they were let in, or not, by what
+    /// this process knows.
+    fn take(
+        self: Arc<Self>,
+        limit: &'static str,
+        key: u128,
+        cells: Cells,
+    ) -> oneshot::Receiver<Option<Taken>> {
+        let (tell, told) = oneshot::channel();
+        tokio::spawn(async move {
+            let taken = self.ask(limit, key, cells, 1, &[]).await;
+            if let Err(Some(Taken { count, until, run, .. })) = tell.send(taken) {
+                self.ask(limit, key, cells, 0, &[Unused { count, until, run }]).await;
+            }
+        });
+        told
+    }
+
     async fn ask(&self, limit: &str, key: u128, cells: Cells, want: u32, unused: &[Unused]) -> Option<Taken> {
         let told = self.known.get(key).unwrap_or_default();
         let knows = (told, self.start.elapsed());
-        let taken =
-            self.global.take(&name(limit, key), cells, want, knows, unused, self.global.patience()).await?;
+        let taken = self.global.take(&name(limit, key), cells, want, knows, unused).await?;
         self.known.update(key, |known| {
             let mut known = known.unwrap_or_default();
             known.learn(&taken, told, self.start.elapsed());
@@ -142,7 +160,7 @@ pub(super) fn cells(rate: Rate) -> Option<Cells> {
     Some(Cells::new(&Policy::new("login", n, period), Duration::ZERO))
 }
 
-impl Attempt<'_> {
+impl Attempt {
     /// Gives the attempt back unless a password was guessed, and guessed wrong, be it as a part of a request. Without this it
     /// stays counted: so it is with one that was given up before it was answered.
     pub(crate) async fn end<T>(self, result: &accounts::Result<T>) {
@@ -151,18 +169,23 @@ impl Attempt<'_> {
         if matches!(result, Err(WrongCredentials | WrongPassword | KeyReused)) {
             return;
         }
-        let attempts = self.attempts;
-        match self.taken {
-            Some(Taken { count, until, run, .. }) => {
-                let unused = Unused { count, until, run };
-                attempts.ask(self.what, self.key, cells, 0, &[unused]).await;
-            }
-            None => attempts.known.update(self.key, |known| {
+        let Self { attempts, what, key, taken, .. } = self;
+        let global = attempts.global.clone();
+        let Some(Taken { count, until, run, .. }) = taken else {
+            return attempts.known.update(key, |known| {
                 let mut known = known.unwrap_or_default();
                 known.give_back(cells, attempts.global.replicas());
                 ((), Some(known))
-            }),
-        }
+            });
+        };
+        // Whoever was right must not pay for a Redis that is slow.
+        let (tell, told) = oneshot::channel();
+        tokio::spawn(async move {
+            attempts.ask(what, key, cells, 0, &[Unused { count, until, run }]).await;
+            // Nobody need wait for it.
+            let _ = tell.send(());
+        });
+        global.wait(told).await;
     }
 }
 

@@ -1,14 +1,22 @@
 //! What all processes share of a limit: one number in Redis, and what of it is owed while Redis does not answer.
 
-use std::{fmt::Write, num::NonZeroU32, time::Duration};
+use std::{
+    fmt::Write,
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
 
 use sha2::{Digest, Sha256};
 use tenantry_cache::{Cache, Script};
+use tokio::{sync::oneshot, time::timeout};
 
 use super::policy::Policy;
 
 /// Later than any limit is whole again, and still counted exactly by a script in Lua.
 const LATEST: u64 = 1 << 52;
+
+/// How long Redis may take. No request waits for so long; but what is taken or given back late is not lost.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Limits in Redis.
 pub(super) struct Global {
@@ -79,7 +87,7 @@ impl Global {
     }
 
     /// Takes up to `want` under `name`, tells Redis what it is owed, and gives back what was not used. None: Redis does not
-    /// answer, or not in time, and the limit is [kept here](Known::take).
+    /// answer, and the limit is [kept here](Known::take).
     pub(super) async fn take(
         &self,
         name: &str,
@@ -87,7 +95,6 @@ impl Global {
         want: u32,
         (known, now): (Known, Duration),
         unused: &[Unused],
-        patience: Duration,
     ) -> Option<Taken> {
         let redis = self.cache.redis()?;
         let run = u32::from_str_radix(redis.run(), 16).ok()?.max(1);
@@ -107,7 +114,7 @@ impl Global {
         for unused in unused.iter().filter(|unused| unused.run == run) {
             arguments.extend([i64::from(unused.count), signed(unused.until)]);
         }
-        let answer = redis.call(&self.script, name, &arguments, patience).await.ok()?;
+        let answer = redis.call(&self.script, name, &arguments, PATIENCE).await.ok()?;
         let &[count, until, redis_now] = answer.as_slice() else { return None };
         let (until, redis_now) = (u64::try_from(until).ok()?, u64::try_from(redis_now).ok()?);
         Some(Taken {
@@ -125,13 +132,17 @@ impl Global {
         let run = u32::from_str_radix(redis.run(), 16).ok()?.max(1);
         let known = Known { run, ..Known::default() };
         let all = Unused { count: u32::MAX, until: LATEST, run };
-        self.take(name, cells, 0, (known, Duration::ZERO), &[all], self.patience()).await?;
+        self.take(name, cells, 0, (known, Duration::ZERO), &[all]).await?;
         Some(())
     }
 
-    /// What a request may wait for Redis.
-    pub(super) fn patience(&self) -> Duration {
-        self.cache.redis_budget()
+    /// Waits for what somebody asks Redis, for no longer than a request may. Whoever asks goes on by themselves: what they are
+    /// told when nobody waits any more is theirs to make good.
+    pub(super) async fn wait<T>(&self, answer: oneshot::Receiver<T>) -> Option<T> {
+        let begun = Instant::now();
+        let answer = timeout(self.cache.redis_time_left(), answer).await;
+        tenantry_cache::charge_request(begun.elapsed());
+        answer.ok()?.ok()
     }
 
     pub(super) fn replicas(&self) -> NonZeroU32 {

@@ -46,7 +46,7 @@ pub(crate) struct Limits {
     by_address: Option<Local>,
     by_caller: Option<Local>,
     quotas: Arc<Quotas>,
-    pub(crate) attempts: Attempts,
+    pub(crate) attempts: Arc<Attempts>,
     spelling: Spelling,
     /// Whether attempts that name a tenant are counted.
     names: bool,
@@ -60,7 +60,7 @@ impl Limits {
             by_address: Local::new("ip", config.rate_limit_ip),
             by_caller: Local::new("caller", config.rate_limit_caller),
             quotas: Arc::new(Quotas::new(global.clone(), config.tenant_rates())),
-            attempts: Attempts::new(global, config.rate_limit_login, config.rate_limit_register),
+            attempts: Arc::new(Attempts::new(global, config.rate_limit_login, config.rate_limit_register)),
             spelling: Spelling::new(),
             names: config.rate_limit_login != Rate::Off,
         }

@@ -16,7 +16,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use tenantry_accounts::{TenantId, tenants::Plan};
-use tokio::time::{sleep, timeout};
+use tokio::{sync::oneshot, time::sleep};
 
 use super::{
     Rate,
@@ -167,29 +167,53 @@ impl Quotas {
 
     /// Waits for what comes of asking Redis, for as long as a request may.
     async fn wait(self: &Arc<Self>, bucket: &Arc<Bucket>, quota: &Arc<Quota>) -> Decision {
-        let (begun, patience) = (Instant::now(), self.global.patience());
-        let filling = timeout(patience, bucket.filling.lock()).await;
-        let waited = begun.elapsed();
-        tenantry_cache::charge_request(waited);
-        let replicas = self.global.replicas();
-        let Ok(_filling) = filling else {
-            return bucket.state().take_here(quota, self.start.elapsed(), replicas);
-        };
-        let step = bucket.state().take(quota, self.start.elapsed(), replicas);
-        match step {
-            Step::Decided(decision) => return decision,
+        let (tell, told) = oneshot::channel();
+        tokio::spawn(self.clone().take(bucket.clone(), quota.clone(), tell));
+        let answer = self.global.wait(told).await;
+        let (mut state, now) = (bucket.state(), self.start.elapsed());
+        match answer {
+            Some(Some(decision)) => decision,
+            Some(None) => state.take_here(quota, now, self.global.replicas()),
+            None => {
+                // Whoever comes while Redis is being slow need not wait as well.
+                state.away = now + AWAY;
+                state.take_here(quota, now, self.global.replicas())
+            }
+        }
+    }
+
+    /// Takes a chunk and one of it for somebody, or says that Redis does not answer. If they have not waited for it, it
+    /// is given back.
+    async fn take(
+        self: Arc<Self>,
+        bucket: Arc<Bucket>,
+        quota: Arc<Quota>,
+        tell: oneshot::Sender<Option<Decision>>,
+    ) {
+        let _filling = bucket.filling.lock().await;
+        if tell.is_closed() {
+            return;
+        }
+        // Others may have taken more meanwhile.
+        let step = bucket.state().take(&quota, self.start.elapsed(), self.global.replicas());
+        let (decision, taken) = match step {
+            Step::Decided(decision) => (Some(decision), None),
             Step::Low(decision) => {
                 bucket.state().is_refilling = false;
-                return decision;
+                (Some(decision), None)
             }
-            Step::Empty => {}
-        }
-        let taken = self.ask(bucket, quota, (quota.chunk, 1), patience.saturating_sub(waited)).await;
-        let (mut state, now) = (bucket.state(), self.start.elapsed());
-        match taken {
-            Some(Taken { count: 0, wait, .. }) => Decision::Refused { wait },
-            Some(_) => state.admitted(quota, now),
-            None => state.take_here(quota, now, replicas),
+            Step::Empty => {
+                let taken = self.ask(&bucket, &quota, (quota.chunk, 1)).await;
+                let decision = taken.map(|taken| match taken {
+                    Taken { count: 0, wait, .. } => Decision::Refused { wait },
+                    _ => bucket.state().admitted(&quota, self.start.elapsed()),
+                });
+                (decision, taken.filter(|taken| taken.count > 0))
+            }
+        };
+        if let (Err(_), Some(Taken { until, run, .. })) = (tell.send(decision), taken) {
+            bucket.state().unused.push(Unused { count: 1, until, run });
+            self.ask(&bucket, &quota, (0, 0)).await;
         }
     }
 
@@ -198,7 +222,7 @@ impl Quotas {
         let _filling = bucket.filling.lock().await;
         // Others may have done so meanwhile.
         if bucket.state().is_low(&quota, self.start.elapsed()) {
-            self.ask(&bucket, &quota, (quota.chunk, 0), self.global.patience()).await;
+            self.ask(&bucket, &quota, (quota.chunk, 0)).await;
         }
         bucket.state().is_refilling = false;
     }
@@ -210,14 +234,13 @@ impl Quotas {
         bucket: &Arc<Bucket>,
         quota: &Arc<Quota>,
         (want, at_once): (u32, u32),
-        patience: Duration,
     ) -> Option<Taken> {
         let (asked, told, unused) = {
             let (mut state, now) = (bucket.state(), self.start.elapsed());
             state.expire(now);
             (now, state.known, std::mem::take(&mut state.unused))
         };
-        let taken = self.global.take(&bucket.name, quota.cells, want, (told, asked), &unused, patience).await;
+        let taken = self.global.take(&bucket.name, quota.cells, want, (told, asked), &unused).await;
         let outcome = match &taken {
             None => "failed",
             Some(_) if want == 0 => "returned",
@@ -230,6 +253,7 @@ impl Quotas {
             state.away = now + AWAY;
             return None;
         };
+        state.away = now;
         state.known.learn(&taken, told, now);
         if want > 0 && taken.count == 0 {
             state.refused = now + taken.wait;
@@ -262,7 +286,7 @@ impl Quotas {
             }
             let _filling = bucket.filling.lock().await;
             if !bucket.state().unused.is_empty() {
-                self.ask(&bucket, &quota, (0, 0), self.global.patience()).await;
+                self.ask(&bucket, &quota, (0, 0)).await;
             }
         })
     }

@@ -10,16 +10,27 @@ task_local! {
     static SPENT: Cell<Duration>;
 }
 
-/// Does the work of one request, whose waits for Redis are one budget whoever causes them: what a
-/// [script](crate::RedisRun::call) has waited is not left for look-ups. Tasks that it starts are not part of it.
+/// Does the work of one request, whose waits for Redis are one budget whoever causes them: what is
+/// [charged](charge_request) to it is not left for look-ups. Tasks that it starts are not part of it.
 pub async fn one_request<T>(work: impl Future<Output = T>) -> T {
     SPENT.scope(Cell::default(), work).await
 }
 
-/// Takes a wait that another request's call has caused out of what [this request](one_request) may wait for Redis.
+/// Takes what this request has waited for a [script](crate::RedisRun::call) out of what [it](one_request) may wait for Redis,
+/// and tells it with its other waits.
 pub fn charge_request(waited: Duration) {
     // Outside of a request nobody asks.
     let _ = SPENT.try_with(|spent| spent.set(spent.get() + waited));
+    tell(waited);
+}
+
+fn tell(waited: Duration) {
+    metrics::histogram!("tenantry_cache_redis_wait_seconds").record(waited.as_secs_f64());
+}
+
+/// What is left for this request to wait of `whole`.
+pub(crate) fn left_of(whole: Duration) -> Duration {
+    whole.saturating_sub(spent())
 }
 
 fn spent() -> Duration {
@@ -36,24 +47,17 @@ pub(crate) struct Budget {
     left: Duration,
     waited: Duration,
     is_told: bool,
-    /// Whether what is waited is waited by the whole request.
-    is_shared: bool,
 }
 
 impl Budget {
     /// For whoever has patience, such as a worker or the background ping.
     pub(crate) const fn new(whole: Duration) -> Self {
-        Self { left: whole, waited: Duration::ZERO, is_told: false, is_shared: false }
+        Self { left: whole, waited: Duration::ZERO, is_told: false }
     }
 
     /// For a request, whose waiting is told, less what it has waited on behalf of others.
     pub(crate) fn of_request(whole: Duration) -> Self {
-        Self { is_told: true, ..Self::new(whole.saturating_sub(spent())) }
-    }
-
-    /// For what others than the cache do for a request.
-    pub(crate) fn of_others(whole: Duration) -> Self {
-        Self { is_shared: true, ..Self::of_request(whole) }
+        Self { is_told: true, ..Self::new(left_of(whole)) }
     }
 
     pub(crate) const fn is_spent(&self) -> bool {
@@ -98,17 +102,14 @@ impl Budget {
 /// With what is left of the first one, which alone tells what it has waited so far.
 impl Clone for Budget {
     fn clone(&self) -> Self {
-        Self { left: self.left, waited: Duration::ZERO, is_told: self.is_told, is_shared: self.is_shared }
+        Self { left: self.left, waited: Duration::ZERO, is_told: self.is_told }
     }
 }
 
 impl Drop for Budget {
     fn drop(&mut self) {
-        if self.is_shared {
-            charge_request(self.waited);
-        }
         if self.is_told && !self.waited.is_zero() {
-            metrics::histogram!("tenantry_cache_redis_wait_seconds").record(self.waited.as_secs_f64());
+            tell(self.waited);
         }
     }
 }
@@ -136,11 +137,9 @@ mod tests {
     async fn what_others_have_waited_in_a_request_is_not_left_for_the_cache() {
         let whole = Duration::from_millis(50);
         one_request(async {
-            for left in [50, 20] {
-                let mut budget = Budget::of_others(whole);
-                assert_eq!(budget.left(), Duration::from_millis(left));
-                budget.spend(sleep(Duration::from_millis(30))).await;
-            }
+            charge_request(Duration::from_millis(30));
+            assert_eq!(Budget::of_request(whole).left(), Duration::from_millis(20));
+            charge_request(Duration::from_millis(30));
             assert!(Budget::of_request(whole).is_spent());
         })
         .await;

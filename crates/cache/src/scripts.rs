@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 
 use deadpool_redis::redis;
 
-use crate::{Cache, Unreachable, budget::Budget, redis::Run};
+use crate::{
+    Cache, Unreachable,
+    budget::{Budget, left_of},
+    redis::Run,
+};
 
 /// A script in Lua that touches one key and answers with whole numbers.
 #[derive(Debug)]
@@ -33,9 +37,9 @@ impl Cache {
         self.0.era().run.clone().map(RedisRun)
     }
 
-    /// How long one request may wait for Redis, over all its calls.
-    pub fn redis_budget(&self) -> Duration {
-        self.0.settings.redis_budget
+    /// How long [this request](crate::one_request) may still wait for Redis, over all its calls.
+    pub fn redis_time_left(&self) -> Duration {
+        left_of(self.0.settings.redis_budget)
     }
 }
 
@@ -46,8 +50,7 @@ impl RedisRun {
     }
 
     /// Runs a script on `key`, which has a prefix that no [`Key`](crate::Key) and no [`Pointer`](crate::Pointer) has and holds no
-    /// braces. Waits for at most `patience`, and in [a request](crate::one_request) for no longer than the request may still
-    /// wait for Redis; what it waits is taken from what is left for the cache.
+    /// braces. It may take as long as `patience`; what a request waits for it is to be [charged](crate::charge_request) to it.
     ///
     /// # Errors
     /// When Redis has not answered, or is not asked since it has not answered others. The script may have run all the same.
@@ -62,6 +65,6 @@ impl RedisRun {
         for argument in arguments {
             call.arg(argument);
         }
-        self.0.call(script.name, key, &call, &mut Budget::of_others(patience)).await
+        self.0.call(script.name, key, &call, &mut Budget::new(patience)).await
     }
 }
