@@ -1,7 +1,7 @@
 # The two commands are `make dev` and `make test`; both install what is missing first.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint audit openapi load load-large load-auth load-bulk load-import load-export load-lists load-stats load-stripe bench-enumeration chaos planted model revocations storm chaos-jobs bench-jobs fuzz clean
+.PHONY: help dev test lint audit openapi load load-large load-auth load-bulk load-import load-export load-limits load-lists load-stats load-stripe bench-enumeration chaos planted model revocations storm chaos-jobs bench-jobs fuzz clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-17s%s\n", $$1, $$2 }'
@@ -60,6 +60,10 @@ load-stats: ## figures of a thousand users and of a million in one tenant (relea
 load-export: ## exports of a thousand users and of a hundred thousand: users a second, memory (release build; ARGS="--users 1000000")
 	cargo build --release --workspace --bin tenantry --example load
 	target/release/examples/load export --report loadtests/export.txt $(ARGS)
+
+load-limits: ## what limits of requests cost, and how many decisions Redis makes (release build; needs wrk)
+	cargo build --release --workspace --bin tenantry --example load
+	target/release/examples/load limits --seconds 4 --report loadtests/limits.txt $(ARGS)
 
 load-stripe: ## the storm twice, webhooks at 200 a second, a backfill (release build; writes loadtests/stripe.txt)
 	cargo build --release --workspace --bin tenantry --example stripe-storm

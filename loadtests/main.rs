@@ -19,6 +19,7 @@ mod enumeration;
 mod export;
 mod figures;
 mod imports;
+mod limits;
 mod lists;
 mod process;
 #[path = "../tests/harness/provenance.rs"]
@@ -86,6 +87,8 @@ pub(crate) enum Question {
     Stats,
     /// Exports of a thousand users, and of up to a million
     Export,
+    /// Limits of requests: none, by the process, all
+    Limits,
 }
 
 #[tokio::main]
@@ -100,7 +103,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(settings: &Settings) -> Result<()> {
-    if matches!(settings.question, Question::Lookup | Question::Scale | Question::Auth) {
+    if matches!(settings.question, Question::Lookup | Question::Scale | Question::Auth | Question::Limits) {
         wrk::check()?;
     }
     let folder = std::env::temp_dir().join(format!("tenantry-load-{}", std::process::id()));
@@ -130,6 +133,7 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
         Question::Import => return Ok(imports::measure(settings, servers).await?.to_string()),
         Question::Lists => return Ok(lists::measure(settings, servers).await?.to_string()),
         Question::Stats => return Ok(stats::measure(settings, servers).await?.to_string()),
+        Question::Limits => return Ok(limits::measure(settings, servers).await?.to_string()),
         Question::Export => return Ok(export::measure(settings, servers).await?.to_string()),
     };
     Ok(by_turns(settings, servers, table, &cases).await?.to_string())

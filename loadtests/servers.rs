@@ -68,6 +68,10 @@ impl Servers {
         Ok([cpu(redis)?, cpu_of_family(postgres.ok_or("PostgreSQL has ended")?)?])
     }
 
+    pub(crate) fn redis_pid(&self) -> Result<u32> {
+        Ok(self.redis.pid().ok_or("Redis has ended")?)
+    }
+
     pub(crate) fn redis_url(&self) -> String {
         redis::url(&self.home)
     }

@@ -527,7 +527,17 @@ impl FromStr for StripePrices {
 fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
-    address.or_else(|_| text.parse()).map_err(|_| "must be an address or a network such as 10.0.0.0/8".into())
+    let net = address
+        .or_else(|_| text.parse())
+        .map_err(|_| "must be an address or a network such as 10.0.0.0/8")?;
+    Ok(as_ipv4(net).unwrap_or(net))
+}
+
+/// IPv4 in IPv6 clothes, as which no address is looked at.
+fn as_ipv4(net: IpNet) -> Option<IpNet> {
+    let IpNet::V6(net) = net else { return None };
+    let (address, bits) = (net.addr().to_ipv4_mapped()?, net.prefix_len().checked_sub(96)?);
+    Some(ipnet::Ipv4Net::new(address, bits).ok()?.into())
 }
 
 fn period(text: &str) -> Result<Duration, String> {

@@ -229,6 +229,7 @@ impl ApiError {
     pub(crate) fn too_many(limit: &str, retry_after: u64) -> Self {
         let message = match limit {
             "ip" => "Too many requests from this IP, please try again later",
+            "tenant" => "Your organisation has used up what its plan allows for now, please try again later",
             _ => "Too many requests, please try again later",
         };
         Self { retry_after: Some(retry_after), ..Self::new(Code::RateLimited, message) }

@@ -160,9 +160,8 @@ impl Quotas {
     pub(super) fn look(&self, tenant: TenantId, plan: Plan, verdict: &mut Verdict) {
         let Some(quota) = self.of(plan) else { return };
         let Some(bucket) = self.buckets.find(tenant.0.as_u128()) else { return };
-        let (state, now) = (bucket.state(), self.start.elapsed());
-        if state.leases.is_empty() && state.refused > now {
-            verdict.add(&quota.policy, Decision::Refused { wait: state.refused - now });
+        if let Some(wait) = bucket.state().wait(quota, self.start.elapsed()) {
+            verdict.add(&quota.policy, Decision::Refused { wait });
         }
     }
 
@@ -338,13 +337,22 @@ impl State {
     /// How long the leases go on. None: they have ended, and whoever waits for that need not come back.
     fn until_leases_end(&mut self, now: Duration) -> Option<Duration> {
         self.expire(now);
-        let left = self.leases.back().map(|lease| lease.ends.saturating_sub(now));
-        self.is_settling = left.is_some();
-        left
+        // Those of another plan may be shorter.
+        let last = self.leases.iter().map(|lease| lease.ends).max();
+        self.is_settling = last.is_some();
+        last.map(|ends| ends.saturating_sub(now))
     }
 
     fn leased(&self) -> u32 {
         self.leases.iter().map(|lease| lease.left).sum()
+    }
+
+    /// How long a request would have to wait, as far as this process knows.
+    fn wait(&self, quota: &Quota, now: Duration) -> Option<Duration> {
+        let next = self.known.until + Duration::from_micros(quota.cells.each);
+        let wait = next.saturating_sub(now + Duration::from_micros(quota.cells.burst));
+        let has_leased = self.leases.iter().any(|lease| lease.left > 0 && lease.ends > now);
+        (!has_leased && !wait.is_zero()).then_some(wait)
     }
 
     /// What is left as of when Redis was asked, and what is leased.

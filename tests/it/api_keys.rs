@@ -181,9 +181,9 @@ async fn a_key_has_a_limit_of_its_own() {
         let response = request().await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         let policies = response.headers()["ratelimit-policy"].to_str().unwrap().to_owned();
-        assert!(policies.starts_with("\"api_key\";q=3;w=60, \"caller\";"), "{policies}");
+        assert!(policies.contains("\"api_key\";q=3;w=60, \"caller\";"), "{policies}");
         let state = response.headers()["ratelimit"].to_str().unwrap().to_owned();
-        assert!(state.starts_with(&format!("\"api_key\";r={left};")), "{state}");
+        assert!(state.contains(&format!("\"api_key\";r={left};")), "{state}");
     }
     let refused = request().await.unwrap();
     assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);

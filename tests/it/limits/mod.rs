@@ -27,7 +27,16 @@ impl TestApp {
 impl Cluster {
     /// What a wrong password gets at a node.
     async fn wrong_guess(&self, node: usize, email: &str) -> u16 {
-        let body = json!({"tenant": self.tenant, "email": email, "password": "Wrong-Horse-1"});
+        self.guess(node, email, "Wrong-Horse-1").await
+    }
+
+    /// What the password of seeded users gets.
+    async fn sign_in(&self, node: usize, email: &str) -> u16 {
+        self.guess(node, email, "Tenantry-Demo-1").await
+    }
+
+    async fn guess(&self, node: usize, email: &str, password: &str) -> u16 {
+        let body = json!({"tenant": self.tenant, "email": email, "password": password});
         let mut client = self.client(node).await;
         client.ask(Method::POST, "/api/v1/auth/login", &body.to_string()).await.status
     }

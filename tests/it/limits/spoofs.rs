@@ -49,7 +49,8 @@ async fn without_a_trusted_proxy_no_header_says_who_asks() {
 
 #[tokio::test]
 async fn behind_a_trusted_proxy_every_spelling_of_an_address_is_one_client() {
-    let app = TestApp::spawn_with(&["--rate-limit-ip=4/1h", "--trusted-proxies=127.0.0.1,10.0.0.0/8"]).await;
+    let app =
+        TestApp::spawn_with(&["--rate-limit-ip=4/1h", "--trusted-proxies=::ffff:127.0.0.1,10.0.0.0/8"]).await;
     let one: &[&[&str]] = &[
         &["198.51.100.7"],
         &["6.6.6.1, 198.51.100.7"],

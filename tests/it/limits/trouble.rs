@@ -24,14 +24,15 @@ async fn use_up(cluster: &Cluster, node: usize) -> LetIn {
 #[tokio::test]
 async fn without_redis_nodes_let_in_their_shares_of_the_guesses_and_no_more_when_it_is_back() {
     let mut cluster = Cluster::start(2, 1, &[("RATE_LIMIT_LOGIN", "8/1h"), ("API_REPLICAS", "2")]).await;
-    let email = nobody();
+    let email = "admin@example.org";
     for node in [0, 1] {
-        assert_eq!(cluster.wrong_guess(node, &email).await, 401);
+        assert_eq!(cluster.wrong_guess(node, email).await, 401);
     }
+    // By this node 0 learns of the guess at node 1, and it is given back.
+    assert_eq!(cluster.sign_in(0, email).await, 200);
     cluster.kill_redis().await;
     // Of the six that are left each lets half in.
-    let without =
-        [cluster.guess_until_refused(0, &email).await, cluster.guess_until_refused(1, &email).await];
+    let without = [cluster.guess_until_refused(0, email).await, cluster.guess_until_refused(1, email).await];
     assert_eq!(without, [3, 3]);
     let other = nobody();
     assert_eq!(cluster.guess_until_refused(0, &other).await, 4, "half of eight");
@@ -56,13 +57,11 @@ async fn without_redis_a_quota_is_shared_and_there_is_no_burst_when_it_is_back()
     let settings = [("RATE_LIMIT_TENANT_ENTERPRISE", "600/10m"), ("CACHE_LOCAL_TTL", "60s")];
     let mut cluster = Cluster::start(2, 1, &settings).await;
     let mut all = LetIn::default();
-    for node in [0, 1] {
-        let mut client = cluster.client(node).await;
-        for _ in 0..50 {
-            let sent = Instant::now();
-            assert_eq!(client.look_up(cluster.users[0]).await.status, 200);
-            all.0.push((sent, Instant::now()));
-        }
+    let mut clients = [cluster.client(0).await, cluster.client(1).await];
+    for n in 0..100 {
+        let sent = Instant::now();
+        assert_eq!(clients[n % 2].look_up(cluster.users[0]).await.status, 200);
+        all.0.push((sent, Instant::now()));
     }
     cluster.kill_redis().await;
     for node in [0, 1] {
@@ -76,7 +75,8 @@ async fn without_redis_a_quota_is_shared_and_there_is_no_burst_when_it_is_back()
     for node in [0, 1] {
         all.0.extend(use_up(&cluster, node).await.0);
     }
-    all.is_within(600, Duration::from_secs(1));
+    // What the other has taken since a node last asked is not known to it: a chunk of six or two.
+    all.is_within(600 + 12, Duration::from_secs(1));
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ async fn problem(cache: &Cache) -> String {
 #[tokio::test]
 async fn a_password_and_a_user_are_taken_from_the_url() {
     // Exactly what docs/operations.md tells a user of ours needs.
-    let acl = "user tenantry on >p,w@rd ~u:* ~e:* &* -@all +@hash +@string +@keyspace +@scripting +@connection +info +time \
+    let acl = "user tenantry on >p,w@rd ~u:* ~e:* ~l:* &* -@all +@hash +@string +@keyspace +@scripting +@connection +info +time \
                +cluster|info +cluster|slots";
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("redis.conf"), format!("{acl}\nrequirepass secret\n")).unwrap();
