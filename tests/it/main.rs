@@ -16,6 +16,7 @@ mod conditions;
 mod deleted;
 mod dev;
 mod docs;
+mod edges;
 mod enumeration;
 mod examples;
 mod export;

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
 import socketserver
 import subprocess
@@ -31,6 +32,8 @@ LIMITS += ["RATE_LIMIT_TENANT_BASIC", "RATE_LIMIT_TENANT_PRO", "RATE_LIMIT_TENAN
 
 def main():
     options = arguments()
+    # So that what was started ends, however we do.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         settings, url = start(stack, folder, options)
@@ -48,7 +51,7 @@ def main():
     passed = sum(cases for cases, _, _ in counts)
     failed = sum(failures for _, failures, _ in counts) + len(panics)
     succeeded = {operation for _, _, operations in counts for operation in operations}
-    print("never did what they are for:", ", ".join(sorted(operations() - succeeded)) or "none")
+    print("without a success in this run:", ", ".join(sorted(operations() - succeeded)) or "none")
     print(f"{passed} passed, {failed} failed")
     sys.exit(failed > 0)
 
@@ -82,7 +85,9 @@ def call_as(role, seconds, settings, url, folder, options):
             "PYTHONPATH": str(HERE),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        done = subprocess.run(command, env=environment, cwd=folder, text=True, capture_output=True)
+        # What has not ended by then never will: that is an error, and ends all.
+        limit = 10 * seconds + 120
+        done = subprocess.run(command, env=environment, cwd=folder, text=True, capture_output=True, timeout=limit)
         counted = json.loads(tally.read_text()) if tally.exists() else {"phases": {}, "succeeded": []}
         found = sum(phase["failures"] for phase in counted["phases"].values())
         # It fails by itself as well: of an error that is no answer, or of a document that it cannot read.
