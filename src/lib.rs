@@ -19,5 +19,6 @@ pub mod migrate;
 pub mod openapi;
 mod operations;
 pub mod server;
+mod slow_body;
 pub mod state;
 pub mod transport;
