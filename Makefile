@@ -13,10 +13,12 @@ dev: ## everything in one process, on a private PostgreSQL and Redis (ARGS=--fre
 test: ## every check and every test, on servers of its own
 	@scripts/test
 
-lint: ## formatting and clippy
+lint: ## formatting, clippy, and the linters of the OpenAPI document
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --workspace --example tenantry-planted --features tenantry/planted -- -D warnings
+	scripts/clients
+	scripts/document
 
 audit: ## known vulnerabilities in the dependencies (needs the network and cargo-deny)
 	@command -v cargo-deny >/dev/null || { echo 'missing: cargo-deny; run: cargo install cargo-deny --locked' >&2; exit 1; }
@@ -25,6 +27,10 @@ audit: ## known vulnerabilities in the dependencies (needs the network and cargo
 openapi: ## writes openapi/openapi.json anew
 	cargo run --quiet -- openapi >openapi/openapi.json.new
 	mv openapi/openapi.json.new openapi/openapi.json
+
+sdk: ## clients of TypeScript, Python and Rust out of the OpenAPI document, into openapi/build/
+	scripts/clients
+	scripts/sdk
 
 load: ## look-ups by level beside a bare server (release build; needs wrk)
 	cargo build --release --workspace --bin tenantry --example bare --example load

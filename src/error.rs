@@ -64,6 +64,8 @@ pub(crate) enum Code {
     SecondFactorNotFound,
     /// 405: the path does not know this method.
     MethodNotAllowed,
+    /// 408: the body came too slowly; send it again.
+    RequestTimeout,
     /// 409: a user of the tenant has this address.
     EmailTaken,
     /// 409: another tenant has this slug.
@@ -151,6 +153,7 @@ impl Code {
             | Self::NoBilling
             | Self::JobNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::EmailTaken
             | Self::SlugTaken
             | Self::NameTaken
@@ -275,6 +278,11 @@ impl ApiError {
 
     pub(crate) fn unavailable(message: &'static str, retry_after: u64) -> Self {
         Self { retry_after: Some(retry_after), ..Self::new(Code::Unavailable, message) }
+    }
+
+    /// Not 503, since it is the client that was waited for.
+    pub(crate) fn slow_body() -> Self {
+        Self::new(Code::RequestTimeout, "The body came too slowly, please send it again")
     }
 
     pub(crate) fn in_flight() -> Self {
@@ -428,7 +436,8 @@ impl From<Refused> for ApiError {
                 code: "empty".into(),
                 message: "The body has no rows".into(),
             }]),
-            Refused::NotUtf8(_) | Refused::Silent => Self::new(Code::Malformed, capitalised(&text)),
+            Refused::NotUtf8(_) => Self::new(Code::Malformed, capitalised(&text)),
+            Refused::Silent => Self::new(Code::RequestTimeout, capitalised(&text)),
             Refused::Broken(_) => Self::new(Code::Malformed, "The body broke off"),
         }
     }

@@ -23,6 +23,7 @@ use crate::{
     caller::{self, Credential},
     error::ApiError,
     limits::Verdict,
+    slow_body::Awaited,
     state::State,
     timing, trace,
 };
@@ -133,10 +134,10 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
         if preflight {
             return Ok(Response::builder().status(StatusCode::NO_CONTENT).finish());
         }
-        limit_body(&state, &mut request)?;
+        let body = limit_body(&state, &mut request)?;
         let deadline = if is_upload(&request) { UPLOAD_DEADLINE } else { DEADLINE };
         // Whatever a database or a Redis that hangs does, the client gets an answer. Changes go on to their end.
-        timeout(deadline, routes.call(request)).await.unwrap_or_else(|_| Err(late().into()))
+        timeout(deadline, routes.call(request)).await.unwrap_or_else(|_| Err(late_for(&body).into()))
     };
     let answer = AssertUnwindSafe(tenantry_trace::within(work.clone(), answer).instrument(span.clone()))
         .catch_unwind()
@@ -189,6 +190,10 @@ pub(crate) async fn around<E: Endpoint<Output = Response>>(
 
 fn late() -> ApiError {
     ApiError::unavailable("This took too long, please try again", 1)
+}
+
+fn late_for(body: &Awaited) -> ApiError {
+    if body.now() { ApiError::slow_body() } else { late() }
 }
 
 /// What the request came with as far as this process knows by itself, and the key that it would have to ask for.
@@ -266,14 +271,30 @@ fn address(state: &State, request: &Request) -> Option<IpAddr> {
     address.as_socket_addr().map(|peer| state.limits.client(peer.ip(), request.headers()))
 }
 
-/// RFC 9457 for those who ask for it.
+/// RFC 9457 for those who ask for it, unless they would rather have the envelope.
 fn prefers_problem_details(request: &Request) -> bool {
-    request.header("accept").is_some_and(|accept| accept.contains("application/problem+json"))
+    let lines = request.headers().get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    let ranges: Vec<_> = lines.flat_map(|line| line.split(',')).map(range).collect();
+    let weight = |wanted: &str| {
+        let ranges = ranges.iter().filter(|(kind, _)| kind.eq_ignore_ascii_case(wanted));
+        ranges.map(|(_, weight)| *weight).fold(0.0, f32::max)
+    };
+    let problem = weight("application/problem+json");
+    problem > 0.0 && problem >= weight("application/json")
+}
+
+/// A media range and its weight (RFC 9110, 12.5.1).
+fn range(range: &str) -> (&str, f32) {
+    let mut parts = range.split(';').map(str::trim);
+    let kind = parts.next().unwrap_or_default();
+    let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+    (kind, weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0)))
 }
 
 /// Refuses a body that says it is too large, and cuts off one that does not say. (poem's SizeLimit answers 411 to a
 /// GET.)
-fn limit_body(state: &State, request: &mut Request) -> poem::Result<()> {
+fn limit_body(state: &State, request: &mut Request) -> poem::Result<Awaited> {
+    let awaited = Awaited::default();
     let limit = if is_upload(request) { state.config.import_max_bytes } else { body_limit(request) as u64 };
     let declared = request.header("content-length").and_then(|length| length.parse::<u64>().ok());
     if declared.is_some_and(|length| length > limit) {
@@ -281,15 +302,16 @@ fn limit_body(state: &State, request: &mut Request) -> poem::Result<()> {
     }
     if is_upload(request) {
         // Counted as it comes.
-        return Ok(());
+        return Ok(awaited);
     }
     let body = request.take_body();
     if !body.is_empty() {
         use tokio::io::AsyncReadExt;
         // One byte more than allowed may be read, so that a body of just the limit is told from a longer one.
-        request.set_body(poem::Body::from_async_read(body.into_async_read().take(limit + 1)));
+        let body = awaited.watch(Box::pin(body.into_async_read()));
+        request.set_body(poem::Body::from_async_read(body.take(limit + 1)));
     }
-    Ok(())
+    Ok(awaited)
 }
 
 /// Whether the body is read as it comes, however long that takes.

@@ -21,6 +21,7 @@ pub mod migrate;
 pub mod openapi;
 mod operations;
 pub mod server;
+mod slow_body;
 pub mod state;
 mod timing;
 mod trace;

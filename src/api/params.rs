@@ -117,7 +117,8 @@ impl Value for PageNumber {
     }
 
     fn schema() -> MetaSchemaRef {
-        integer(1, Some(LAST_PAGE), Some(1))
+        // Without a default: clients send those, and whoever goes by a cursor has no page.
+        integer(1, Some(LAST_PAGE), None)
     }
 }
 

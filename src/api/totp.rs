@@ -56,6 +56,7 @@ pub(crate) struct TotpSecret {
 
 /// Codes that work once each in place of one of the app. Not shown again.
 #[derive(Serialize, Object)]
+#[oai(rename = "NewRecoveryCodes")]
 pub(crate) struct RecoveryCodes {
     /// Ten of them. Blanks, hyphens and the case of letters do not matter.
     recovery_codes: Vec<String>,

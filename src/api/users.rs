@@ -173,7 +173,7 @@ impl Users {
         &self,
         state: Data<&State>,
         caller: Caller,
-        /// Which page, from 1; `page` times `limit` is 10,000 at most.
+        /// Which page, from 1; the first where neither this nor `cursor` is given. `page` times `limit` is 10,000 at most.
         page: Query<Param<PageNumber>>,
         /// Instead of a page: `first`, or `next_cursor` of the part before, in the same order and with the same filters.
         cursor: Query<Param<ListCursor>>,

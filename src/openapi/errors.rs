@@ -10,13 +10,14 @@ use crate::error::{Code, Failure, ProblemDetails};
 type Applies = fn(&Operation<'_>) -> bool;
 
 /// The errors that operations share: status, what it means, when an operation has it.
-const ERRORS: [(&str, &str, Applies); 13] = [
+const ERRORS: [(&str, &str, Applies); 14] = [
     ("400", "The request could not be read.", |_| true),
     ("401", "No valid access token, or wrong credentials.", |operation| {
         operation.secured || operation.is_one_of(SIGNING_IN)
     }),
     ("403", "The caller may not do this.", |operation| operation.secured || operation.is_one_of(SIGNING_IN)),
     ("404", "No such record in the caller's tenant.", |operation| operation.secured),
+    ("408", "The body came too slowly.", |operation| operation.has_body),
     ("409", "In conflict with what exists, or with what is under way.", |operation| {
         operation.is_one_of(CONFLICTING) || operation.has_body && !operation.is_one_of(NEVER_CONFLICTING)
     }),
@@ -232,6 +233,7 @@ fn message(code: Code) -> &'static str {
         Code::InvitationNotFound => "Invitation not found",
         Code::SecondFactorNotFound => "There is no second factor",
         Code::MethodNotAllowed => "This path does not know this method",
+        Code::RequestTimeout => "The body came too slowly, please send it again",
         Code::EmailTaken => "User with this email already exists",
         Code::SlugTaken => "Tenant with this slug already exists",
         Code::NameTaken => "API key with this name already exists",

@@ -6,6 +6,7 @@ pub(super) fn add(document: &mut Value) {
     let tag = json!({"name": "Service", "description": "Whether the service works, and the keys that it signs with."});
     if let Some(tags) = document["tags"].as_array_mut() {
         tags.push(tag);
+        tags.sort_by_key(|tag| tag["name"].as_str().unwrap_or_default().to_owned());
     }
     let schemas = &mut document["components"]["schemas"];
     schemas["Health"] = health();
