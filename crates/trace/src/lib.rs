@@ -279,15 +279,15 @@ mod tests {
     #[tokio::test]
     async fn work_knows_how_long_it_was_in_the_database() {
         let work = Work::new(Trace::begin());
-        let busy = || {
+        let busy = async || {
             let _in = InDatabase::begin();
-            std::thread::sleep(Duration::from_millis(2));
+            tokio::time::sleep(Duration::from_millis(2)).await;
         };
-        busy();
+        busy().await;
         assert_eq!(work.in_database(), Duration::ZERO, "that was for nobody");
         within(work.clone(), async {
-            busy();
-            tokio::spawn(carried(async move { busy() })).await.unwrap();
+            busy().await;
+            tokio::spawn(carried(async move { busy().await })).await.unwrap();
         })
         .await;
         assert!(work.in_database() >= Duration::from_millis(4));

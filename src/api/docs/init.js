@@ -4,10 +4,12 @@ function withoutGuesses(response) {
   const document = JSON.parse(response.text);
   const operations = Object.values(document.paths).flatMap((path) => Object.values(path));
   for (const parameter of operations.flatMap((operation) => operation.parameters ?? [])) {
-    const example = parameter.example ?? parameter.schema.example;
-    if (parameter.required || example === undefined) continue;
+    const { required, schema = {}, examples = {} } = parameter;
+    const example = parameter.example ?? schema.example ?? Object.values(examples)[0]?.value;
+    if (required || example === undefined) continue;
     delete parameter.example;
-    delete parameter.schema.example;
+    delete parameter.examples;
+    delete schema.example;
     parameter.description = [parameter.description, `Example: \`${example}\``].filter(Boolean).join(" ");
   }
   response.text = JSON.stringify(document);
