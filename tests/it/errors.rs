@@ -40,7 +40,7 @@ fn operations(document: &Value) -> Vec<Operation> {
     }
     // These end the session that the others need.
     operations.sort_by_key(|operation| {
-        ["logout", "changePassword"].iter().position(|last| *last == operation.id).map_or(0, |at| at + 1)
+        ["changePassword", "logout"].iter().position(|last| *last == operation.id).map_or(0, |at| at + 1)
     });
     operations
 }
