@@ -21,8 +21,5 @@ pub mod migrate;
 pub mod openapi;
 mod operations;
 pub mod server;
-mod slow_body;
 pub mod state;
-mod timing;
-mod trace;
 pub mod transport;

@@ -11,7 +11,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(crate) const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
 /// The span of a request: of the trace that it says it belongs to, else of a new one.
-pub(crate) fn of(headers: &HeaderMap) -> Trace {
+pub(super) fn of(headers: &HeaderMap) -> Trace {
     let mut sent = headers.get_all(TRACEPARENT).iter();
     match (sent.next().map(HeaderValue::to_str), sent.next()) {
         // Of two nobody knows which is meant.

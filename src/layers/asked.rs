@@ -1,0 +1,152 @@
+//! What is read of a request before anything is done for it.
+
+use std::net::IpAddr;
+
+use poem::{
+    Request,
+    http::{HeaderValue, Method, Version, header, uri::Scheme},
+    web::RemoteAddr,
+};
+use tenantry_accounts::Network;
+use tenantry_trace::Trace;
+
+use super::{body::STRIPE_WEBHOOK, trace};
+use crate::state::State;
+
+/// Who is at the other end, as the limits and the list of sessions see it.
+#[derive(Clone)]
+pub(crate) struct Client {
+    /// Past the trusted proxies; none on a socket that has no addresses.
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) user_agent: String,
+}
+
+impl Client {
+    /// What is remembered of the address in the audit trail.
+    pub(crate) fn network(&self) -> Option<Network> {
+        self.address.map(Network::of)
+    }
+}
+
+/// What is asked, for all that goes around its answer.
+pub(super) struct Asked {
+    pub(super) id: HeaderValue,
+    pub(super) trace: Trace,
+    pub(super) method: Method,
+    pub(super) version: Version,
+    pub(super) is_tls: bool,
+    pub(super) origin: Option<HeaderValue>,
+    /// A browser asks whether it may ask.
+    pub(super) is_preflight: bool,
+    /// Errors are to be of RFC 9457.
+    pub(super) problem_details: bool,
+    pub(super) counts: Counts,
+    pub(super) client: Client,
+}
+
+impl Asked {
+    pub(super) fn of(state: &State, request: &Request) -> Self {
+        let headers = request.headers();
+        Self {
+            id: request_id(request),
+            trace: trace::of(headers),
+            method: request.method().clone(),
+            version: request.version(),
+            is_tls: *request.scheme() == Scheme::HTTPS,
+            origin: headers.get(header::ORIGIN).cloned(),
+            is_preflight: request.method() == Method::OPTIONS
+                && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD),
+            problem_details: prefers_problem_details(request),
+            counts: counts(request),
+            client: Client { address: address(state, request), user_agent: user_agent(request) },
+        }
+    }
+
+    /// Its id; empty where it has none.
+    pub(super) fn id(&self) -> &str {
+        self.id.to_str().unwrap_or_default()
+    }
+
+    /// In which everything is logged that is done for it.
+    pub(super) fn span(&self) -> tracing::Span {
+        tracing::info_span!(
+            "request", request.id = %self.id(),
+            trace.id = %self.trace.trace_id(), span.id = %self.trace.span_id()
+        )
+    }
+}
+
+/// Whether a request counts against the limit by client address.
+#[derive(PartialEq, Eq)]
+pub(super) enum Counts {
+    /// What nobody is signed in for: guessing passwords is not free for those who are.
+    Always,
+    /// Unless it carries a valid credential.
+    Unsigned,
+    Never,
+}
+
+fn counts(request: &Request) -> Counts {
+    let path = request.uri().path().trim_end_matches('/');
+    match path {
+        "/api/v1/auth/register"
+        | "/api/v1/auth/login"
+        | "/api/v1/auth/refresh"
+        | "/api/v1/auth/verify-email"
+        | "/api/v1/auth/resend-verification"
+        | "/api/v1/auth/forgot-password"
+        | "/api/v1/auth/reset-password"
+        | "/api/v1/invitations/accept" => Counts::Always,
+        "/api/v1/tenants" | "/verify-email" | "/reset-password" | "/accept-invitation"
+            if request.method() == Method::POST =>
+        {
+            Counts::Always
+        }
+        // Stripe sends from few addresses, and is known by its signature.
+        STRIPE_WEBHOOK => Counts::Never,
+        _ if path.starts_with("/api/") => Counts::Unsigned,
+        _ => Counts::Never,
+    }
+}
+
+/// The client's own id for the request when it is harmless, else a new one.
+fn request_id(request: &Request) -> HeaderValue {
+    let harmless = |id: &&str| {
+        (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+    };
+    request
+        .header("x-request-id")
+        .filter(harmless)
+        .and_then(|id| HeaderValue::from_str(id).ok())
+        .or_else(|| HeaderValue::from_str(&uuid::Uuid::now_v7().to_string()).ok())
+        .unwrap_or(HeaderValue::from_static("none"))
+}
+
+fn user_agent(request: &Request) -> String {
+    request.header("user-agent").unwrap_or_default().chars().take(200).collect()
+}
+
+fn address(state: &State, request: &Request) -> Option<IpAddr> {
+    let RemoteAddr(address) = request.remote_addr();
+    address.as_socket_addr().map(|peer| state.limits.client(peer.ip(), request.headers()))
+}
+
+/// RFC 9457 for those who ask for it, unless they would rather have the envelope.
+fn prefers_problem_details(request: &Request) -> bool {
+    let lines = request.headers().get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    let ranges: Vec<_> = lines.flat_map(|line| line.split(',')).map(range).collect();
+    let weight = |wanted: &str| {
+        let ranges = ranges.iter().filter(|(kind, _)| kind.eq_ignore_ascii_case(wanted));
+        ranges.map(|(_, weight)| *weight).fold(0.0, f32::max)
+    };
+    let problem = weight("application/problem+json");
+    problem > 0.0 && problem >= weight("application/json")
+}
+
+/// A media range and its weight (RFC 9110, 12.5.1).
+fn range(range: &str) -> (&str, f32) {
+    let mut parts = range.split(';').map(str::trim);
+    let kind = parts.next().unwrap_or_default();
+    let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+    (kind, weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0)))
+}
