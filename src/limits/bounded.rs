@@ -115,7 +115,7 @@ mod tests {
         let clock = FakeRelativeClock::default();
         let quota = Quota::with_period(Duration::from_secs(60)).unwrap();
         let quota = quota.allow_burst(NonZeroU32::new(2).unwrap());
-        let limiter: Limiter = RateLimiter::new(quota, Bounded::new(), clock.clone());
+        let limiter: Limiter = RateLimiter::new(quota, Bounded::new(), clock);
         let first = 0;
         assert!(limiter.check_key(&first).is_ok());
         for key in 1..1_000_000 {

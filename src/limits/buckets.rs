@@ -10,9 +10,11 @@ use std::{
 const SHARDS: usize = 16;
 const MOST: usize = 6_400;
 
+type Shard<B> = HashMap<u128, Arc<B>>;
+
 /// Those of a part that come when it is full share one.
 pub(super) struct Buckets<B> {
-    shards: Box<[RwLock<HashMap<u128, Arc<B>>>]>,
+    shards: Vec<RwLock<Shard<B>>>,
     shared: Box<[Arc<B>]>,
     hasher: RandomState,
 }

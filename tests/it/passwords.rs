@@ -377,11 +377,11 @@ async fn guesses_are_limited_by_who_is_named_known_or_not() {
 
 #[tokio::test]
 async fn who_knows_the_password_is_never_out_of_attempts() {
-    let app = TestApp::spawn_with(&["--rate-limit-login=3/1h"]).await;
-    for _ in 0..6 {
+    let app = TestApp::spawn_with(&["--rate-limit-login=8/1h"]).await;
+    for _ in 0..10 {
         app.sign_in("admin@example.org").await;
     }
-    for _ in 0..2 {
+    for _ in 0..5 {
         let wrong = app.guess(&app.slug, "admin@example.org", "Wrong-Horse-1").await;
         assert_eq!(wrong.status(), StatusCode::UNAUTHORIZED);
     }

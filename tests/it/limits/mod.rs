@@ -85,7 +85,7 @@ struct LetIn(Vec<(Instant, Instant)>);
 impl LetIn {
     /// In no time was more let in than the quota and what was replenished, one in `each`: the generic cell rate algorithm's
     /// promise, held to the client's own monotonic clock.
-    fn is_within(mut self, quota: usize, each: Duration) {
+    fn hold_to(mut self, quota: usize, each: Duration) {
         self.0.sort_by_key(|(sent, _)| *sent);
         for (first, (begin, _)) in self.0.iter().enumerate() {
             let mut latest = *begin;

@@ -68,7 +68,8 @@ async fn a_tenant_is_let_in_again_when_it_was_told_to_come() {
         assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
     }
     let wait: u64 = elsewhere.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-    assert!((1..=4).contains(&wait), "{wait}");
+    // Twice as long where a busy machine has let Redis answer too late, and the node has refused by its share.
+    assert!((1..=8).contains(&wait), "{wait}");
     tokio::time::sleep(Duration::from_secs(wait)).await;
     assert_eq!(ask(&node).await.unwrap().status(), StatusCode::OK);
 }

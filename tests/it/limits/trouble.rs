@@ -40,11 +40,7 @@ async fn without_redis_nodes_let_in_their_shares_of_the_guesses_and_no_more_when
     cluster.start_redis().await;
     cluster.redis_is_back().await;
     for node in [0, 1] {
-        assert_eq!(
-            cluster.guess_until_refused(node, &email).await,
-            0,
-            "an empty Redis knows what nodes know"
-        );
+        assert_eq!(cluster.guess_until_refused(node, email).await, 0, "an empty Redis knows what nodes know");
     }
     // Node 1 knows nothing of the other one, but node 0 does: half of its share was all that it let in.
     assert_eq!(cluster.guess_until_refused(0, &other).await, 0);
@@ -76,7 +72,7 @@ async fn without_redis_a_quota_is_shared_and_there_is_no_burst_when_it_is_back()
         all.0.extend(use_up(&cluster, node).await.0);
     }
     // What the other has taken since a node last asked is not known to it: a chunk of six or two.
-    all.is_within(600 + 12, Duration::from_secs(1));
+    all.hold_to(600 + 12, Duration::from_secs(1));
 }
 
 #[tokio::test]
