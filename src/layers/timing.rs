@@ -15,10 +15,11 @@ pub(crate) fn note(headers: &mut HeaderMap, took: Duration, parts: Option<&Work>
     if let Ok(seconds) = HeaderValue::try_from(format!("{:.6}", took.as_secs_f64())) {
         headers.insert(PROCESS_TIME, seconds);
     }
-    let mut timing = format!("total;dur={:.3}", took.as_secs_f64() * 1e3);
+    let mut timing = String::with_capacity(64);
+    // Writing to a string cannot fail.
+    let _ = write!(timing, "total;dur={:.3}", took.as_secs_f64() * 1e3);
     if let Some(work) = parts {
         if let Some(level) = headers.get(X_CACHE).and_then(|level| level.to_str().ok()) {
-            // Writing to a string cannot fail.
             let _ = write!(timing, ", cache;desc={level}");
         }
         let database = work.in_database();

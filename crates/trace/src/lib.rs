@@ -166,14 +166,26 @@ pub async fn within<F: Future>(work: Work, something: F) -> F::Output {
 
 /// `something` as it is to be spawned: of the work that this task does, and in its span.
 pub fn carried<F: Future + Send + 'static>(something: F) -> impl Future<Output = F::Output> + Send + 'static {
-    let work = CURRENT.try_with(Work::clone).ok();
-    let something = async move {
-        match work {
+    Carrier::here().carry(something).in_current_span()
+}
+
+/// The work that a task does, for others who do a part of it in tasks of theirs.
+#[derive(Debug, Clone)]
+pub struct Carrier(Option<Work>);
+
+impl Carrier {
+    /// What this task works for.
+    pub fn here() -> Self {
+        Self(CURRENT.try_with(Work::clone).ok())
+    }
+
+    /// `something`, wherever it is done, as a part of that work.
+    pub async fn carry<F: Future>(self, something: F) -> F::Output {
+        match self.0 {
             Some(work) => within(work, something).await,
             None => something.await,
         }
-    };
-    something.in_current_span()
+    }
 }
 
 /// This task is in the database until the value goes.

@@ -23,6 +23,7 @@ use tenantry_cache::{
     Entry, Key, Level, Loaded, Pointer, Read, ReadError, State, Version,
     planted::{self, Bug},
 };
+use tenantry_trace::Carrier;
 use tokio_postgres::Row;
 
 pub use bulk::{BulkRow, Extent, Outcome, Outcomes, Refused, create_many};
@@ -145,9 +146,9 @@ pub struct Found {
 /// # Errors
 /// [`Error::NoUser`], also for users of other tenants and deleted ones; [`Error::VersionNotReached`].
 pub async fn get(app: &App, tenant: TenantId, id: UserId, min: Option<Version>) -> Result<Found> {
-    let (key, reader) = (key(tenant, id), app.clone());
-    let read = app.cache.read_through(&key, min, move || async move { select(&reader, tenant, id).await });
-    let read = read.await.map_err(read_error)?;
+    let (key, reader, carrier) = (key(tenant, id), app.clone(), Carrier::here());
+    let load = move || carrier.carry(async move { select(&reader, tenant, id).await });
+    let read = app.cache.read_through(&key, min, load).await.map_err(read_error)?;
     match read.entry {
         Some(entry) if entry.state == State::Live => {
             Ok(Found { entry, level: read.level, bypassed: read.bypassed })
@@ -166,8 +167,9 @@ pub async fn get(app: &App, tenant: TenantId, id: UserId, min: Option<Version>) 
 pub async fn get_by_email(app: &App, tenant: TenantId, email: &Email) -> Result<Found> {
     let mut lookup = app.cache.look_up(&pointer(tenant, email)).await;
     if let Some(id) = lookup.target().map(UserId) {
-        let (key, reader) = (key(tenant, id), app.clone());
-        let read = lookup.read(&key, move || async move { select(&reader, tenant, id).await }).await;
+        let (key, reader, carrier) = (key(tenant, id), app.clone(), Carrier::here());
+        let load = move || carrier.carry(async move { select(&reader, tenant, id).await });
+        let read = lookup.read(&key, load).await;
         let Read { entry, level, .. } = read.map_err(read_error)?;
         let believed = planted::bug(Bug::PointerBelieved);
         let fits = |entry: &Arc<Entry>| entry.state == State::Live && (has_address(entry, email) || believed);

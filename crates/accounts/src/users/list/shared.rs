@@ -99,7 +99,7 @@ impl Lists {
             .increment(1);
         if let Some(answering) = first {
             // In a task of its own: whoever asked first may go away, and others wait.
-            tokio::spawn(self.clone().answer(asked, answering, read));
+            tokio::spawn(tenantry_trace::carried(self.clone().answer(asked, answering, read)));
         }
         let answer = answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
         answer.unwrap_or(Err(Error::Internal("the reading of a list panicked")))
