@@ -162,7 +162,7 @@ const BREAKING: &[Change] = &[
     }),
     ("Role in answers: \"owner\" is a new value", |d| add(&mut schema(d, "Role")["enum"], json!("owner"))),
     ("UserPagination in answers: has 3 forms, not 2", |d| {
-        add(&mut schema(d, "UserPagination")["oneOf"], json!({"type": "object"}));
+        add(&mut schema(d, "UserPagination")["anyOf"], json!({"type": "object"}));
     }),
     ("ErrorCode in answers: \"lost\" is a new value", |d| {
         add(&mut schema(d, "ErrorCode")["enum"], json!("lost"))
