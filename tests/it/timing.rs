@@ -29,6 +29,9 @@ async fn who_is_signed_in_learns_what_took_how_long() {
     let again = timing(app.request(Method::GET, "/api/v1/users/me")).await;
     assert_eq!(again[1].1, "desc=local");
 
+    let list = timing(app.request(Method::GET, "/api/v1/users?limit=7")).await;
+    assert_eq!(names(&list), ["total", "db"], "whoever reads it for all who ask: {list:?}");
+
     let body = json!({"email": "grace@example.org", "name": "Grace", "password": PASSWORD});
     let made = timing(app.request(Method::POST, "/api/v1/users").json(&body)).await;
     assert_eq!(names(&made), ["total", "db"], "{made:?}");
