@@ -45,6 +45,8 @@ async fn a_process_that_is_told_to_stop_is_unready_first_and_answers_until_it_go
 #[tokio::test]
 async fn whoever_waits_to_be_let_in_when_a_process_goes_is_answered() {
     let mut cluster = Cluster::start(1, 1, &[("SHUTDOWN_DELAY", "0s")]).await;
+    // It listens before it answers; one that is stopped before that has been sent nobody.
+    assert_eq!(cluster.client(0).await.get("/health/ready").await.status, 200);
     let node = &cluster.nodes[0];
     node.signal("STOP");
     let mut waiting = vec![];
