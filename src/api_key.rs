@@ -21,6 +21,9 @@ use crate::limits::KeyLimit;
 /// How many a process remembers.
 const REMEMBERED: usize = 10_000;
 
+/// Of how many it remembers what they have used: more, so that one that is forgotten is not whole again.
+const LIMITS: usize = 40_000;
+
 /// A key that worked when it was looked up.
 pub(crate) struct ApiKey {
     valid: Valid,
@@ -71,6 +74,8 @@ impl ApiKey {
 /// The keys that a process knows.
 pub(crate) struct ApiKeys {
     remembered: quick_cache::sync::Cache<Vec<u8>, Arc<ApiKey>>,
+    /// By key: they do not begin anew when a key is looked up again.
+    limits: quick_cache::sync::Cache<ApiKeyId, Arc<KeyLimit>>,
     /// As long as an access token lives, no longer: so long is what was revoked remembered.
     ttl: Duration,
     used: Mutex<HashMap<(TenantId, ApiKeyId), chrono::DateTime<Utc>>>,
@@ -78,7 +83,8 @@ pub(crate) struct ApiKeys {
 
 impl ApiKeys {
     pub(crate) fn new(ttl: Duration) -> Self {
-        Self { remembered: quick_cache::sync::Cache::new(REMEMBERED), ttl, used: Mutex::default() }
+        let remembered = quick_cache::sync::Cache::new(REMEMBERED);
+        Self { remembered, limits: quick_cache::sync::Cache::new(LIMITS), ttl, used: Mutex::default() }
     }
 
     /// The key if it was looked up lately and still stands, as far as this process knows. Without I/O.
@@ -98,9 +104,9 @@ impl ApiKeys {
             self.remembered.remove(key.digest());
             return Ok(None);
         };
-        // It does not begin anew because it was looked up again.
-        let limit = self.remembered.get(key.digest()).map(|known| known.limit.clone());
-        let limit = limit.unwrap_or_else(|| Arc::new(KeyLimit::per_minute(valid.requests_per_minute)));
+        // One of those that look it up at the same time makes it.
+        let make = || Ok::<_, Error>(Arc::new(KeyLimit::per_minute(valid.requests_per_minute)));
+        let limit = self.limits.get_or_insert_with(&valid.id, make)?;
         let found = Arc::new(ApiKey { valid, read_at, limit });
         self.remembered.insert(key.digest().to_vec(), found.clone());
         Ok(Some(self.note(found)))

@@ -222,7 +222,7 @@ pub struct Config {
     pub rate_limit_ip: Rate,
 
     /// Requests of one user or API key, counted by each process; an API key has its own limit, too
-    #[arg(long, env = "RATE_LIMIT_CALLER", global = true, default_value = "6000/1m", value_name = "RATE")]
+    #[arg(long, env = "RATE_LIMIT_CALLER", global = true, default_value = "3000/1m", value_name = "RATE")]
     pub rate_limit_caller: Rate,
 
     /// Requests of all users and API keys of a tenant on the plan basic, on all processes together

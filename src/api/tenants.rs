@@ -99,15 +99,22 @@ pub(super) async fn sign_up(
     key: IdempotencyKey,
     body: SignUp,
 ) -> Result<Repeatable<Created<SignedUp>>, ApiError> {
-    if let Some(address) = client.address {
-        state.limits.attempts.count(What::SignUp(address)).await?;
-    }
+    let attempt = match client.address {
+        Some(address) => Some(state.limits.attempts.count(What::SignUp(address)).await?),
+        None => None,
+    };
     let SignUp { tenant: NewTenant { name, slug }, email, password, name: admin_name } = body;
     let sign_up = tenants::SignUp { name, slug, email, admin_name, password: Some(password) };
-    key.once(state, Namer::Anybody, signed_up, |once| {
-        tenants::sign_up(&state.app, sign_up, Plan::Basic, client.network(), once)
-    })
-    .await
+    let result = key
+        .once(state, Namer::Anybody, signed_up, |once| {
+            tenants::sign_up(&state.app, sign_up, Plan::Basic, client.network(), once)
+        })
+        .await;
+    // What has made nothing is no sign-up.
+    if let Some(attempt) = attempt.filter(|_| !matches!(result, Ok(Repeatable::First(_)))) {
+        attempt.give_back().await;
+    }
+    result
 }
 
 fn signed_up((tenant, user): &(Tenant, User)) -> Created<SignedUp> {

@@ -65,6 +65,9 @@ impl Limits {
         let (Action::Show { key } | Action::Reset { key }) = &self.action;
         let limits = find(&app, &config, key).await?;
         if matches!(self.action, Action::Reset { .. }) {
+            if limits.iter().all(|limit| limit.rate == Rate::Off) {
+                return Err("this is not limited: its rate is off".into());
+            }
             if limits.iter().all(|limit| !limit.is_shared()) {
                 return Err(
                     "each process counts this for itself; it is whole again when the process begins anew"

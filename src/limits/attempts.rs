@@ -22,7 +22,7 @@ use super::{
     Rate,
     address::bucket,
     bounded::Bounded,
-    global::{Cells, Global, Known, Taken, Unused, digest, name},
+    global::{Cells, Global, Known, Taken, Told, Unused, digest, name},
     policy::{self, Policy},
 };
 use crate::error::ApiError;
@@ -120,23 +120,31 @@ impl Attempts {
         let (tell, told) = oneshot::channel();
         tokio::spawn(async move {
             let taken = self.ask(limit, key, cells, 1, &[]).await;
-            if let Err(Some(Taken { count, until, run, .. })) = tell.send(taken) {
-                self.ask(limit, key, cells, 0, &[Unused { count, until, run }]).await;
+            if let Err(Some(taken)) = tell.send(taken) {
+                self.ask(limit, key, cells, 0, &[taken.unused(taken.count)]).await;
             }
         });
         told
     }
 
     async fn ask(&self, limit: &str, key: u128, cells: Cells, want: u32, unused: &[Unused]) -> Option<Taken> {
-        let told = self.known.get(key).unwrap_or_default();
-        let knows = (told, self.start.elapsed());
-        let taken = self.global.take(&name(limit, key), cells, want, knows, unused).await?;
-        self.known.update(key, |known| {
+        let replicas = self.global.replicas();
+        // What is owed is told once, however many ask at the same time. What those who share a place know is nobody's own.
+        let told = self.known.update_own(key, |known| match known {
+            Some(mut known) => (known.tell(cells, replicas, self.start.elapsed()), Some(known)),
+            None => (Told::default(), None),
+        });
+        let taken = self.global.take(&name(limit, key), cells, want, told.unwrap_or_default(), unused).await;
+        self.known.update_own(key, |known| {
             let mut known = known.unwrap_or_default();
-            known.learn(&taken, told, self.start.elapsed());
+            match (&taken, told) {
+                (Some(taken), _) => known.learn(taken, cells, replicas, self.start.elapsed()),
+                (None, Some(told)) => known.not_told(told),
+                (None, None) => {}
+            }
             ((), Some(known))
         });
-        Some(taken)
+        taken
     }
 
     fn take_here(&self, key: u128, cells: Cells) -> Result<(), Duration> {
@@ -165,13 +173,17 @@ impl Attempt {
     /// stays counted: so it is with one that was given up before it was answered.
     pub(crate) async fn end<T>(self, result: &accounts::Result<T>) {
         use accounts::Error::{KeyReused, WrongCredentials, WrongPassword};
-        let Some(cells) = self.cells else { return };
-        if matches!(result, Err(WrongCredentials | WrongPassword | KeyReused)) {
-            return;
+        if !matches!(result, Err(WrongCredentials | WrongPassword | KeyReused)) {
+            self.give_back().await;
         }
+    }
+
+    /// It was none.
+    pub(crate) async fn give_back(self) {
+        let Some(cells) = self.cells else { return };
         let Self { attempts, what, key, taken, .. } = self;
         let global = attempts.global.clone();
-        let Some(Taken { count, until, run, .. }) = taken else {
+        let Some(taken) = taken else {
             return attempts.known.update(key, |known| {
                 let mut known = known.unwrap_or_default();
                 known.give_back(cells, attempts.global.replicas());
@@ -181,7 +193,7 @@ impl Attempt {
         // Whoever was right must not pay for a Redis that is slow.
         let (tell, told) = oneshot::channel();
         tokio::spawn(async move {
-            attempts.ask(what, key, cells, 0, &[Unused { count, until, run }]).await;
+            attempts.ask(what, key, cells, 0, &[taken.unused(taken.count)]).await;
             // Nobody need wait for it.
             let _ = tell.send(());
         });

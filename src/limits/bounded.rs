@@ -48,9 +48,22 @@ impl<V: Copy> Bounded<V> {
         result
     }
 
-    /// What is known of `key`.
-    pub(super) fn get(&self, key: u128) -> Option<V> {
-        self.update(key, |known| (known, None))
+    /// The same, but for what is known of `key` alone: none where it has no place of its own.
+    pub(super) fn update_own<T>(
+        &self,
+        key: u128,
+        work: impl FnOnce(Option<V>) -> (T, Option<V>),
+    ) -> Option<T> {
+        let mut shard = locked(&self.shards[self.hasher.hash_one(key) as usize % SHARDS]);
+        let known = shard.get(&key).copied();
+        if known.is_none() && shard.len() >= MOST {
+            return None;
+        }
+        let (result, new) = work(known);
+        if let Some(new) = new {
+            shard.insert(key, new);
+        }
+        Some(result)
     }
 
     /// Forgets what `keep` does not keep, and the memory that it took.

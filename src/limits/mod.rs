@@ -79,7 +79,7 @@ impl Limits {
     }
 
     /// Counts a request of somebody who is known, and against the quota of the tenant they belong to. What one of their own
-    /// limits refuses costs the tenant nothing.
+    /// limits refuses costs the others and the tenant nothing.
     pub(crate) async fn count_caller(&self, credential: &Credential, verdict: &mut Verdict) {
         let (caller, tenant, plan) = match credential {
             Credential::None => return,
@@ -90,7 +90,7 @@ impl Limits {
                 (key.id().0, key.tenant().0, key.plan())
             }
         };
-        if let Some(limit) = &self.by_caller {
+        if let Some(limit) = self.by_caller.as_ref().filter(|_| verdict.is_admitted()) {
             limit.count(caller.as_u128(), verdict);
         }
         if verdict.is_admitted() {

@@ -55,7 +55,6 @@ impl Verdict {
         let (remaining, time) = match decision {
             Decision::Admitted { remaining, whole_in } => (remaining, whole_in),
             Decision::Refused { wait } => {
-                refused(policy.name);
                 if self.refused.is_none_or(|(_, longest)| longest < wait) {
                     self.refused = Some((policy.name, wait));
                 }
@@ -74,11 +73,14 @@ impl Verdict {
         self.refused.is_none()
     }
 
-    /// After the longest of the waits all of them let it in, if nobody else comes in between.
+    /// After the longest of the waits all of them let it in, if nobody else comes in between. Counts the refusal.
     pub(crate) fn result(&self) -> Result<(), ApiError> {
         match self.refused {
             None => Ok(()),
-            Some((name, wait)) => Err(ApiError::too_many(name, seconds(wait))),
+            Some((name, wait)) => {
+                refused(name);
+                Err(ApiError::too_many(name, seconds(wait)))
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use super::{
     Rate,
     attempts::{What, cells},
     global::{Cells, Global, name},
-    quota::{Quota, bucket_name},
+    quota::Quota,
 };
 use crate::config::Config;
 
@@ -63,7 +63,7 @@ impl Limit {
             Named::Attempt(what) => vec![attempt(what, config.rate_limit_login)],
             Named::Tenant(tenant, plan) => {
                 let rate = config.tenant_rates().of(plan);
-                let shared = Quota::new(rate).map(|quota| (bucket_name(tenant.0.as_u128()), quota.cells));
+                let shared = Quota::new(rate).map(|quota| (quota.name(tenant), quota.cells));
                 vec![Self { name: "tenant", rate, shared }]
             }
             Named::Caller => vec![alone("caller", config.rate_limit_caller)],

@@ -189,5 +189,6 @@ impl Actor {
 
 /// Runs `work` to its end even when the client goes away: a change is whole or not at all, and so is its cache entry.
 async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    tokio::spawn(tenantry_trace::carried(work)).await.map_err(|_| Error::Internal("a change panicked"))?
+    let work = tenantry_cache::of_this_request(tenantry_trace::carried(work));
+    tokio::spawn(work).await.map_err(|_| Error::Internal("a change panicked"))?
 }

@@ -11,9 +11,15 @@ task_local! {
 }
 
 /// Does the work of one request, whose waits for Redis are one budget whoever causes them: what is
-/// [charged](charge_request) to it is not left for look-ups. Tasks that it starts are not part of it.
+/// [charged](charge_request) to it is not left for look-ups. Tasks that it starts are not part of it, unless it is
+/// [said](of_this_request) that it waits for them.
 pub async fn one_request<T>(work: impl Future<Output = T>) -> T {
     SPENT.scope(Cell::default(), work).await
+}
+
+/// `work` as a part of the request that calls this, to be done by another task: it has what the request has left to wait.
+pub fn of_this_request<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    SPENT.scope(Cell::new(spent()), work)
 }
 
 /// Takes what this request has waited for a [script](crate::RedisRun::call) out of what [it](one_request) may wait for Redis,
@@ -141,6 +147,8 @@ mod tests {
             assert_eq!(Budget::of_request(whole).left(), Duration::from_millis(20));
             charge_request(Duration::from_millis(30));
             assert!(Budget::of_request(whole).is_spent());
+            let task = tokio::spawn(of_this_request(async move { Budget::of_request(whole).is_spent() }));
+            assert!(task.await.unwrap(), "in its own task");
         })
         .await;
         assert_eq!(Budget::of_request(whole).left(), whole, "another request");

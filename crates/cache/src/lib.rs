@@ -60,7 +60,7 @@ use crate::{
     timeline::Timeline,
 };
 pub use crate::{
-    budget::{charge_request, one_request},
+    budget::{charge_request, of_this_request, one_request},
     entry::{Entry, State, Version},
     inspect::{Held, Lease, Mismatch, Target, Value},
     key::Key,
@@ -125,6 +125,14 @@ pub enum Unreachable {
     /// It was not asked, because it has not answered others lately.
     #[error("redis has not answered lately; it is used again as soon as it does")]
     GivenUp,
+}
+
+impl Unreachable {
+    /// Whether Redis has answered, and refused.
+    pub fn is_refusal(&self) -> bool {
+        use deadpool_redis::redis::ErrorKind::{Extension, Server};
+        matches!(self, Self::Failed(error) if matches!(error.kind(), Server(_) | Extension))
+    }
 }
 
 impl Cache {

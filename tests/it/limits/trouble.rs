@@ -101,12 +101,53 @@ async fn a_redis_that_hangs_costs_a_request_one_budget_for_limits_and_look_ups_t
 }
 
 #[tokio::test]
+async fn who_was_let_in_before_redis_was_emptied_is_not_let_in_again() {
+    let cluster = Cluster::start(2, 1, &[("RATE_LIMIT_LOGIN", "6/1h")]).await;
+    let (email, mut redis) = (nobody(), cluster.redis().await);
+    assert_eq!(cluster.guess_until_refused(0, &email).await, 6);
+    cmd("FLUSHALL").query_async::<()>(&mut redis).await.unwrap();
+    // The other node knows nothing, and brings the limit back as one that is whole.
+    assert_eq!(cluster.wrong_guess(1, &email).await, 401);
+    for node in [0, 1] {
+        assert_eq!(cluster.guess_until_refused(node, &email).await, 0, "node {node}");
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_refuses_to_count_is_complained_of_and_closes_nothing() {
+    let cluster = Cluster::start(1, 1, &[("RATE_LIMIT_LOGIN", "6/1h"), ("API_REPLICAS", "2")]).await;
+    let mut redis = cluster.redis().await;
+    let mut acl = cmd("ACL");
+    acl.arg("SETUSER").arg("default").arg("resetkeys").arg("~u:*").arg("~e:*");
+    acl.query_async::<()>(&mut redis).await.unwrap();
+    assert_eq!(cluster.guess_until_refused(0, &nobody()).await, 3, "its share");
+    let node = &cluster.nodes[0];
+    assert!(node.metric("tenantry_limit_decisions_total", "process").await >= 4.0);
+    assert_eq!(node.metric("tenantry_cache_breaker_open", "").await, 0.0, "which is what the alert is about");
+}
+
+#[tokio::test]
 async fn what_somebody_else_writes_under_a_limit_opens_nothing_and_closes_nothing_for_long() {
     let cluster = Cluster::start(1, 1, &[("RATE_LIMIT_LOGIN", "3/1h")]).await;
     let email = nobody();
     assert_eq!(cluster.guess_until_refused(0, &email).await, 3);
     let (name, mut redis) = (cluster.limit_in_redis("login").await, cluster.redis().await);
-    for garbage in ["", "garbage", "-5", "1e300", "nan", "inf", "0x10", " 12", "1 2"] {
+    for garbage in [
+        "",
+        "garbage",
+        "-5",
+        "1e300",
+        "nan",
+        "inf",
+        "0x10",
+        " 12",
+        "1 2",
+        "1",
+        "1:",
+        ":1",
+        "1:1:1",
+        "0:99999999999999999",
+    ] {
         cmd("SET").arg(&name).arg(garbage).query_async::<()>(&mut redis).await.unwrap();
         assert_eq!(cluster.guess_until_refused(0, &email).await, 0, "{garbage:?}");
     }
@@ -124,7 +165,7 @@ async fn what_somebody_else_writes_under_a_limit_opens_nothing_and_closes_nothin
     assert_eq!(cluster.wrong_guess(0, &email).await, 401);
     let name = cluster.limit_in_redis("login").await;
     for huge in ["99999999999999999999", &"9".repeat(400)] {
-        cmd("SET").arg(&name).arg(huge).query_async::<()>(&mut redis).await.unwrap();
+        cmd("SET").arg(&name).arg(format!("{huge}:1")).query_async::<()>(&mut redis).await.unwrap();
         let begun = Instant::now();
         assert_eq!(cluster.wrong_guess(0, &email).await, 429, "used up, at most");
         while cluster.wrong_guess(0, &email).await == 429 {

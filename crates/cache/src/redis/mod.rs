@@ -346,11 +346,7 @@ impl Run {
         }
         match result {
             Ok(_) => self.redis.breaker.answered(ticket),
-            Err(Unreachable::Failed(error))
-                if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) =>
-            {
-                self.redis.breaker.answered(ticket);
-            }
+            Err(error) if error.is_refusal() => self.redis.breaker.answered(ticket),
             Err(_) => self.redis.breaker.failed(ticket),
         }
     }

@@ -7,9 +7,9 @@
 //!
 //! While Redis does not answer each process lets its share of the rate in, out of what was left, and tells Redis afterwards.
 
+mod state;
+
 use std::{
-    collections::VecDeque,
-    num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,15 +18,16 @@ use futures_util::future::BoxFuture;
 use tenantry_accounts::{TenantId, tenants::Plan};
 use tokio::{sync::oneshot, time::sleep};
 
+use self::state::{State, Step};
 use super::{
     Rate,
     buckets::Buckets,
-    global::{Cells, Global, Known, Taken, Unused, name},
+    global::{Cells, Global, Taken, name},
     policy::{Decision, Policy, Verdict},
 };
 
-/// How long Redis is not asked for a tenant after it has not answered.
-const AWAY: Duration = Duration::from_millis(250);
+/// The part of names in Redis that tells what is limited.
+const LIMIT: &str = "tenant";
 
 /// What each plan allows, and what the tenants have used of it.
 pub(super) struct Quotas {
@@ -75,36 +76,15 @@ struct Bucket {
     filling: tokio::sync::Mutex<()>,
 }
 
-#[derive(Default)]
-struct State {
-    /// The oldest first.
-    leases: VecDeque<Lease>,
-    unused: Vec<Unused>,
-    known: Known,
-    /// Nobody is let in before this time, and Redis is not asked before `ask`: it has said so.
-    refused: Duration,
-    ask: Duration,
-    /// Until when Redis is not asked since it has not answered.
-    away: Duration,
-    /// Whether somebody waits for the leases to end, and whether somebody is about to take more.
-    is_settling: bool,
-    is_refilling: bool,
-}
-
-struct Lease {
-    left: u32,
-    ends: Duration,
-    until: u64,
-    run: u32,
-}
-
-/// What a look into the process says.
-enum Step {
-    Decided(Decision),
-    /// Let in, and more should be taken before it is needed.
-    Low(Decision),
-    /// Redis has to be asked.
-    Empty,
+/// What Redis is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Want {
+    /// A chunk, of which one is used at once.
+    One,
+    /// A chunk, before it is needed.
+    More,
+    /// Nothing: what was not used is given back.
+    Nothing,
 }
 
 impl Quota {
@@ -115,6 +95,17 @@ impl Quota {
         let lease = if chunk > 1 { (period / 100).min(Duration::from_secs(1)) } else { Duration::ZERO };
         let cells = Cells::new(&policy, lease);
         Some(Self { policy, cells, chunk, lease })
+    }
+
+    /// Whose it is. Plans of one period are one, so that another plan brings no second quota; those of different periods are
+    /// kept apart, since the shorter would cut off what the longer has counted.
+    fn key(&self, tenant: TenantId) -> u128 {
+        tenant.0.as_u128() ^ self.policy.period.as_nanos()
+    }
+
+    /// The name of a tenant's quota in Redis.
+    pub(super) fn name(&self, tenant: TenantId) -> String {
+        name(LIMIT, self.key(tenant))
     }
 }
 
@@ -142,7 +133,7 @@ impl Quotas {
     /// Counts a request. Waits for Redis where the process has nothing left and nothing was said of that.
     pub(super) async fn count(self: &Arc<Self>, tenant: TenantId, plan: Plan, verdict: &mut Verdict) {
         let Some(quota) = self.of(plan) else { return };
-        let bucket = self.buckets.get(tenant.0.as_u128(), |key| Bucket::new(bucket_name(key)));
+        let bucket = self.buckets.get(quota.key(tenant), |key| Bucket::new(name(LIMIT, key)));
         let step = bucket.state().take(quota, self.start.elapsed(), self.global.replicas());
         let decision = match step {
             Step::Decided(decision) => decision,
@@ -159,7 +150,7 @@ impl Quotas {
     /// counted.
     pub(super) fn look(&self, tenant: TenantId, plan: Plan, verdict: &mut Verdict) {
         let Some(quota) = self.of(plan) else { return };
-        let Some(bucket) = self.buckets.find(tenant.0.as_u128()) else { return };
+        let Some(bucket) = self.buckets.find(quota.key(tenant)) else { return };
         if let Some(wait) = bucket.state().wait(quota, self.start.elapsed()) {
             verdict.add(&quota.policy, Decision::Refused { wait });
         }
@@ -167,6 +158,7 @@ impl Quotas {
 
     /// Waits for what comes of asking Redis, for as long as a request may.
     async fn wait(self: &Arc<Self>, bucket: &Arc<Bucket>, quota: &Arc<Quota>) -> Decision {
+        let begun = self.start.elapsed();
         let (tell, told) = oneshot::channel();
         tokio::spawn(self.clone().take(bucket.clone(), quota.clone(), tell));
         let answer = self.global.wait(told).await;
@@ -175,8 +167,7 @@ impl Quotas {
             Some(Some(decision)) => decision,
             Some(None) => state.take_here(quota, now, self.global.replicas()),
             None => {
-                // Whoever comes while Redis is being slow need not wait as well.
-                state.away = now + AWAY;
+                state.waited_in_vain(begun, now);
                 state.take_here(quota, now, self.global.replicas())
             }
         }
@@ -203,7 +194,7 @@ impl Quotas {
                 (Some(decision), None)
             }
             Step::Empty => {
-                let taken = self.ask(&bucket, &quota, (quota.chunk, 1)).await;
+                let taken = self.ask(&bucket, &quota, Want::One).await;
                 let decision = taken.map(|taken| match taken {
                     Taken { count: 0, wait, .. } => Decision::Refused { wait },
                     _ => bucket.state().admitted(&quota, self.start.elapsed()),
@@ -211,9 +202,9 @@ impl Quotas {
                 (decision, taken.filter(|taken| taken.count > 0))
             }
         };
-        if let (Err(_), Some(Taken { until, run, .. })) = (tell.send(decision), taken) {
-            bucket.state().unused.push(Unused { count: 1, until, run });
-            self.ask(&bucket, &quota, (0, 0)).await;
+        if let (Err(_), Some(taken)) = (tell.send(decision), taken) {
+            bucket.state().unused.push(taken.unused(1));
+            self.ask(&bucket, &quota, Want::Nothing).await;
         }
     }
 
@@ -222,57 +213,39 @@ impl Quotas {
         let _filling = bucket.filling.lock().await;
         // Others may have done so meanwhile.
         if bucket.state().is_low(&quota, self.start.elapsed()) {
-            self.ask(&bucket, &quota, (quota.chunk, 0)).await;
+            self.ask(&bucket, &quota, Want::More).await;
         }
         bucket.state().is_refilling = false;
     }
 
-    /// Asks Redis for `want`, of which the caller uses so many at once, and gives it back what was not used. Whoever calls this
-    /// holds `filling`.
-    async fn ask(
-        self: &Arc<Self>,
-        bucket: &Arc<Bucket>,
-        quota: &Arc<Quota>,
-        (want, at_once): (u32, u32),
-    ) -> Option<Taken> {
+    /// Asks Redis for what is wanted, and gives it back what was not used. Whoever calls this holds `filling`.
+    async fn ask(self: &Arc<Self>, bucket: &Arc<Bucket>, quota: &Arc<Quota>, want: Want) -> Option<Taken> {
+        let replicas = self.global.replicas();
         let (asked, told, unused) = {
             let (mut state, now) = (bucket.state(), self.start.elapsed());
-            state.expire(now);
-            (now, state.known, std::mem::take(&mut state.unused))
+            let (told, unused) = state.ask(quota, now, replicas);
+            (now, told, unused)
         };
-        let taken = self.global.take(&bucket.name, quota.cells, want, (told, asked), &unused).await;
+        let count = if want == Want::Nothing { 0 } else { quota.chunk };
+        let taken = self.global.take(&bucket.name, quota.cells, count, told, &unused).await;
         let outcome = match &taken {
             None => "failed",
-            Some(_) if want == 0 => "returned",
+            Some(_) if want == Want::Nothing => "returned",
             Some(taken) if taken.count == 0 => "refused",
             Some(_) => "taken",
         };
         metrics::counter!("tenantry_limit_refills_total", "outcome" => outcome).increment(1);
         let (mut state, now) = (bucket.state(), self.start.elapsed());
-        let Some(taken) = taken else {
-            state.away = now + AWAY;
-            return None;
-        };
-        state.away = now;
-        state.known.learn(&taken, told, now);
-        if want > 0 && taken.count == 0 {
-            state.refused = now + taken.wait;
-            // Redis is not asked more often than that by those who are refused.
-            let (least, most) = (Duration::from_millis(5), Duration::from_secs(1));
-            state.ask = now + taken.wait.clamp(least, most);
-        } else if taken.count > 0 {
-            (state.refused, state.ask) = (now, now);
-            let left = taken.count.saturating_sub(at_once);
-            // Counted from before it was asked for.
-            let ends = asked + quota.lease;
-            if left > 0 {
-                state.leases.push_back(Lease { left, ends, until: taken.until, run: taken.run });
-                if !std::mem::replace(&mut state.is_settling, true) {
+        match &taken {
+            None => state.not_answered(told, now),
+            Some(taken) => {
+                state.answered(quota, taken, want, asked, now, replicas);
+                if state.has_to_settle() {
                     tokio::spawn(self.clone().settle(bucket.clone(), quota.clone()));
                 }
             }
         }
-        Some(taken)
+        taken
     }
 
     /// Gives back what is left when the leases of a tenant have ended, and no other request has taken more.
@@ -286,7 +259,7 @@ impl Quotas {
             }
             let _filling = bucket.filling.lock().await;
             if !bucket.state().unused.is_empty() {
-                self.ask(&bucket, &quota, (0, 0)).await;
+                self.ask(&bucket, &quota, Want::Nothing).await;
             }
         })
     }
@@ -302,11 +275,6 @@ impl Quotas {
     }
 }
 
-/// The name of a tenant's quota in Redis.
-pub(super) fn bucket_name(tenant: u128) -> String {
-    name("tenant", tenant)
-}
-
 impl Bucket {
     fn new(name: String) -> Self {
         Self { name, state: Mutex::default(), filling: tokio::sync::Mutex::default() }
@@ -315,86 +283,5 @@ impl Bucket {
     /// Nothing that could panic is done while it is held.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// Decides what can be decided without asking.
-    fn take(&mut self, quota: &Quota, now: Duration, replicas: NonZeroU32) -> Step {
-        self.expire(now);
-        if let Some(lease) = self.leases.front_mut() {
-            lease.left -= 1;
-            if lease.left == 0 {
-                self.leases.pop_front();
-            }
-            let may_ask = self.ask <= now && self.away <= now && !self.is_refilling;
-            self.is_refilling |= may_ask && self.is_low(quota, now);
-            let decision = self.admitted(quota, now);
-            return if may_ask && self.is_refilling { Step::Low(decision) } else { Step::Decided(decision) };
-        }
-        if now < self.away {
-            return Step::Decided(self.take_here(quota, now, replicas));
-        }
-        if now < self.ask {
-            let wait = self.refused.saturating_sub(now).max(self.ask - now);
-            return Step::Decided(Decision::Refused { wait });
-        }
-        Step::Empty
-    }
-
-    /// Decides by what this process knows.
-    fn take_here(&mut self, quota: &Quota, now: Duration, replicas: NonZeroU32) -> Decision {
-        metrics::counter!("tenantry_limit_decisions_total", "scope" => "tenant", "by" => "process")
-            .increment(1);
-        match self.known.take(quota.cells, replicas, now) {
-            Ok(()) => self.admitted(quota, now),
-            Err(wait) => Decision::Refused { wait },
-        }
-    }
-
-    /// Whether more should be taken: little is left, or may not be used for long.
-    fn is_low(&self, quota: &Quota, now: Duration) -> bool {
-        let ends = self.leases.back().map_or(now, |lease| lease.ends);
-        self.leased() < quota.chunk / 2 || ends.saturating_sub(now) < quota.lease / 3
-    }
-
-    /// How long the leases go on. None: they have ended, and whoever waits for that need not come back.
-    fn until_leases_end(&mut self, now: Duration) -> Option<Duration> {
-        self.expire(now);
-        // Those of another plan may be shorter.
-        let last = self.leases.iter().map(|lease| lease.ends).max();
-        self.is_settling = last.is_some();
-        last.map(|ends| ends.saturating_sub(now))
-    }
-
-    fn leased(&self) -> u32 {
-        self.leases.iter().map(|lease| lease.left).sum()
-    }
-
-    /// How long a request would have to wait, as far as this process knows.
-    fn wait(&self, quota: &Quota, now: Duration) -> Option<Duration> {
-        let next = self.known.until + Duration::from_micros(quota.cells.each);
-        let wait = next.saturating_sub(now + Duration::from_micros(quota.cells.burst));
-        let has_leased = self.leases.iter().any(|lease| lease.left > 0 && lease.ends > now);
-        (!has_leased && !wait.is_zero()).then_some(wait)
-    }
-
-    /// What is left as of when Redis was asked, and what is leased.
-    fn admitted(&self, quota: &Quota, now: Duration) -> Decision {
-        let ahead = self.known.until.saturating_sub(now);
-        let free = Duration::from_micros(quota.cells.burst).saturating_sub(ahead).as_micros();
-        let free = u32::try_from(free / u128::from(quota.cells.each)).unwrap_or(u32::MAX);
-        let remaining = free.saturating_add(self.leased()).min(quota.policy.quota.get());
-        Decision::Admitted { remaining, whole_in: ahead }
-    }
-
-    /// Takes what has not been used in time out of use.
-    fn expire(&mut self, now: Duration) {
-        while let Some(&Lease { left, ends, until, run }) = self.leases.front()
-            && ends <= now
-        {
-            self.leases.pop_front();
-            self.unused.push(Unused { count: left, until, run });
-        }
     }
 }
