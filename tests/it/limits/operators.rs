@@ -32,8 +32,9 @@ async fn an_operator_sees_who_is_locked_out_and_lets_them_in_again() {
 
 #[tokio::test]
 async fn what_each_process_counts_is_said_to_be_known_to_it_alone() {
-    let cluster =
-        Cluster::start(1, 1, &[("RATE_LIMIT_IP", "1000/15m"), ("RATE_LIMIT_REGISTER", "60/1h")]).await;
+    let settings =
+        [("RATE_LIMIT_IP", "1000/15m"), ("RATE_LIMIT_REGISTER", "60/1h"), ("RATE_LIMIT_CALLER", "50/1m")];
+    let cluster = Cluster::start(1, 1, &settings).await;
     let lines = json_lines(&cluster.run(&["limits", "show", "::ffff:203.0.113.9", "--json"]));
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert_eq!((&lines[0]["limit"], &lines[0]["counted_by"]), (&json!("ip"), &json!("process")));
@@ -49,6 +50,8 @@ async fn what_each_process_counts_is_said_to_be_known_to_it_alone() {
     };
     let said = refused(&["limits", "reset", &format!("caller:{}", cluster.users[0])]);
     assert!(said.contains("each process counts this for itself"), "{said}");
+    let said = refused(&["limits", "reset", &cluster.tenant.to_string()]);
+    assert!(said.contains("its rate is off"), "{said}");
     assert!(refused(&["limits", "show", "no-such-tenant"]).contains("there is no open tenant"));
     assert!(refused(&["limits", "show", "login:acme"]).contains("--help"));
     assert!(refused(&["limits", "show", "login:acme:nonsense"]).contains("KEY"));
