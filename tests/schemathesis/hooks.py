@@ -34,7 +34,6 @@ if ROLE != "nobody":
             case.headers["Authorization"] = f"Bearer {credential}"
 
 
-
 @schemathesis.hook
 def before_call(context, case, kwargs):
     """Every other call that is meant to be taken has what no document can say: passwords that are right, tokens out of mails."""
@@ -54,7 +53,7 @@ def after_call(context, case, response):
 
 @schemathesis.hook
 def filter_failure(context, failure, case, response):
-    if is_no_mistake(failure) or failure.code == "ST202" and says_more_than_a_schema(response):
+    if is_no_mistake(failure, response, ROLE) or failure.code == "ST202" and says_more_than_a_schema(response):
         return False
     of(case)["failures"] += 1
     return True

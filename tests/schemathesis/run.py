@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import socketserver
@@ -22,6 +23,7 @@ import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
 DOCUMENT = HERE.parent.parent / "openapi" / "openapi.json"
+CONFIG = "schemathesis.toml"
 # Phases, and the share of the time of each. What chance makes, found by how far it gets, is for longer runs.
 ALL = (("coverage", 0.4), ("examples,fuzzing", 0.3), ("stateful", 0.3))
 STEADY = (("coverage", 0.8), ("examples", 0.2))
@@ -40,6 +42,8 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        # Beside it schemathesis keeps what it has found, which is of this service, and gone with it.
+        shutil.copy(HERE / CONFIG, folder)
         settings, url = start(stack, folder, options)
         if options.serve:
             print(json.dumps({"TENANTRY_URL": url + "/api/v1", **settings}), flush=True)
@@ -72,12 +76,12 @@ def arguments():
 
 
 def call_as(role, seconds, settings, url, folder, options):
-    """Runs schemathesis three times; how many cases there were, how many failures, and what has succeeded."""
+    """Runs schemathesis for some phases at a time; how many cases there were, how many failures, and what has succeeded."""
     phases, failures, succeeded, said = {}, 0, set(), ""
     # Apart from one another, or whatever is slow would leave no time for what comes after it.
     for names, share in STEADY if options.steady else ALL:
         tally = folder / f"{role}-{names}.json"
-        command = [pathlib.Path(sys.executable).with_name("schemathesis"), "--config-file", HERE / "schemathesis.toml"]
+        command = [pathlib.Path(sys.executable).with_name("schemathesis"), "--config-file", folder / CONFIG]
         command += ["run", DOCUMENT, "--url", url, "--phases", names, "--seed", str(options.seed)]
         command += ["--max-time", str(max(1, round(seconds * share)))]
         environment = {
