@@ -95,7 +95,7 @@ storm: ## 10,000 events of 500 subscriptions, shuffled, doubled and lost, on wor
 
 chaos-service: ## deployments, kills, a database that falls, clocks that step, crowds, a full disk (as root; ARGS="--only restart")
 	cargo build --workspace --bin tenantry --example faults
-	$${CARGO_TARGET_DIR:-target}/debug/examples/faults --report docs/faults.txt $(ARGS)
+	$${CARGO_TARGET_DIR:-target}/debug/examples/faults --report $${CARGO_TARGET_DIR:-target}/faults.txt $(ARGS)
 
 chaos-jobs: ## 70,000 jobs on workers that are killed and frozen, and judges what came of each (ARGS="--seed 1")
 	cargo run --example jobs-chaos -- $(ARGS)

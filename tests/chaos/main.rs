@@ -20,6 +20,9 @@ mod mail;
 mod nemesis;
 mod points;
 mod process;
+#[path = "../harness/program.rs"]
+#[expect(dead_code, reason = "the program under test has fail-points, and is an example")]
+mod program;
 #[path = "../harness/proxy.rs"]
 mod proxy;
 mod report;
@@ -39,16 +42,14 @@ use std::{
 use clap::Parser;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use tenantry_cache::planted::Bug;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     cluster::Cluster,
     history::{History, Phase},
     load::Load,
     nemesis::Fault,
+    program::{logs, to_exit_code},
     report::Report,
 };
 
@@ -89,53 +90,35 @@ struct Settings {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let settings = Settings::parse();
-    let (mut terminate, run) = match signal(SignalKind::terminate()) {
-        Ok(terminate) => (terminate, run(settings)),
-        Err(error) => {
-            eprintln!("chaos: {error}");
-            return ExitCode::from(2);
-        }
-    };
-    // What was started is stopped when it is dropped.
-    let result = tokio::select! {
-        result = run => result,
-        _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
-        _ = terminate.recv() => Err("terminated".into()),
-    };
-    match result {
-        Ok((passed, failed)) => {
-            println!("{passed} passed, {failed} failed");
-            if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-        Err(error) => {
-            eprintln!("chaos: {error}");
-            ExitCode::from(2)
-        }
-    }
+    to_exit_code("chaos", run(Settings::parse())).await
 }
 
-/// Returns how many phases and scenarios came out as they must, and how many did not.
-async fn run(settings: Settings) -> Result<(usize, usize)> {
-    let beside =
-        std::env::current_exe()?.parent().and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
-    let report = settings.report.clone().unwrap_or_else(|| beside.join("chaos.html"));
+/// Says how many phases and scenarios came out as they must, and how many did not; returns the latter.
+async fn run(settings: Settings) -> Result<usize> {
+    let (passed, failed) = all(&settings).await?;
+    println!("{passed} passed, {failed} failed");
+    Ok(failed)
+}
+
+async fn all(settings: &Settings) -> Result<(usize, usize)> {
+    let report = match &settings.report {
+        Some(file) => file.clone(),
+        None => program::folder()?.join("chaos.html"),
+    };
     if let Some(file) = &settings.check {
         return judge(&stored::read(file)?, None, &report);
     }
-    let logs = beside.join("chaos-logs");
-    let _ = fs::remove_dir_all(&logs);
-    fs::create_dir_all(&logs)?;
+    let logs = logs("chaos-logs")?;
     let folder = servers::new_folder("tenantry-chaos-").await?;
     let (mut passed, mut failed) = (0, 0);
     let mut add = |(p, f)| (passed, failed) = (passed + p, failed + f);
     if !settings.planted.is_empty() {
-        add(planted(&settings, &folder, &logs).await?);
+        add(planted(settings, &folder, &logs).await?);
     }
     if settings.planted.is_empty() || settings.seconds.is_some() {
         let seed = settings.seed.unwrap_or_else(|| rand::rng().random_range(1..1_000_000));
         println!("seed {seed}; the processes' logs are in {}", logs.display());
-        let history = by_chance(&settings, seed, &folder, &logs).await?;
+        let history = by_chance(settings, seed, &folder, &logs).await?;
         stored::write(&history, &report.with_extension("jsonl"))?;
         add(judge(&history, Some(seed), &report)?);
     }

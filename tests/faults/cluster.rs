@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -17,6 +17,7 @@ use crate::{
     Result,
     harness::Process,
     load::Target,
+    program::built,
     servers::{Servers, free_address, tenantry},
 };
 
@@ -39,7 +40,7 @@ impl Cluster {
         logs: &Path,
         different: &[(&str, &str)],
     ) -> Result<Self> {
-        let program = program()?;
+        let program = built("tenantry")?;
         let settings = settings(&servers, folder, different);
         tenantry(&program, &settings, &["seed", "--tenants", "1", "--users", &USERS.to_string()]).await?;
         let logs = logs.join(folder.file_name().unwrap_or_default());
@@ -133,16 +134,6 @@ pub(crate) async fn until(what: &str, patience: Duration, fact: impl AsyncFn() -
         sleep(Duration::from_millis(20)).await;
     }
     Ok(())
-}
-
-fn program() -> Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    let program = program.parent().and_then(Path::parent).ok_or("no folder")?.join("tenantry");
-    if program.is_file() {
-        Ok(program)
-    } else {
-        Err("tenantry is not built: use `make chaos-service`".into())
-    }
 }
 
 fn settings(servers: &Servers, folder: &Path, different: &[(&str, &str)]) -> Vec<(String, String)> {

@@ -13,6 +13,8 @@ mod faults;
 #[expect(dead_code, reason = "those who freeze processes use the rest")]
 mod harness;
 mod load;
+#[path = "../harness/program.rs"]
+mod program;
 #[path = "../harness/provenance.rs"]
 mod provenance;
 mod report;
@@ -20,17 +22,16 @@ mod report;
 #[expect(dead_code, reason = "those who take Redis away use the rest")]
 mod servers;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Instant,
-};
+use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{faults::Fault, provenance::provenance, report::Report};
+use crate::{
+    faults::Fault,
+    program::{logs, to_exit_code},
+    provenance::provenance,
+    report::Report,
+};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -58,33 +59,12 @@ struct Settings {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let settings = Settings::parse();
-    let result = match signal(SignalKind::terminate()) {
-        // What was started is stopped when it is dropped.
-        Ok(mut terminate) => tokio::select! {
-            result = run(&settings) => result,
-            _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
-            _ = terminate.recv() => Err("terminated".into()),
-        },
-        Err(error) => Err(error.into()),
-    };
-    match result {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("faults: {error}");
-            ExitCode::from(2)
-        }
-    }
+    to_exit_code("faults", run(&Settings::parse())).await
 }
 
 /// Returns how many promises were broken.
 async fn run(settings: &Settings) -> Result<usize> {
-    let beside =
-        std::env::current_exe()?.parent().and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
-    let logs = beside.join("faults-logs");
-    let _ = fs::remove_dir_all(&logs);
-    fs::create_dir_all(&logs)?;
+    let logs = logs("faults-logs")?;
     println!("the processes' logs are in {}", logs.display());
     let folder = servers::new_folder("tenantry-faults-").await?;
     let only = if settings.only.is_empty() { &Fault::ALL[..] } else { &settings.only };

@@ -6,19 +6,22 @@ mod cluster;
 #[path = "../harness/process.rs"]
 #[expect(dead_code, reason = "API processes use the rest")]
 mod process;
+#[path = "../harness/program.rs"]
+#[expect(dead_code, reason = "its workers are this program itself")]
+mod program;
 mod worker;
 
-use std::{fs, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{fs, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Parser, Subcommand};
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{Instant, interval, sleep},
-};
+use tokio::time::{Instant, interval, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cluster::Cluster;
+use crate::{
+    cluster::Cluster,
+    program::{logs, to_exit_code},
+};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -78,36 +81,13 @@ async fn main() -> ExitCode {
             }
         };
     }
-    let result = match signal(SignalKind::terminate()) {
-        // What was started is stopped when it is dropped.
-        Ok(mut terminate) => tokio::select! {
-            result = run(&arguments) => result,
-            _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
-            _ = terminate.recv() => Err("terminated".into()),
-        },
-        Err(error) => Err(error.into()),
-    };
-    match result {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("jobs-chaos: {error}");
-            ExitCode::from(2)
-        }
-    }
+    to_exit_code("jobs-chaos", run(&arguments)).await
 }
 
 /// Returns how many checks failed.
 async fn run(arguments: &Arguments) -> Result<usize> {
     let seed = arguments.seed.unwrap_or_else(|| rand::rng().random_range(1..1_000_000));
-    let beside = std::env::current_exe()?
-        .parent()
-        .and_then(std::path::Path::parent)
-        .map(PathBuf::from)
-        .unwrap_or_default();
-    let logs = beside.join("jobs-chaos-logs");
-    let _ = fs::remove_dir_all(&logs);
-    fs::create_dir_all(&logs)?;
+    let logs = logs("jobs-chaos-logs")?;
     println!("seed {seed}; the workers' logs are in {}", logs.display());
 
     let folder = cluster::new_folder().await?;

@@ -18,6 +18,7 @@ use crate::{
     Result,
     connection::{Answer, Connection},
     harness::Process,
+    program::built,
     proxy::Proxy,
     servers::{SOCKET, Servers, free_address, tenantry},
 };
@@ -85,11 +86,7 @@ impl Cluster {
         different: &[String],
     ) -> Result<Self> {
         let servers = Servers::start(&folder.join("home")).await?;
-        let program = std::env::current_exe()?;
-        let program = program.parent().and_then(Path::parent).ok_or("no folder")?.join("tenantry");
-        if !program.is_file() {
-            return Err("tenantry is not built: use `make revocations`".into());
-        }
+        let program = built("tenantry")?;
         let mut settings = settings(&servers, folder);
         for setting in different {
             let (name, value) = setting.split_once('=').ok_or("--set takes NAME=VALUE")?;

@@ -16,6 +16,8 @@ mod connection;
 mod harness;
 mod kinds;
 mod phases;
+#[path = "../harness/program.rs"]
+mod program;
 #[path = "../harness/provenance.rs"]
 mod provenance;
 #[path = "../harness/proxy.rs"]
@@ -26,18 +28,19 @@ mod report;
 mod servers;
 mod watch;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Instant,
-};
+use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Parser;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
-use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{cluster::Cluster, kinds::Kind, phases::Phase, provenance::provenance, report::Report};
+use crate::{
+    cluster::Cluster,
+    kinds::Kind,
+    phases::Phase,
+    program::{logs, to_exit_code},
+    provenance::provenance,
+    report::Report,
+};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -65,39 +68,13 @@ struct Settings {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let settings = Settings::parse();
-    let result = match signal(SignalKind::terminate()) {
-        // What was started is stopped when it is dropped.
-        Ok(mut terminate) => tokio::select! {
-            result = run(&settings) => result,
-            _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
-            _ = terminate.recv() => Err("terminated".into()),
-        },
-        Err(error) => Err(error.into()),
-    };
-    match result {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("revocations: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                eprintln!("revocations:   because {cause}");
-                source = cause.source();
-            }
-            ExitCode::from(2)
-        }
-    }
+    to_exit_code("revocations", run(&Settings::parse())).await
 }
 
 /// Returns how many checks failed.
 async fn run(settings: &Settings) -> Result<usize> {
     let seed = settings.seed.unwrap_or_else(|| rand::rng().random_range(1..1_000_000));
-    let beside =
-        std::env::current_exe()?.parent().and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
-    let logs = beside.join("revocations-logs");
-    let _ = fs::remove_dir_all(&logs);
-    fs::create_dir_all(&logs)?;
+    let logs = logs("revocations-logs")?;
     println!("seed {seed}; the processes' logs are in {}", logs.display());
     let folder = servers::new_folder("tenantry-revocations-").await?;
     // A level down, where the next run looks for what this one may leave behind.

@@ -2,9 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs,
     net::{SocketAddr, TcpListener},
-    path::PathBuf,
     time::Duration,
 };
 
@@ -17,7 +15,11 @@ use tenantry_fake_stripe::Fake;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::{Client, NoTls};
 
-use crate::{PRICES, Result, process::Process};
+use crate::{
+    PRICES, Result,
+    process::Process,
+    program::{built, logs},
+};
 
 pub(crate) struct Cluster {
     api: Process,
@@ -39,7 +41,8 @@ impl Cluster {
         tokio::spawn(connection);
         // It comes round when we say so.
         database.batch_execute("delete from tenantry.schedules").await?;
-        let logs = logs()?;
+        let logs = logs("stripe-storm-logs")?;
+        println!("the logs of API and workers are in {}", logs.display());
         let address: SocketAddr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let sold =
             prices.iter().zip(PRICES).map(|(id, (_, plan))| format!("{id}={plan}")).collect::<Vec<_>>();
@@ -60,7 +63,7 @@ impl Cluster {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
-        let program = beside("tenantry")?;
+        let program = built("tenantry")?;
         let worker =
             |n| Process::new(format!("worker-{n}"), "worker", None, &program, settings.clone(), &logs);
         let cluster = Self {
@@ -166,24 +169,4 @@ impl Cluster {
         self.home.remove()?;
         Ok(())
     }
-}
-
-/// The program that was built beside this one.
-fn beside(name: &str) -> Result<PathBuf> {
-    let here = std::env::current_exe()?;
-    let built = here.parent().and_then(|examples| examples.parent()).ok_or("no target folder")?;
-    let program = built.join(name);
-    if program.exists() {
-        Ok(program)
-    } else {
-        Err(format!("{} is missing: cargo build", program.display()).into())
-    }
-}
-
-fn logs() -> Result<PathBuf> {
-    let logs = beside("tenantry")?.with_file_name("stripe-storm-logs");
-    let _ = fs::remove_dir_all(&logs);
-    fs::create_dir_all(&logs)?;
-    println!("the logs of API and workers are in {}", logs.display());
-    Ok(logs)
 }

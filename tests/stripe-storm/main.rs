@@ -8,6 +8,8 @@ mod measure;
 #[path = "../harness/process.rs"]
 #[expect(dead_code, reason = "other harnesses use the rest")]
 mod process;
+#[path = "../harness/program.rs"]
+mod program;
 #[path = "../harness/provenance.rs"]
 mod provenance;
 
@@ -18,7 +20,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tenantry_fake_stripe::{ApiFaults, Fake, Faults, Options, WebhookFaults};
 use tokio::time::{Instant, sleep};
 
-use crate::{check::Check, cluster::Cluster, provenance::provenance};
+use crate::{check::Check, cluster::Cluster, program::to_exit_code, provenance::provenance};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -52,14 +54,7 @@ pub(crate) const PRICES: [(&str, &str); 3] =
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match storms(&Arguments::parse()).await {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("stripe-storm: {error}");
-            ExitCode::from(2)
-        }
-    }
+    to_exit_code("stripe-storm", storms(&Arguments::parse())).await
 }
 
 /// All of them; returns how many checks failed.
