@@ -331,7 +331,7 @@ impl Auth {
     ) -> Result<Later, ApiError> {
         let Addressee { email, tenant: Reference(tenant) } = body.0;
         let named = state.limits.tenant(&state.app, &tenant).await?;
-        state.limits.attempts.count(What::Mail("resend", &named, email.as_str())).await?;
+        state.limits.attempts.count(What::Resend(&named, email.as_str())).await?;
         verification::resend(&state.app, &tenant, &email).await?;
         Ok(Later::accepted())
     }
@@ -350,7 +350,7 @@ impl Auth {
     ) -> Result<Later, ApiError> {
         let Addressee { email, tenant: Reference(tenant) } = body.0;
         let named = state.limits.tenant(&state.app, &tenant).await?;
-        state.limits.attempts.count(What::Mail("forgot", &named, email.as_str())).await?;
+        state.limits.attempts.count(What::Forgot(&named, email.as_str())).await?;
         recovery::forgot(&state.app, &tenant, &email).await?;
         Ok(Later::accepted())
     }

@@ -112,22 +112,19 @@ async fn find(app: &App, config: &Config, key: &str) -> std::result::Result<Vec<
         Err(error) => return Err(said(&error)),
     };
     let email = |text: &str| field::<Email>("KEY", text);
+    let attempt = |what| Limit::of(config, Named::Attempt(what));
     let limits = match kind {
-        "login" => Limit::of(config, Named::Attempt(What::SignIn(&tenant, email(whom)?.as_str()))),
-        "forgot" => mails(config, "forgot", &tenant, &email(whom)?),
-        "resend" => mails(config, "resend", &tenant, &email(whom)?),
+        "login" => attempt(What::SignIn(&tenant, email(whom)?.as_str())),
+        "forgot" => attempt(What::Forgot(&tenant, email(whom)?.as_str())),
+        "resend" => attempt(What::Resend(&tenant, email(whom)?.as_str())),
         "password" => {
             let tenant = tenant.parse().map_err(|_| "KEY: there is no such tenant")?;
             let user = whom.parse().map_err(|_| "password: takes the id of a user")?;
-            Limit::of(config, Named::Attempt(What::OwnPassword(tenant, user)))
+            attempt(What::OwnPassword(tenant, user))
         }
         _ => return Err("KEY: write it as in the list of --help".into()),
     };
     Ok(limits)
-}
-
-fn mails(config: &Config, kind: &'static str, tenant: &str, email: &Email) -> Vec<Limit> {
-    Limit::of(config, Named::Attempt(What::Mail(kind, tenant, email.as_str())))
 }
 
 fn wrong(error: &Error, tenant: &str) -> Failed {

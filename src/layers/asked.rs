@@ -148,5 +148,6 @@ fn range(range: &str) -> (&str, f32) {
     let mut parts = range.split(';').map(str::trim);
     let kind = parts.next().unwrap_or_default();
     let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-    (kind, weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0)))
+    let parsed = |weight: &str| weight.parse().ok().filter(|weight| (0.0..=1.0).contains(weight));
+    (kind, weight.map_or(1.0, |weight| parsed(weight).unwrap_or(0.0)))
 }

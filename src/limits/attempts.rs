@@ -43,8 +43,10 @@ pub(crate) struct Attempts {
 pub(crate) enum What<'a> {
     /// Signing in to a tenant, by id or slug, with an address.
     SignIn(&'a str, &'a str),
-    /// A mail to an address of a tenant, to `forgot` or to `resend`.
-    Mail(&'static str, &'a str, &'a str),
+    /// Asking for a mail to an address of a tenant: to choose another password,
+    Forgot(&'a str, &'a str),
+    /// to prove the address.
+    Resend(&'a str, &'a str),
     /// What a signed-in user of a tenant is asked their password for.
     OwnPassword(Uuid, Uuid),
     /// A request of this name once more, by somebody who has not signed in.
@@ -206,7 +208,8 @@ impl What<'_> {
     pub(super) fn limit(self) -> &'static str {
         match self {
             Self::SignIn(..) => "login",
-            Self::Mail(kind, ..) => kind,
+            Self::Forgot(..) => "forgot",
+            Self::Resend(..) => "resend",
             Self::OwnPassword(..) => "password",
             Self::Repetition(_) => "repetition",
             Self::SignUp(_) => "register",
@@ -228,7 +231,9 @@ impl What<'_> {
         let id =
             |tenant: &str| Uuid::try_parse(tenant).map_or_else(|_| tenant.to_owned(), |id| id.to_string());
         match self {
-            Self::SignIn(tenant, email) | Self::Mail(_, tenant, email) => digest(&[what, &id(tenant), email]),
+            Self::SignIn(tenant, email) | Self::Forgot(tenant, email) | Self::Resend(tenant, email) => {
+                digest(&[what, &id(tenant), email])
+            }
             Self::OwnPassword(tenant, user) => digest(&[what, &tenant.to_string(), &user.to_string()]),
             Self::Repetition(of) => digest(&[what, "", &of.map(|byte| format!("{byte:02x}")).concat()]),
             Self::SignUp(address) => digest(&[what, "", &format!("{:032x}", bucket(address))]),
@@ -246,7 +251,7 @@ mod tests {
         let of = |tenant: &str| What::SignIn(tenant, "ada@example.org").key();
         assert_eq!(of(&id), of(&id.to_uppercase()));
         assert_ne!(of("acme"), of("acme2"));
-        assert_ne!(What::SignIn("a", "b").key(), What::Mail("resend", "a", "b").key());
+        assert_ne!(What::SignIn("a", "b").key(), What::Resend("a", "b").key());
         assert_ne!(What::SignIn("a", "b").key(), What::SignIn("ab", "").key());
     }
 

@@ -1,6 +1,8 @@
 //! What requests must have and answers may be, where the framework says less than the handlers do.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+use super::each_operation;
 
 /// Parameters without which a request is refused: operation, name. A handler takes them as if they could be left out, to say
 /// in its own words that they are missing.
@@ -12,15 +14,13 @@ const REQUIRED: [(&str, &str); 4] = [
 ];
 
 pub(super) fn say(document: &mut Value) {
-    for path in document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut) {
-        for operation in path.as_object_mut().into_iter().flat_map(Map::values_mut) {
-            let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
-            let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
-            for parameter in parameters.into_iter().flatten() {
-                say_of(parameter, &id);
-            }
+    each_operation(document, |_, _, operation| {
+        let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+        let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+        for parameter in parameters.into_iter().flatten() {
+            say_of(parameter, &id);
         }
-    }
+    });
     // A page that has neither what comes after it nor a number is one or the other.
     if let Some(schema) =
         document.pointer_mut("/components/schemas/UserPagination").and_then(Value::as_object_mut)
@@ -44,6 +44,8 @@ fn say_of(parameter: &mut Value, operation: &str) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Map;
+
     use super::*;
 
     #[test]

@@ -101,7 +101,15 @@ pub(crate) async fn serve<S, F>(
 fn waiting(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
     // Not by tokio, which asks the system only when that has told it.
     let listener = listener.into_std().ok();
-    let accept = move || listener.as_ref()?.accept().ok();
+    let accept = move || {
+        loop {
+            match listener.as_ref()?.accept() {
+                // The client went away again while it waited.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                accepted => return accepted.ok(),
+            }
+        }
+    };
     iter::from_fn(accept).take(BACKLOG).filter_map(|(socket, peer)| {
         socket.set_nonblocking(true).ok()?;
         let socket = TcpStream::from_std(socket).ok()?;

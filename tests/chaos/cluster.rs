@@ -26,6 +26,7 @@ use crate::{
     mail,
     points::Points,
     process::{Parts, Process, send},
+    program::set,
     proxy::Proxy,
     servers::{SOCKET, Servers, free_address, tenantry},
 };
@@ -86,10 +87,7 @@ impl Cluster {
         let program = program()?;
         let mut settings = settings(&servers.home, folder);
         settings.push(("SMTP_URL".into(), mail::start().await?));
-        for setting in different {
-            let (name, value) = setting.split_once('=').ok_or("--set takes NAME=VALUE")?;
-            settings.push((name.to_owned(), value.to_owned()));
-        }
+        settings.extend(set(different)?);
         tenantry(&program, &settings, &["seed", "--tenants", "1", "--users", &(keys + 1).to_string()])
             .await?;
         let database = servers.database().await?;

@@ -1,7 +1,7 @@
 //! Whether the service keeps standing while what it runs on falls: deployments, kills, PostgreSQL that restarts, throws its
 //! sessions out, is locked or has no room, clocks that step, crowds of idle connections. docs/faults.md says what is promised.
 //!
-//! Each fault happens to a cluster of its own, under a load at a constant rate: a request is due when it is due, however slow the
+//! Each fault happens to a cluster of its own, and all but steps of clocks under a load at a constant rate: a request is due when it is due, however slow the
 //! answers before it are, and its time counts from then on.
 //!
 //! Exit code 1 when a promise was broken, 2 when the run itself failed.

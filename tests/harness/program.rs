@@ -61,3 +61,10 @@ pub(crate) fn folder() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     Ok(program.parent().and_then(Path::parent).ok_or("this program is in no folder")?.to_owned())
 }
+
+/// Settings of `--set`, as they are written there.
+pub(crate) fn set(written: &[String]) -> Result<Vec<(String, String)>> {
+    let parts =
+        |setting: &String| setting.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    written.iter().map(|setting| parts(setting).ok_or("--set takes NAME=VALUE".into())).collect()
+}

@@ -6,11 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_compression::tokio::bufread::{BrotliDecoder, GzipDecoder, ZstdDecoder};
 use clap::Parser;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tenantry::{config::Config, server, state::State};
+use tokio::io::AsyncReadExt;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
@@ -262,14 +264,27 @@ pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
 }
 
-/// Where `scripts/clients` has put what the examples need.
+/// What a body is without its coding.
+pub(crate) async fn decoded(coding: &str, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    async fn all(mut decoder: impl tokio::io::AsyncRead + Unpin) -> std::io::Result<Vec<u8>> {
+        let mut decoded = vec![];
+        decoder.read_to_end(&mut decoded).await?;
+        Ok(decoded)
+    }
+    match coding {
+        "gzip" => all(GzipDecoder::new(bytes)).await,
+        "br" => all(BrotliDecoder::new(bytes)).await,
+        "zstd" => all(ZstdDecoder::new(bytes)).await,
+        _ => Ok(bytes.to_vec()),
+    }
+}
+
+/// Where `scripts/clients` has put what tests of other languages need.
 pub(crate) fn tools() -> PathBuf {
     let target = Path::new(env!("CARGO_BIN_EXE_tenantry")).ancestors().nth(2).unwrap();
     let tools = target.join("tools");
-    assert!(
-        ["python", "node", "verify-token", "api-examples"].iter().all(|part| tools.join(part).exists()),
-        "run scripts/clients first"
-    );
+    let parts = ["python", "node", "verify-token", "api-examples", "stripe-python", "stripe-node"];
+    assert!(parts.iter().all(|part| tools.join(part).exists()), "run scripts/clients first");
     tools
 }
 

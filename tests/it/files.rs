@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use async_compression::tokio::bufread::{BrotliDecoder, GzipDecoder, ZstdDecoder};
 use reqwest::{Method, Response, StatusCode};
-use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::app::{TestApp, eventually};
+use crate::app::{TestApp, decoded, eventually};
 
 const FILES: [&str; 2] = ["/openapi.json", "/docs/swagger-ui-bundle.js"];
 
@@ -34,12 +32,6 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
     response.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
-async fn all(mut decoder: impl AsyncRead + Unpin) -> Vec<u8> {
-    let mut bytes = vec![];
-    decoder.read_to_end(&mut bytes).await.unwrap();
-    bytes
-}
-
 #[tokio::test]
 async fn a_file_comes_as_the_client_prefers_it_and_is_the_same_when_it_is_decoded() {
     let app = TestApp::spawn().await;
@@ -65,12 +57,7 @@ async fn a_file_comes_as_the_client_prefers_it_and_is_the_same_when_it_is_decode
             tags.push(tag);
             let bytes = response.bytes().await.unwrap();
             assert!(bytes.len() * 2 < plain.len(), "{path} {coding}: {} of {}", bytes.len(), plain.len());
-            let decoded = match coding {
-                "gzip" => all(GzipDecoder::new(&*bytes)).await,
-                "br" => all(BrotliDecoder::new(&*bytes)).await,
-                _ => all(ZstdDecoder::new(&*bytes)).await,
-            };
-            assert!(decoded == plain, "{path} {coding}");
+            assert!(decoded(coding, &bytes).await.unwrap() == plain, "{path} {coding}");
         }
         tags.sort();
         tags.dedup();

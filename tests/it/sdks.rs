@@ -1,9 +1,6 @@
 //! Clients that generators make out of the OpenAPI document, as `make sdk` does, against a live service.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+use std::{path::Path, process::Stdio};
 
 use tenantry::server;
 use tokio::{
@@ -12,7 +9,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::app::{PASSWORD, TestApp, token_in};
+use crate::app::{PASSWORD, TestApp, token_in, tools};
 
 /// A client, and what runs a program that uses it.
 #[derive(Clone, Copy, Debug)]
@@ -26,23 +23,22 @@ impl Client {
     /// One of the programs that `scripts/sdk` compiles: `scenario`, or `readme`, the example of docs/sdks.md.
     fn program(self, name: &str) -> Command {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/build");
-        let tools = Path::new(env!("CARGO_BIN_EXE_tenantry")).ancestors().nth(2).unwrap().join("tools");
+        let tools = tools();
         let (interpreter, file) = match self {
-            Self::TypeScript => ("node".into(), root.join(format!("typescript/dist/examples/{name}.js"))),
+            Self::TypeScript => {
+                (Some("node".into()), root.join(format!("typescript/dist/examples/{name}.js")))
+            }
             Self::Python => {
-                (tools.join("document-python/bin/python3"), root.join(format!("python/examples/{name}.py")))
+                let python = tools.join("document-python/bin/python3");
+                (Some(python), root.join(format!("python/examples/{name}.py")))
             }
-            Self::Rust => (PathBuf::new(), tools.join(format!("rust/debug/examples/{name}"))),
+            Self::Rust => (None, tools.join(format!("rust/debug/examples/{name}"))),
         };
-        assert!(file.exists(), "{} is missing: run scripts/clients and scripts/sdk first", file.display());
-        let mut command = match self {
-            Self::Rust => Command::new(file),
-            _ => {
-                let mut command = Command::new::<PathBuf>(interpreter);
-                command.arg(file).env("PYTHONPATH", root.join("python"));
-                command
-            }
-        };
+        assert!(file.exists(), "{} is missing: run scripts/sdk first", file.display());
+        let mut command = Command::new(interpreter.as_ref().unwrap_or(&file));
+        if interpreter.is_some() {
+            command.arg(&file).env("PYTHONPATH", root.join("python"));
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command
     }

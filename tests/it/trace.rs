@@ -2,16 +2,15 @@
 
 use std::{
     fs::{self, File},
-    process::{Child, Stdio},
-    time::{Duration, Instant},
+    process::Stdio,
+    time::Duration,
 };
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use crate::{
-    app::{TestApp, answer},
+    app::{TestApp, answer, eventually},
     node::Cluster,
 };
 
@@ -130,16 +129,6 @@ async fn a_job_that_a_function_of_the_database_enqueues_has_it_too() {
     assert_eq!(traces.len(), 1, "{traces:?}");
 }
 
-/// A process that ends with the value.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// The lines of a log in JSON that belong to our trace.
 fn lines(log: &str) -> Vec<Value> {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -162,20 +151,13 @@ async fn the_log_lines_of_a_request_and_of_its_jobs_have_one_trace() {
     assert_eq!(answered, format!("00-{ID}-{span}-01"));
 
     let log = folder.path().join("worker.log");
-    let mut worker = cluster.command();
-    worker.arg("worker").stdout(Stdio::null()).stderr(File::create(&log).unwrap());
-    let _worker = Killed(worker.spawn().unwrap());
-    let start = Instant::now();
-    loop {
-        let log = fs::read_to_string(&log).unwrap();
-        let has_ended = lines(&log).iter().any(|line| {
-            let (job, said) = (&line["span"], line["message"].as_str().unwrap());
-            said.starts_with("failed") && job["job.kind"] == "reset_password_email" && job["span.id"] != span
-        });
-        if has_ended {
-            break;
-        }
-        assert!(start.elapsed() < Duration::from_secs(30), "{log}");
-        sleep(Duration::from_millis(50)).await;
-    }
+    let mut worker = tokio::process::Command::from(cluster.command());
+    worker.arg("worker").kill_on_drop(true).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+    let _worker = worker.spawn().unwrap();
+    let has_failed = |line: &Value| {
+        let (job, said) = (&line["span"], line["message"].as_str().unwrap());
+        said.starts_with("failed") && job["job.kind"] == "reset_password_email" && job["span.id"] != span
+    };
+    let told = || async { lines(&fs::read_to_string(&log).unwrap()).iter().any(has_failed) };
+    eventually(Duration::from_secs(3), told).await;
 }

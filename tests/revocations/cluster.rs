@@ -18,7 +18,7 @@ use crate::{
     Result,
     connection::{Answer, Connection},
     harness::Process,
-    program::built,
+    program::{built, set},
     proxy::Proxy,
     servers::{SOCKET, Servers, free_address, tenantry},
 };
@@ -88,10 +88,7 @@ impl Cluster {
         let servers = Servers::start(&folder.join("home")).await?;
         let program = built("tenantry")?;
         let mut settings = settings(&servers, folder);
-        for setting in different {
-            let (name, value) = setting.split_once('=').ok_or("--set takes NAME=VALUE")?;
-            settings.push((name.to_owned(), value.to_owned()));
-        }
+        settings.extend(set(different)?);
         let (tenants, users) =
             ((SUSPENDED + 1).to_string(), ((people + 2) * (SUSPENDED + 1)).max(200).to_string());
         tenantry(&program, &settings, &["seed", "--tenants", &tenants, "--users", &users]).await?;

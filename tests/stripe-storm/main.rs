@@ -9,6 +9,7 @@ mod measure;
 #[expect(dead_code, reason = "other harnesses use the rest")]
 mod process;
 #[path = "../harness/program.rs"]
+#[expect(dead_code, reason = "its settings are its own")]
 mod program;
 #[path = "../harness/provenance.rs"]
 mod provenance;

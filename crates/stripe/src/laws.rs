@@ -65,5 +65,14 @@ mod tests {
         fn what_is_signed_is_taken_and_nothing_else(data in vec(any::<u8>(), 20..600)) {
             super::signature(&data);
         }
+
+        #[test]
+        fn what_is_read_has_an_id(id in "[a-z0-9_]{0,3}", kind in "event|subscription|[a-z]{0,4}", created in any::<i64>()) {
+            let value = serde_json::json!({
+                "object": kind, "id": id, "type": "customer.created", "created": created, "livemode": false,
+                "customer": "cus_1", "status": "active", "items": {"data": []}, "data": {"object": {"id": id}},
+            });
+            super::event(value.to_string().as_bytes());
+        }
     }
 }

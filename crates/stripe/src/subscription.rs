@@ -132,7 +132,7 @@ impl Subscription {
         let items = &value["items"];
         let read = |item: &Value| Item::read(item, &value);
         Some(Self {
-            id: value["id"].as_str()?.to_owned(),
+            id: value["id"].as_str().filter(|id| !id.is_empty())?.to_owned(),
             customer: id_of(&value["customer"])?,
             status: Status::named(value["status"].as_str()?),
             items: items["data"].as_array()?.iter().map(read).collect::<Option<_>>()?,

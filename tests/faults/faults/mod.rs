@@ -15,6 +15,7 @@ use crate::{
     Result, Settings,
     cluster::Cluster,
     load::{Kind, Seen, between, statuses},
+    program,
     report::Report,
     servers::Servers,
 };
@@ -119,10 +120,9 @@ impl Scene<'_> {
         nodes: usize,
         different: &[(&str, &str)],
     ) -> Result<Cluster> {
-        let mut settings = different.to_vec();
-        for setting in &self.settings.set {
-            settings.push(setting.split_once('=').ok_or("--set takes NAME=VALUE")?);
-        }
+        let set = program::set(&self.settings.set)?;
+        let set = set.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let settings: Vec<_> = different.iter().copied().chain(set).collect();
         Cluster::start(servers, nodes, self.folder, self.logs, &settings).await
     }
 

@@ -19,15 +19,7 @@ use tokio::{
 };
 
 use super::{EVENTS, SOON, Stage, id, walked};
-use crate::app::{TestApp, eventually};
-
-fn tools() -> PathBuf {
-    let tools = Path::new(env!("CARGO_BIN_EXE_tenantry")).ancestors().nth(2).unwrap().join("tools");
-    let there =
-        tools.join("stripe-python.installed").exists() && tools.join("stripe-node.installed").exists();
-    assert!(there, "run scripts/clients first");
-    tools
-}
+use crate::app::{TestApp, eventually, tools};
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stripe").join(name)

@@ -1,11 +1,9 @@
 //! Content codings: which, of what, and that what comes out is what went in.
 
-use async_compression::tokio::bufread::{BrotliDecoder, GzipDecoder, ZstdDecoder};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::app::{PASSWORD, TestApp};
+use crate::app::{PASSWORD, TestApp, decoded};
 
 async fn ask(app: &TestApp, path: &str, accepted: &str) -> Response {
     app.request(Method::GET, path).header("Accept-Encoding", accepted).send().await.unwrap()
@@ -13,12 +11,6 @@ async fn ask(app: &TestApp, path: &str, accepted: &str) -> Response {
 
 fn coding(response: &Response) -> Option<&str> {
     response.headers().get("content-encoding").map(|coding| coding.to_str().unwrap())
-}
-
-async fn json(mut decoder: impl AsyncRead + Unpin) -> Value {
-    let mut text = vec![];
-    decoder.read_to_end(&mut text).await.unwrap();
-    serde_json::from_slice(&text).unwrap()
 }
 
 #[tokio::test]
@@ -55,12 +47,8 @@ async fn what_is_long_is_coded_as_the_client_prefers_and_the_same_when_it_is_dec
         let response = ask(&app, list, accepted).await;
         assert_eq!(coding(&response), expected, "{accepted:?}");
         let bytes = response.bytes().await.unwrap();
-        let answer = match expected {
-            Some("gzip") => json(GzipDecoder::new(&*bytes)).await,
-            Some("br") => json(BrotliDecoder::new(&*bytes)).await,
-            Some("zstd") => json(ZstdDecoder::new(&*bytes)).await,
-            _ => serde_json::from_slice(&bytes).unwrap(),
-        };
+        let text = decoded(expected.unwrap_or_default(), &bytes).await.unwrap();
+        let answer: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(answer["data"], plain["data"], "{accepted:?}");
     }
 }
