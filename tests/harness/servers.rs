@@ -1,14 +1,15 @@
 //! A PostgreSQL and a Redis that may be taken away, where they are, and a folder for all of it.
 
+#[path = "port.rs"]
+mod port;
+
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
-use rand::Rng;
 use tenantry::{
     dev::{Home, Server, postgres, redis},
     migrate,
@@ -20,6 +21,7 @@ use tokio::{
 };
 use tokio_postgres::NoTls;
 
+pub(crate) use self::port::free_address;
 use crate::{Result, harness::send};
 
 /// Of PostgreSQL itself, in its folder; who goes through a proxy has the same name in another.
@@ -127,17 +129,6 @@ pub(crate) async fn tenantry(
         return Err(format!("tenantry {}: {said}", arguments.join(" ")).into());
     }
     Ok(String::from_utf8(output.stdout)?)
-}
-
-/// Below the ports that the kernel gives to connections, so that nobody takes it while a node is dead.
-pub(crate) fn free_address() -> Result<SocketAddr> {
-    for _ in 0..1000 {
-        let address = SocketAddr::from(([127, 0, 0, 1], rand::rng().random_range(15_000..30_000)));
-        if TcpListener::bind(address).is_ok() {
-            return Ok(address);
-        }
-    }
-    Err("no free port".into())
 }
 
 /// A folder of this run's own, named `prefix` and the number of its process. What runs that ended early have left goes, and

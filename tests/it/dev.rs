@@ -2,7 +2,6 @@
 
 use std::{
     io::{BufRead, BufReader},
-    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -11,7 +10,10 @@ use std::{
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::app::{mails, token_in};
+use crate::{
+    app::{mails, token_in},
+    port::free_address,
+};
 
 pub(crate) struct Dev {
     child: Child,
@@ -189,7 +191,7 @@ impl Drop for Dev {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    free_address().unwrap().port()
 }
 
 #[tokio::test]

@@ -35,6 +35,8 @@ mod metadata;
 mod node;
 mod operators;
 mod passwords;
+#[path = "../harness/port.rs"]
+mod port;
 mod primary;
 mod privacy;
 mod projects;

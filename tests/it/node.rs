@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -21,7 +21,10 @@ use tokio::{
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use crate::app::{eventually, from_stack};
+use crate::{
+    app::{eventually, from_stack},
+    port::free_address,
+};
 
 /// A database with one seeded tenant, a Redis, and processes on both. All of it ends with the value.
 pub(crate) struct Cluster {
@@ -148,7 +151,7 @@ impl Cluster {
         let log = self.folder.path().join(format!("node-{}.log", self.nodes.len()));
         // Somebody else may get a port between the look and the use; then the process ends and another is tried.
         for _ in 0..10 {
-            let (address, metrics) = (free_address(), free_address());
+            let (address, metrics) = (free_address().unwrap(), free_address().unwrap());
             let mut command = self.command();
             command.arg("api").env("LISTEN", address.to_string()).env("METRICS_LISTEN", metrics.to_string());
             command.stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
@@ -394,10 +397,6 @@ impl Connection {
         self.stream.read_exact(&mut body).await.unwrap();
         Answer { status, level, body }
     }
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 pub(crate) fn in_database(url: &str, name: &str) -> String {

@@ -1,10 +1,6 @@
 //! What the storm comes over: an API, two workers and a PostgreSQL of our own.
 
-use std::{
-    collections::HashMap,
-    net::{SocketAddr, TcpListener},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use tempfile::TempDir;
 use tenantry::{
@@ -17,6 +13,7 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::{
     PRICES, Result,
+    port::free_address,
     process::Process,
     program::{built, logs},
 };
@@ -43,7 +40,7 @@ impl Cluster {
         database.batch_execute("delete from tenantry.schedules").await?;
         let logs = logs("stripe-storm-logs")?;
         println!("the logs of API and workers are in {}", logs.display());
-        let address: SocketAddr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = free_address()?;
         let sold =
             prices.iter().zip(PRICES).map(|(id, (_, plan))| format!("{id}={plan}")).collect::<Vec<_>>();
         let settings: Vec<(String, String)> = [

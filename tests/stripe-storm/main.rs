@@ -5,6 +5,8 @@
 mod check;
 mod cluster;
 mod measure;
+#[path = "../harness/port.rs"]
+mod port;
 #[path = "../harness/process.rs"]
 #[expect(dead_code, reason = "other harnesses use the rest")]
 mod process;
