@@ -15,7 +15,7 @@ const NEW: usize = 100;
 
 /// What a process asks for by itself, at least four times a second: the feed, its server's timeline, ages of queues.
 const BY_ITSELF: [&str; 6] = [
-    "tenantry.revocations_since(",
+    "tenantry.follow_revocations(",
     "tenantry.note_token_lifetime(",
     "tenantry.prune_revocations(",
     "pg_walfile_name(",

@@ -4,6 +4,9 @@
 //! A row carries the id of its transaction. One statement asks for rows from the last known point on, and for the
 //! oldest transaction still running, which is the next point: no clock, no overlap, and no gap from a transaction that
 //! commits late. A row may come twice, which changes nothing.
+//!
+//! A server that has crashed, or a standby that was promoted, may give ids of transactions to others. So the point is one of
+//! a run of the server, and with another run the look goes back as far as at the start.
 
 use std::time::{Duration, Instant};
 
@@ -38,14 +41,14 @@ pub struct Feed {
     app: App,
     /// Transactions before this one have been seen; none: nothing has.
     seen: Option<String>,
-    /// The timeline of the database that these are of.
-    timeline: String,
+    /// The run of the server that these are of.
+    server: Option<String>,
 }
 
 impl Feed {
     /// At the start: the first look takes in all that Redis may still hold an older entry of.
     pub fn new(app: App) -> Self {
-        Self { app, seen: None, timeline: String::new() }
+        Self { app, seen: None, server: None }
     }
 
     /// Looks once. Returns how many rows were there.
@@ -57,22 +60,17 @@ impl Feed {
         let (began, revocations) = (Instant::now(), &self.app.revocations);
         let client = self.app.db.client().await?;
         self.app.db.primary().admit(&client).await?;
-        let timeline = self.app.cache.epoch();
-        if self.timeline != timeline {
-            // Numbers of transactions begin anew at what the standby had seen: nothing is known of this timeline.
-            (self.seen, self.timeline) = (None, timeline);
-        }
         let statement = client
             .prepare_cached(
-                "select next::text as next, tenant_id, subject, subject_id, min_version
-                 from tenantry.revocations_since($1::text::xid8, $2)",
+                "select server, next::text as next, tenant_id, subject, subject_id, min_version
+                 from tenantry.follow_revocations($1, $2::text::xid8, $3)",
             )
             .await?;
         let relevant = self.app.cache.longest_stale().max(revocations.lifetime()).as_secs_f64();
-        let rows = client.query(&statement, &[&self.seen, &relevant]).await?;
+        let rows = client.query(&statement, &[&self.server, &self.seen, &relevant]).await?;
         let (mut found, mut void) = (0, vec![]);
         for row in &rows {
-            self.seen = Some(row.try_get("next")?);
+            (self.server, self.seen) = (Some(row.try_get("server")?), Some(row.try_get("next")?));
             let Some(tenant) = row.try_get::<_, Option<Uuid>>("tenant_id")?.map(TenantId) else { continue };
             found += 1;
             let (id, min_version) =

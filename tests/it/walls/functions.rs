@@ -92,7 +92,10 @@ const TRUSTED: &[(&str, &[&str])] = &[
             "prune_user_logins",
         ],
     ),
-    ("every process follows the feed of all tenants", &["revocations_since", "prune_revocations"]),
+    (
+        "every process follows the feed of all tenants",
+        &["follow_revocations", "revocations_since", "prune_revocations"],
+    ),
     (
         "they are for Stripe, who names no tenant, and act as the system; whose an object is they read from our own rows",
         &["receive_stripe_event", "begin_stripe_fetch"],

@@ -186,5 +186,6 @@ pub const OTHERS: &[(&str, &str)] = &[
     ("job_kinds", "the service's own"),
     ("schedules", "the service's own"),
     ("facts", "the service's own"),
+    ("crash_marks", "the service's own"),
     ("refinery_schema_history", "the service's own"),
 ];
