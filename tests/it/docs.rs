@@ -64,6 +64,17 @@ fn every_action_of_the_audit_trail_is_documented() {
 
 #[test]
 fn every_metric_is_documented() {
+    let told = metrics();
+    let document = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let documented = |name: &&String| {
+        [format!("`{name}`"), format!("`{name}{{")].iter().any(|text| document.contains(text))
+    };
+    let missing: Vec<_> = told.iter().filter(|name| !documented(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// Those that the program tells.
+pub(crate) fn metrics() -> BTreeSet<String> {
     let mut told = BTreeSet::new();
     for path in files(&["crates", "src", "workers"]) {
         let text = fs::read_to_string(path).unwrap();
@@ -73,12 +84,7 @@ fn every_metric_is_documented() {
         }
     }
     assert!(told.len() > 20, "{told:?}");
-    let document = fs::read_to_string(root().join("docs/operations.md")).unwrap();
-    let documented = |name: &&String| {
-        [format!("`{name}`"), format!("`{name}{{")].iter().any(|text| document.contains(text))
-    };
-    let missing: Vec<_> = told.iter().filter(|name| !documented(name)).collect();
-    assert!(missing.is_empty(), "{missing:?}");
+    told
 }
 
 #[test]
@@ -144,6 +150,6 @@ fn tests_of(path: &Path) -> Vec<String> {
     functions.map(|function| format!("{module}::{function}")).collect()
 }
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }

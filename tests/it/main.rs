@@ -14,6 +14,7 @@ mod cli;
 mod cluster_server;
 mod conditions;
 mod deleted;
+mod deploy;
 mod dev;
 mod docs;
 mod edges;
