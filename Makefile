@@ -72,6 +72,10 @@ load-limits: ## what limits of requests cost, and how many decisions Redis makes
 	cargo build --release --workspace --bin tenantry --example load
 	target/release/examples/load limits --seconds 4 --report loadtests/limits.txt $(ARGS)
 
+soak: ## memory with 100,000 users cached, and over half an hour under load (release build; ARGS="--seconds 60")
+	cargo build --release --workspace --bin tenantry --example load
+	target/release/examples/load soak --seconds 1800 --rounds 1 --report loadtests/soak.txt $(ARGS)
+
 load-stripe: ## the storm twice, webhooks at 200 a second, a backfill (release build; writes loadtests/stripe.txt)
 	cargo build --release --workspace --bin tenantry --example stripe-storm
 	target/release/examples/stripe-storm --runs 2 --measure --report loadtests/stripe.txt $(ARGS)
@@ -96,6 +100,9 @@ storm: ## 10,000 events of 500 subscriptions, shuffled, doubled and lost, on wor
 chaos-service: ## deployments, kills, a database that falls, clocks that step, crowds, a full disk (as root; ARGS="--only restart")
 	cargo build --workspace --bin tenantry --example faults
 	$${CARGO_TARGET_DIR:-target}/debug/examples/faults --report $${CARGO_TARGET_DIR:-target}/faults.txt $(ARGS)
+
+upgrade: ## replaces an older program by this one under load: schema, then processes (OLD=<commit or tag>)
+	@scripts/upgrade $(OLD) $(ARGS)
 
 chaos-jobs: ## 70,000 jobs on workers that are killed and frozen, and judges what came of each (ARGS="--seed 1")
 	cargo run --example jobs-chaos -- $(ARGS)

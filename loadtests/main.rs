@@ -26,6 +26,7 @@ mod process;
 mod provenance;
 mod rate;
 mod servers;
+mod soak;
 mod stats;
 mod table;
 mod walls;
@@ -89,6 +90,8 @@ pub(crate) enum Question {
     Export,
     /// Limits of requests: none, by the process, all
     Limits,
+    /// Memory with users cached, and over time
+    Soak,
 }
 
 #[tokio::main]
@@ -134,6 +137,7 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
         Question::Lists => return Ok(lists::measure(settings, servers).await?.to_string()),
         Question::Stats => return Ok(stats::measure(settings, servers).await?.to_string()),
         Question::Limits => return Ok(limits::measure(settings, servers).await?.to_string()),
+        Question::Soak => return Ok(soak::measure(settings, servers).await?.to_string()),
         Question::Export => return Ok(export::measure(settings, servers).await?.to_string()),
     };
     Ok(by_turns(settings, servers, table, &cases).await?.to_string())

@@ -41,12 +41,22 @@ impl Process {
         cpu(self.child.id().ok_or("the server has ended")?)
     }
 
-    /// The most memory it has had, in bytes: proc(5), VmHWM.
+    /// The memory it has, in bytes.
+    pub(crate) fn memory(&self) -> Result<f64> {
+        self.status("VmRSS:")
+    }
+
+    /// The most memory it has had, in bytes.
     pub(crate) fn peak_memory(&self) -> Result<f64> {
-        let status =
-            fs::read_to_string(format!("/proc/{}/status", self.child.id().ok_or("the server has ended")?))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or("no VmHWM")?;
+        self.status("VmHWM:")
+    }
+
+    /// A number of bytes out of what the kernel says of it: proc(5).
+    fn status(&self, name: &str) -> Result<f64> {
+        let pid = self.child.id().ok_or("the server has ended")?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or("no such line")?;
         Ok(kilobytes.trim().parse::<f64>()? * 1024.0)
     }
 

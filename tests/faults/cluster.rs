@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -17,7 +17,6 @@ use crate::{
     Result,
     harness::Process,
     load::Target,
-    program::built,
     servers::{Servers, free_address, tenantry},
 };
 
@@ -29,33 +28,29 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Process>,
     /// What clients ask; at a node, until there is a balancer.
     pub(crate) target: Target,
+    pub(crate) settings: Vec<(String, String)>,
+    pub(crate) logs: PathBuf,
 }
 
 impl Cluster {
-    /// So many processes on these servers, with settings that are different.
+    /// So many processes of `program` on these servers, with settings that are different.
     pub(crate) async fn start(
+        program: &Path,
         servers: Servers,
         nodes: usize,
         folder: &Path,
         logs: &Path,
         different: &[(&str, &str)],
     ) -> Result<Self> {
-        let program = built("tenantry")?;
         let settings = settings(&servers, folder, different);
-        tenantry(&program, &settings, &["seed", "--tenants", "1", "--users", &USERS.to_string()]).await?;
+        tenantry(program, &settings, &["seed", "--tenants", "1", "--users", &USERS.to_string()]).await?;
         let logs = logs.join(folder.file_name().unwrap_or_default());
         fs::create_dir_all(&logs)?;
         let mut processes = vec![];
         for n in 0..nodes {
             let address = Some(free_address()?);
-            processes.push(Process::new(
-                format!("node-{n}"),
-                "api",
-                address,
-                &program,
-                settings.clone(),
-                &logs,
-            ));
+            let name = format!("node-{n}");
+            processes.push(Process::new(name, "api", address, program, settings.clone(), &logs));
         }
         // The first makes the keys.
         for process in &processes {
@@ -69,10 +64,10 @@ impl Cluster {
         let users: Vec<Uuid> =
             rows.iter().filter(|row| row.get::<_, &str>(2) == "user").map(|row| row.get(1)).collect();
         let arguments = ["token", "--tenant", &tenant.to_string(), "--email", "admin@example.org"];
-        let token = tenantry(&program, &settings, &arguments).await?.trim().to_owned();
+        let token = tenantry(program, &settings, &arguments).await?.trim().to_owned();
         let address = processes.first().and_then(|node| node.address).ok_or("no node")?;
         let target = Target { address, token, users: Arc::new(users), names: Arc::default() };
-        let cluster = Self { servers, nodes: processes, target };
+        let cluster = Self { servers, nodes: processes, target, settings, logs };
         cluster.warm_up().await?;
         Ok(cluster)
     }

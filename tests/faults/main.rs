@@ -49,6 +49,9 @@ struct Settings {
     /// Connections that do nothing
     #[arg(long, default_value_t = 10_000)]
     idle: usize,
+    /// The program that is upgraded from, for `upgrade`: scripts/upgrade builds it
+    #[arg(long, value_name = "PROGRAM")]
+    old: Option<PathBuf>,
     /// A setting of the processes that is different: SHUTDOWN_DELAY=0s is found out
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,

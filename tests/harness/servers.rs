@@ -36,10 +36,16 @@ pub(crate) struct Servers {
 impl Servers {
     /// Starts both, with a migrated database.
     pub(crate) async fn start(folder: &Path) -> Result<Self> {
+        let servers = Self::empty(folder).await?;
+        migrate::run(&postgres::owner_url(&servers.home), &postgres::app_url(&servers.home)).await?;
+        Ok(servers)
+    }
+
+    /// Starts both, with nothing in them.
+    pub(crate) async fn empty(folder: &Path) -> Result<Self> {
         let home = Home::open(folder).await?;
         let postgres = postgres::start(&home, postgres::Use::Dev).await?;
         let redis = redis::start(&home).await?;
-        migrate::run(&postgres::owner_url(&home), &postgres::app_url(&home)).await?;
         Ok(Self { home, postgres: Mutex::new(Some(postgres)), redis: Mutex::new(Some(redis)) })
     }
 

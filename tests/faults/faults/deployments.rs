@@ -19,7 +19,12 @@ const READY: Promise =
     Promise::new("a process is ready within 0.5 s", Duration::from_millis(500), Duration::from_secs(5));
 
 async fn behind_a_balancer(scene: &Scene<'_>) -> Result<(Cluster, Balancer)> {
-    let mut cluster = scene.cluster(2, &[]).await?;
+    let cluster = scene.cluster(2, &[]).await?;
+    balanced(scene, cluster).await
+}
+
+/// Clients ask a balancer from now on.
+pub(super) async fn balanced(scene: &Scene<'_>, mut cluster: Cluster) -> Result<(Cluster, Balancer)> {
     let nodes: Vec<SocketAddr> = cluster.nodes.iter().filter_map(|node| node.address).collect();
     let balancer = Balancer::start(&nodes, scene.folder).await?;
     for node in 0..nodes.len() {

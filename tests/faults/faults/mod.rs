@@ -5,6 +5,7 @@ mod database;
 mod deployments;
 mod disk;
 mod idle;
+mod upgrade;
 
 use std::{path::Path, time::Duration};
 
@@ -30,6 +31,8 @@ pub(crate) enum Fault {
     Clock,
     Idle,
     Disk,
+    /// Needs --old
+    Upgrade,
 }
 
 /// A time: what is promised, and how much more is allowed to a machine that has other things to do.
@@ -62,6 +65,7 @@ pub(crate) struct Scene<'a> {
 }
 
 impl Fault {
+    /// Those that need nothing else.
     pub(crate) const ALL: [Self; 8] = [
         Self::Deployments,
         Self::Kills,
@@ -83,6 +87,7 @@ impl Fault {
             Self::Clock => "clock",
             Self::Idle => "idle",
             Self::Disk => "disk",
+            Self::Upgrade => "upgrade",
         }
     }
 
@@ -103,6 +108,7 @@ impl Fault {
             Self::Clock => clock::steps(scene).await,
             Self::Idle => idle::crowd(scene).await,
             Self::Disk => disk::is_full(scene).await,
+            Self::Upgrade => upgrade::under_load(scene).await,
         }
     }
 }
@@ -120,10 +126,21 @@ impl Scene<'_> {
         nodes: usize,
         different: &[(&str, &str)],
     ) -> Result<Cluster> {
+        self.cluster_of(&program::built("tenantry")?, servers, nodes, different).await
+    }
+
+    /// The same of another program.
+    async fn cluster_of(
+        &self,
+        program: &Path,
+        servers: Servers,
+        nodes: usize,
+        different: &[(&str, &str)],
+    ) -> Result<Cluster> {
         let set = program::set(&self.settings.set)?;
         let set = set.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let settings: Vec<_> = different.iter().copied().chain(set).collect();
-        Cluster::start(servers, nodes, self.folder, self.logs, &settings).await
+        Cluster::start(program, servers, nodes, self.folder, self.logs, &settings).await
     }
 
     fn judge(&mut self, promise: &'static str, holds: bool, seen: String) {
