@@ -32,7 +32,12 @@ sdk: ## clients of TypeScript, Python and Rust out of the OpenAPI document, into
 	scripts/clients
 	scripts/sdk
 
-load: ## look-ups by level beside a bare server (release build; needs wrk)
+load: ## requests of many kinds at constant rates, with thresholds; a page in target/load.html (release build; ARGS="--seconds 30")
+	scripts/clients k6
+	cargo build --release --workspace --bin tenantry --example load
+	target/release/examples/load suite --seconds 5 --report loadtests/suite.txt --page target/load.html $(ARGS)
+
+bench: ## look-ups by level beside a bare server (release build; needs wrk)
 	cargo build --release --workspace --bin tenantry --example bare --example load
 	target/release/examples/load lookup --report loadtests/lookup.txt $(ARGS)
 

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Of all seeded people.
-const PASSWORD: &str = "Tenantry-Demo-1";
+pub(crate) const PASSWORD: &str = "Tenantry-Demo-1";
 /// Look-ups a second, beside sign-ins; a small part of what can be done.
 const LOOK_UPS: f64 = 500.0;
 /// The flood is so many times what can be hashed.
@@ -98,8 +98,8 @@ fn login(people: &Arc<Vec<Person>>) -> impl Fn(u64) -> Ask + Send + Sync + 'stat
     let people = people.clone();
     move |n| {
         let person = &people[usize::try_from(n).unwrap_or_default() % people.len()];
-        let body = json!({"tenant": person.tenant, "email": person.email, "password": PASSWORD}).to_string();
-        Ask { method: "POST", path: "/api/v1/auth/login".into(), token: String::new(), body }
+        let body = json!({"tenant": person.tenant, "email": person.email, "password": PASSWORD});
+        Ask::send("POST", "/api/v1/auth/login", "", &body)
     }
 }
 
@@ -108,8 +108,7 @@ fn look_up(people: &Arc<Vec<Person>>) -> impl Fn(u64) -> Ask + Send + Sync + 'st
     let people = people.clone();
     move |n| {
         let person = &people[usize::try_from(n).unwrap_or_default() % people.len().min(1_000)];
-        let path = format!("/api/v1/users/{}", person.id);
-        Ask { method: "GET", path, token: person.token.clone(), body: String::new() }
+        Ask::get(format!("/api/v1/users/{}", person.id), &person.token)
     }
 }
 

@@ -28,6 +28,7 @@ mod rate;
 mod servers;
 mod soak;
 mod stats;
+mod suite;
 mod table;
 mod walls;
 mod wrk;
@@ -63,6 +64,9 @@ pub(crate) struct Settings {
     /// How many users there are where there are many
     #[arg(long)]
     users: Option<u64>,
+    /// Where the page of the suite goes
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
     /// Where the table goes, too
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -92,6 +96,8 @@ pub(crate) enum Question {
     Limits,
     /// Memory with users cached, and over time
     Soak,
+    /// Requests of many kinds at constant rates, with thresholds
+    Suite,
 }
 
 #[tokio::main]
@@ -137,6 +143,7 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
         Question::Lists => return Ok(lists::measure(settings, servers).await?.to_string()),
         Question::Stats => return Ok(stats::measure(settings, servers).await?.to_string()),
         Question::Limits => return Ok(limits::measure(settings, servers).await?.to_string()),
+        Question::Suite => return Ok(suite::measure(settings, servers).await?.to_string()),
         Question::Soak => return Ok(soak::measure(settings, servers).await?.to_string()),
         Question::Export => return Ok(export::measure(settings, servers).await?.to_string()),
     };

@@ -69,7 +69,7 @@ impl Process {
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let examples = std::env::current_exe()?.parent().map(Path::to_owned).ok_or("no folder")?;
     let found = [examples.join(name), examples.join("..").join(name)].into_iter().find(|path| path.is_file());
-    found.ok_or_else(|| format!("{name} is not built: run make load").into())
+    found.ok_or_else(|| format!("{name} is not built: see make help").into())
 }
 
 pub(crate) fn free_address() -> Result<SocketAddr> {
@@ -80,6 +80,12 @@ pub(crate) fn free_address() -> Result<SocketAddr> {
 pub(crate) fn cpu(pid: u32) -> Result<f64> {
     let (own, _, _) = times(pid)?;
     Ok(own)
+}
+
+/// The same of the children that this process has waited for.
+pub(crate) fn cpu_of_ended_children() -> Result<f64> {
+    let (_, ended, _) = times(std::process::id())?;
+    Ok(ended)
 }
 
 /// The same of a process and its children, those that have ended included.

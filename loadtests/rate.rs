@@ -26,6 +26,18 @@ pub(crate) struct Ask {
     pub(crate) path: String,
     pub(crate) token: String,
     pub(crate) body: String,
+    /// Whole lines.
+    pub(crate) header: String,
+}
+
+impl Ask {
+    pub(crate) fn get(path: String, token: &str) -> Self {
+        Self { method: "GET", path, token: token.to_owned(), body: String::new(), header: String::new() }
+    }
+
+    pub(crate) fn send(method: &'static str, path: &str, token: &str, body: &serde_json::Value) -> Self {
+        Self { method, body: body.to_string(), ..Self::get(path.to_owned(), token) }
+    }
 }
 
 /// One answer.
@@ -47,7 +59,7 @@ pub(crate) fn look_ups(
     let token = token.to_owned();
     move |n| {
         let id = ids[usize::try_from(n).unwrap_or_default() % ids.len()];
-        Ask { method: "GET", path: format!("/api/v1/users/{id}"), token: token.clone(), body: String::new() }
+        Ask::get(format!("/api/v1/users/{id}"), &token)
     }
 }
 
@@ -77,8 +89,9 @@ pub(crate) async fn ask(
                 let free = Instant::now();
                 sleep_until(due.into()).await;
                 let from = if free > due { due } else { Instant::now() };
-                let Ask { method, path, token, body } = next(ticket);
-                let answer = timeout(PATIENCE, connection.ask(method, &path, &token, &body)).await;
+                let Ask { method, path, token, body, header } = next(ticket);
+                let answer =
+                    timeout(PATIENCE, connection.ask_with(method, &path, &token, &body, &header)).await;
                 let answer = answer.ok().and_then(Result::ok);
                 answers.push(Answered {
                     after: from.elapsed(),
@@ -110,8 +123,9 @@ pub(crate) async fn as_fast_as_can_be(
         clients.spawn(async move {
             let (mut connection, mut done) = (Connection::new(address), 0);
             while start.elapsed() < time {
-                let Ask { method, path, token, body } = next(tickets.fetch_add(1, Ordering::Relaxed));
-                let answer = timeout(PATIENCE, connection.ask(method, &path, &token, &body)).await;
+                let Ask { method, path, token, body, header } = next(tickets.fetch_add(1, Ordering::Relaxed));
+                let answer =
+                    timeout(PATIENCE, connection.ask_with(method, &path, &token, &body, &header)).await;
                 done += u64::from(matches!(answer, Ok(Ok(answer)) if answer.status == 200));
             }
             done

@@ -103,6 +103,11 @@ impl Servers {
         (in_database(&owner, name), in_database(&app, name))
     }
 
+    /// A connection to it, past every wall.
+    pub(crate) async fn superuser(&self, name: &str) -> Result<tokio_postgres::Client> {
+        connect(&in_database(&postgres::superuser_url(&self.home), name)).await
+    }
+
     /// Makes a database of that name with so many users.
     pub(crate) async fn database(&self, name: &str, tenants: u64, users: u64) -> Result<Database> {
         let in_it = |url: String| in_database(&url, name);

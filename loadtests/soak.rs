@@ -103,12 +103,16 @@ fn mixed(database: &Database, token: &str) -> impl Fn(u64) -> Ask + Send + Sync 
     let token = token.to_owned();
     move |n| {
         let id = ids[usize::try_from(n).unwrap_or_default() * 7_919 % ids.len()];
-        let (method, path, body) = match n % 20 {
-            0 => ("PATCH", format!("/api/v1/users/{id}"), json!({"name": format!("Name {n}")}).to_string()),
-            1 => ("GET", "/api/v1/users?limit=20&cursor=first".into(), String::new()),
-            _ => ("GET", format!("/api/v1/users/{id}"), String::new()),
-        };
-        Ask { method, path, token: token.clone(), body }
+        match n % 20 {
+            0 => Ask::send(
+                "PATCH",
+                &format!("/api/v1/users/{id}"),
+                &token,
+                &json!({"name": format!("Name {n}")}),
+            ),
+            1 => Ask::get("/api/v1/users?limit=20&cursor=first".into(), &token),
+            _ => Ask::get(format!("/api/v1/users/{id}"), &token),
+        }
     }
 }
 

@@ -50,6 +50,19 @@ impl Connection {
         body: &str,
         if_match: &str,
     ) -> Result<Answer> {
+        let header = if if_match.is_empty() { String::new() } else { format!("If-Match: {if_match}\r\n") };
+        self.ask_with(method, path, token, body, &header).await
+    }
+
+    /// The same, with whole lines of the header.
+    pub(crate) async fn ask_with(
+        &mut self,
+        method: &str,
+        path: &str,
+        token: &str,
+        body: &str,
+        header: &str,
+    ) -> Result<Answer> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => {
@@ -62,9 +75,7 @@ impl Connection {
         if !token.is_empty() {
             request += &format!("Authorization: Bearer {token}\r\n");
         }
-        if !if_match.is_empty() {
-            request += &format!("If-Match: {if_match}\r\n");
-        }
+        request += header;
         if !body.is_empty() {
             request += "Content-Type: application/json\r\n";
         }

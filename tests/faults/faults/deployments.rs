@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A process that was killed is known to be gone by then.
-const NOTICED: Duration = Duration::from_secs(1);
+pub(super) const NOTICED: Duration = Duration::from_secs(1);
 
 const READY: Promise =
     Promise::new("a process is ready within 0.5 s", Duration::from_millis(500), Duration::from_secs(5));

@@ -3,13 +3,18 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use tenantry::dev::postgres;
+use tokio::time::Instant;
 
-use super::{Scene, deployments::balanced, settle};
+use super::{
+    Scene,
+    deployments::{NOTICED, balanced},
+    settle,
+};
 use crate::{
     Result,
     cluster::{Cluster, until},
     harness::Process,
-    load::statuses,
+    load::{between, statuses},
     program::built,
     servers::{Servers, tenantry},
 };
@@ -30,7 +35,9 @@ async fn migrations(cluster: &Cluster) -> Result<i64> {
 }
 
 pub(super) async fn under_load(mut scene: Scene<'_>) -> Result<()> {
-    let old = scene.settings.old.clone().ok_or("--old names the program that is upgraded from")?;
+    let old = scene.settings.old.as_ref().ok_or("--old names the program that is upgraded from")?;
+    // It is run in other folders.
+    let old = std::fs::canonicalize(old).map_err(|error| format!("{}: {error}", old.display()))?;
     let new = built("tenantry")?;
     let servers = Servers::empty(&scene.folder.join("home")).await?;
     migrate(&old, &servers).await?;
@@ -43,15 +50,18 @@ pub(super) async fn under_load(mut scene: Scene<'_>) -> Result<()> {
     settle().await;
 
     let before = migrations(&cluster).await?;
+    let begun = Instant::now();
     migrate(&new, &cluster.servers).await?;
     let added = migrations(&cluster).await? - before;
     settle().await;
+    let migrated = Instant::now();
     // One of the old may end by itself just now, and is started again by whoever watches it.
     cluster.nodes[0].kill().await?;
-    let killed = tokio::time::Instant::now();
+    let killed = Instant::now();
     cluster.nodes[0].start().await?;
     balancer.sends_to(0).await?;
-    let back = tokio::time::Instant::now();
+    settle().await;
+    let replaced_from = Instant::now();
 
     for node in 0..cluster.nodes.len() {
         cluster.nodes[node].terminate().await?;
@@ -64,12 +74,23 @@ pub(super) async fn under_load(mut scene: Scene<'_>) -> Result<()> {
     let worker = self::worker(&cluster, &new);
     worker.start().await?;
     settle().await;
-    let seen = load.end().await?;
+    let (ended, seen) = (Instant::now(), load.end().await?);
 
-    let of_the_kill = |due: tokio::time::Instant| due + Duration::from_secs(1) >= killed && due <= back;
-    let failed = seen.iter().filter(|one| !one.is_answered() && !of_the_kill(one.due));
-    let told = format!("{added} migrations, {} requests, failed: {}", seen.len(), statuses(failed.clone()));
-    scene.judge("no request fails while schema and processes are replaced", failed.count() == 0, told);
+    let failed = |from, to| between(&seen, from, to).filter(|one| !one.is_answered());
+    let told = |from, to| {
+        format!("{} requests, failed: {}", between(&seen, from, to).count(), statuses(failed(from, to)))
+    };
+    let wrong = failed(begun, migrated).count();
+    let seen_then = format!("{added} migrations, {}", told(begun, migrated));
+    scene.judge("no request fails while the schema is replaced", wrong == 0 && added > 0, seen_then);
+    let stray = failed(killed + NOTICED, replaced_from).count();
+    scene.judge(
+        "the old program starts on the new schema",
+        stray == 0,
+        told(killed + NOTICED, replaced_from),
+    );
+    let wrong = failed(replaced_from, ended).count();
+    scene.judge("no request fails while processes are replaced", wrong == 0, told(replaced_from, ended));
     scene.judge_changes(&cluster).await?;
     let jobs = jobs_are_done(&cluster).await;
     let told = jobs.as_ref().map_or_else(ToString::to_string, |()| "all".into());
