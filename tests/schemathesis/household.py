@@ -45,7 +45,7 @@ class Household:
 
     def version(self, tenant):
         """What `If-Match` takes of a tenant."""
-        answer = self.http.get(f"{self.url}/tenants/{tenant}", headers={"Authorization": f"Bearer {self.owner}"}, timeout=10)
+        answer = self.http.get(f"{self.url}/tenants/{tenant}", headers={"Authorization": f"Bearer {self.owner}"}, timeout=30)
         return answer.headers.get("ETag", "*")
 
     def look(self):
@@ -54,7 +54,7 @@ class Household:
             return
         # An API key may not ask who it is.
         path = "/users?limit=1" if self.role == "api_key" else "/users/me"
-        answer = self.http.get(self.url + path, headers={"Authorization": f"Bearer {self.held}"}, timeout=10)
+        answer = self.http.get(self.url + path, headers={"Authorization": f"Bearer {self.held}"}, timeout=30)
         if answer.status_code != 200:
             self.held = None
 
@@ -108,7 +108,7 @@ class Household:
         if credential:
             headers["Authorization"] = f"Bearer {credential}"
         form = {"data": body} if isinstance(body, str) else {"json": body}
-        answer = self.http.request(method, self.url + path, headers=headers, timeout=10, **form)
+        answer = self.http.request(method, self.url + path, headers=headers, timeout=30, **form)
         if not answer.ok:
             raise Refused(f"{method} {path}: {answer.status_code} {answer.text}")
         return answer.json()["data"] if answer.content else None

@@ -14,7 +14,7 @@ from household import PASSWORD
 from real import BODIES
 
 # How long workers may take to do what a request waits for.
-PATIENCE = 20
+PATIENCE = 60
 
 
 @dataclasses.dataclass
@@ -118,7 +118,7 @@ def subscription(household):
     """Bought on the page of the checkout, and told by Stripe."""
     back = os.environ["PUBLIC_URL"]
     page = household.make("/billing/checkout-sessions", {"plan": "pro", "success_url": back, "cancel_url": back})["url"]
-    household.http.post(page, data={"action": "pay"}, allow_redirects=False, timeout=10).raise_for_status()
+    household.http.post(page, data={"action": "pay"}, allow_redirects=False, timeout=30).raise_for_status()
     told = lambda: household.make("/subscriptions", method="GET")["subscriptions"]
     return eventually(told, "a subscription that was paid for")[0]["id"]
 
