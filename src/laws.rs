@@ -21,6 +21,25 @@ mod tests {
         vec(any::<u8>(), 0..most)
     }
 
+    #[test]
+    fn what_the_fuzzer_begins_with_keeps_its_law() {
+        let laws: [(&str, fn(&[u8])); 7] = [
+            ("access_token", super::access_token),
+            ("condition", super::condition),
+            ("forwarded_for", super::forwarded_for),
+            ("idempotency_key", super::idempotency_key),
+            ("merge_patch", super::merge_patch),
+            ("rate", super::rate),
+            ("rows", super::rows),
+        ];
+        for (law, check) in laws {
+            let kept = std::fs::read_dir(format!("{}/fuzz/seeds/{law}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            for input in kept {
+                check(&std::fs::read(input.unwrap().path()).unwrap());
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
 

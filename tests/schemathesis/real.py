@@ -33,7 +33,7 @@ def create_user(household):
 
 
 def change_password(household):
-    return {"current_password": PASSWORD, "new_password": "Another-Horse-2"}
+    return {"current_password": PASSWORD, "new_password": PASSWORD}
 
 
 def password(household):
@@ -77,7 +77,7 @@ def introspect(household):
     return {"token": household.credential()}
 
 
-REAL = {
+BODIES = {
     "register": sign_up,
     "createTenant": sign_up,
     "login": login,

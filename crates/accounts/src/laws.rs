@@ -161,6 +161,23 @@ impl<T, E> ExpectLaw<T> for std::result::Result<T, E> {
 mod tests {
     use proptest::{collection::vec, prelude::*};
 
+    #[test]
+    fn what_the_fuzzer_begins_with_keeps_its_law() {
+        let laws: [(&str, fn(&[u8])); 4] = [
+            ("cursor", super::cursor),
+            ("token", super::token),
+            ("api_key", super::api_key),
+            ("fields", super::fields),
+        ];
+        for (law, check) in laws {
+            let kept =
+                std::fs::read_dir(format!("{}/../../fuzz/seeds/{law}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            for input in kept {
+                check(&std::fs::read(input.unwrap().path()).unwrap());
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
 

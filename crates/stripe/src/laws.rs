@@ -43,11 +43,19 @@ fn check(u: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Whatever Stripe sends is an event or none, and one that is read is not empty.
+/// Whatever Stripe sends is an event or none, and what is stored of one can be.
 pub fn event(data: &[u8]) {
     let Ok(value) = serde_json::from_slice::<serde_json::Value>(data) else { return };
     if let Some(event) = Event::read(&value) {
-        assert!(!event.id.is_empty());
+        let Event { id, kind, subscription, customer, .. } = &event;
+        for text in [Some(id), Some(kind), subscription.as_ref(), customer.as_ref()].into_iter().flatten() {
+            assert!((1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()));
+        }
+        // What its signature was over is read once, and said again it is the same.
+        assert_eq!(
+            serde_json::from_str(&value.to_string()).ok().and_then(|again| Event::read(&again)),
+            Some(event)
+        );
     }
     if let Some(subscription) = Subscription::read(value) {
         assert!(!subscription.id.is_empty());
@@ -57,6 +65,29 @@ pub fn event(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*};
+
+    #[test]
+    fn what_the_fuzzer_begins_with_keeps_its_law() {
+        for (law, check) in [("event", super::event as fn(&[u8])), ("signature", super::signature)] {
+            let kept =
+                std::fs::read_dir(format!("{}/../../fuzz/seeds/{law}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            for input in kept {
+                check(&std::fs::read(input.unwrap().path()).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn the_fuzzer_begins_with_events_of_each_kind_and_a_subscription() {
+        let read = |name: &str| {
+            let path = format!("{}/../../fuzz/seeds/event/{name}.json", env!("CARGO_MANIFEST_DIR"));
+            serde_json::from_slice::<serde_json::Value>(&std::fs::read(path).unwrap()).unwrap()
+        };
+        for name in ["subscription", "invoice", "checkout", "customer"] {
+            assert!(crate::Event::read(&read(name)).is_some(), "{name}");
+        }
+        assert!(crate::Subscription::read(read("object")).is_some());
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
