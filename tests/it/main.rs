@@ -16,6 +16,7 @@ mod conditions;
 mod deleted;
 mod dev;
 mod docs;
+mod document;
 mod edges;
 mod enumeration;
 mod errors;
