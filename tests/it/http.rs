@@ -72,7 +72,7 @@ async fn who_prefers_problem_details_gets_them() {
     assert_eq!(response.headers()["content-type"], "application/problem+json");
     let body: Value = response.json().await.unwrap();
     assert_eq!(
-        (&body["status"], &body["title"], &body["errors"][0]["field"]),
+        (&body["status"], &body["detail"], &body["errors"][0]["field"]),
         (&json!(422), &json!("Validation failed"), &json!("limit"))
     );
 }

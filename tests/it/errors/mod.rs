@@ -1,5 +1,8 @@
 //! Errors as clients see them: both forms, nothing of what was sent, and the examples of the document.
 
+mod panics;
+mod problems;
+
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, RequestBuilder, StatusCode};
