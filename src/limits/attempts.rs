@@ -22,7 +22,7 @@ use super::{
     Rate,
     address::bucket,
     bounded::Bounded,
-    global::{Cells, Global, Known, Question, Taken, Told, Unused, digest, name},
+    global::{Cells, Global, Known, Question, Silence, Taken, Told, Unused, digest, name},
     policy::{self, Policy},
 };
 use crate::error::ApiError;
@@ -151,14 +151,18 @@ impl Attempts {
         let taken = self.global.take(Question { name: &name, cells, want, told: tell, unused }).await;
         self.known.update_own(key, |known| {
             let mut known = known.unwrap_or_default();
-            match (&taken, told) {
-                (Some(taken), _) => known.learn(taken, cells, replicas, self.start.elapsed()),
-                (None, Some(told)) => known.not_told(told),
-                (None, None) => {}
+            match &taken {
+                Ok(taken) => known.learn(taken, cells, replicas, self.start.elapsed()),
+                Err(silence) => {
+                    known.not_told(told.unwrap_or_default());
+                    if *silence == Silence::NotAsked {
+                        known.not_given_back(unused);
+                    }
+                }
             }
             ((), Some(known))
         });
-        taken
+        taken.ok()
     }
 
     fn take_here(&self, key: u128, cells: Cells) -> Result<(), Duration> {

@@ -88,6 +88,13 @@ impl Known {
         self.owed = self.owed.saturating_add(told.count);
     }
 
+    /// What Redis has not been asked to take back is told the next time, unless it has lost what that was taken of.
+    pub(in crate::limits) fn not_given_back(&mut self, unused: &[Unused]) {
+        for unused in unused.iter().filter(|unused| (unused.run, unused.born) == (self.run, self.born)) {
+            self.owed = self.owed.saturating_sub_unsigned(unused.count);
+        }
+    }
+
     /// Takes note of what Redis has said. Others may have been let in meanwhile of whom it does not know yet.
     pub(in crate::limits) fn learn(
         &mut self,
@@ -228,6 +235,14 @@ mod tests {
         assert_eq!((told.ahead, told.owed, told.back), (at(0), at(0), at(4)));
         known.not_told(told);
         assert_eq!(known.tell(cells, TWO, at(105)).back, at(0), "all of it");
+        // So is what Redis could not be asked to take back; of another Redis it is nothing.
+        let taken = says(5);
+        let mut known = Known::default();
+        known.not_given_back(&[taken.unused(1)]);
+        assert_eq!(known.owed, 0);
+        known.learn(&taken, cells, TWO, at(100));
+        known.not_given_back(&[taken.unused(1)]);
+        assert_eq!(known.tell(cells, TWO, at(102)).back, at(3));
         // One that is let in meanwhile is the one that was given back.
         let mut known = Known { until: at(110), owed: -1, ..Known::default() };
         known.take(cells, TWO, at(100)).unwrap();

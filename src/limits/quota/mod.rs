@@ -233,7 +233,7 @@ impl Quotas {
             told,
             unused: &unused,
         };
-        let taken = self.global.take(question).await;
+        let taken = self.global.take(question).await.ok();
         let outcome = match &taken {
             None => "failed",
             Some(_) if want == Want::Nothing => "returned",
