@@ -411,7 +411,7 @@ async fn guesses_of_the_current_password_are_limited() {
 
 #[tokio::test]
 async fn mails_are_limited_by_who_is_named_known_or_not() {
-    let app = TestApp::spawn_with(&["--rate-limit-login=2/1h"]).await;
+    let app = TestApp::spawn_with(&["--rate-limit-login=2/1h", "--api-replicas=1"]).await;
     for path in ["forgot-password", "resend-verification"] {
         for email in ["admin@example.org", "nobody@example.org"] {
             let body = json!({"tenant": app.slug, "email": email});
