@@ -596,10 +596,12 @@ pub(crate) struct ProblemDetails {
     #[serde(rename = "type")]
     #[oai(rename = "type")]
     kind: String,
-    /// For people; may change.
+    /// What HTTP calls the status, as `about:blank` has it.
     title: String,
     /// The HTTP status.
     status: u16,
+    /// What went wrong, for people; may change.
+    detail: String,
     code: Code,
     /// Names the request in our logs; the `X-Request-Id` of the answer.
     request_id: String,
@@ -618,8 +620,9 @@ impl ApiError {
         let (content_type, body) = if problem_details {
             let problem = ProblemDetails {
                 kind: "about:blank".into(),
-                title: self.message.into_owned(),
+                title: status.canonical_reason().unwrap_or_default().into(),
                 status: status.as_u16(),
+                detail: self.message.into_owned(),
                 code: self.code,
                 request_id: request_id.into(),
                 errors: self.errors,

@@ -11,6 +11,7 @@ pub use crate::{
     api::{envelope::laws::condition, idempotency::laws::idempotency_key, merge_patch::laws::merge_patch},
     imports::laws::rows,
     limits::laws::{forwarded_for, rate},
+    weighted::laws::weighted,
 };
 
 #[cfg(test)]
@@ -56,6 +57,11 @@ mod tests {
         #[test]
         fn a_rate_is_what_was_written(text in "\\PC{0,12}|[0-9]{1,11}/[0-9]{1,6}(ns|us|ms|s|m|h|d)") {
             super::rate(text.as_bytes());
+        }
+
+        #[test]
+        fn a_weight_is_what_was_written(head in any::<[u8; 2]>(), text in "\\PC{0,12}|[a-z*]{0,4}(;q=[0-9.]{0,6})?(, ?[a-z*]{1,4}(;q=[01](\\.[0-9]{0,4})?)?){0,3}") {
+            super::weighted(&[&head, text.as_bytes()].concat());
         }
 
         #[test]

@@ -23,3 +23,4 @@ mod operations;
 pub mod server;
 pub mod state;
 pub mod transport;
+mod weighted;

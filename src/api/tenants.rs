@@ -22,7 +22,7 @@ use super::{
     params::{IdCursor, Limit, Param, Search},
     precondition::Precondition,
 };
-use crate::{caller::Caller, error::ApiError, layers::Client, limits::What, state::State};
+use crate::{caller::Caller, error::ApiError, layers::Client, state::State};
 
 pub(crate) struct Tenants;
 
@@ -99,10 +99,7 @@ pub(super) async fn sign_up(
     key: IdempotencyKey,
     body: SignUp,
 ) -> Result<Repeatable<Created<SignedUp>>, ApiError> {
-    let attempt = match client.address {
-        Some(address) => Some(state.limits.attempts.count(What::SignUp(address)).await?),
-        None => None,
-    };
+    let attempt = state.limits.attempts.count_sign_up(client.address).await?;
     let SignUp { tenant: NewTenant { name, slug }, email, password, name: admin_name } = body;
     let sign_up = tenants::SignUp { name, slug, email, admin_name, password: Some(password) };
     let result = key
@@ -110,9 +107,8 @@ pub(super) async fn sign_up(
             tenants::sign_up(&state.app, sign_up, Plan::Basic, client.network(), once)
         })
         .await;
-    // What has made nothing is no sign-up.
-    if let Some(attempt) = attempt.filter(|_| !matches!(result, Ok(Repeatable::First(_)))) {
-        attempt.give_back().await;
+    if let Some(attempt) = attempt {
+        attempt.end_sign_up(result.as_ref().is_ok_and(Repeatable::is_first)).await;
     }
     result
 }

@@ -11,7 +11,7 @@ use tenantry_accounts::Network;
 use tenantry_trace::Trace;
 
 use super::{body::STRIPE_WEBHOOK, trace};
-use crate::state::State;
+use crate::{state::State, weighted::Weighted};
 
 /// Who is at the other end, as the limits and the list of sessions see it.
 #[derive(Clone)]
@@ -133,21 +133,7 @@ fn address(state: &State, request: &Request) -> Option<IpAddr> {
 
 /// RFC 9457 for those who ask for it, unless they would rather have the envelope.
 fn prefers_problem_details(request: &Request) -> bool {
-    let lines = request.headers().get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
-    let ranges: Vec<_> = lines.flat_map(|line| line.split(',')).map(range).collect();
-    let weight = |wanted: &str| {
-        let ranges = ranges.iter().filter(|(kind, _)| kind.eq_ignore_ascii_case(wanted));
-        ranges.map(|(_, weight)| *weight).fold(0.0, f32::max)
-    };
-    let problem = weight("application/problem+json");
-    problem > 0.0 && problem >= weight("application/json")
-}
-
-/// A media range and its weight (RFC 9110, 12.5.1).
-fn range(range: &str) -> (&str, f32) {
-    let mut parts = range.split(';').map(str::trim);
-    let kind = parts.next().unwrap_or_default();
-    let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-    let parsed = |weight: &str| weight.parse().ok().filter(|weight| (0.0..=1.0).contains(weight));
-    (kind, weight.map_or(1.0, |weight| parsed(weight).unwrap_or(0.0)))
+    let accepted = Weighted::of(request.headers(), &header::ACCEPT);
+    let problem = accepted.weight("application/problem+json").unwrap_or(0);
+    problem > 0 && problem >= accepted.weight("application/json").unwrap_or(0)
 }

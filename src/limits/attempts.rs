@@ -22,7 +22,7 @@ use super::{
     Rate,
     address::bucket,
     bounded::Bounded,
-    global::{Cells, Global, Known, Taken, Told, Unused, digest, name},
+    global::{Cells, Global, Known, Question, Silence, Taken, Told, Unused, digest, name},
     policy::{self, Policy},
 };
 use crate::error::ApiError;
@@ -98,6 +98,17 @@ impl Attempts {
         }
     }
 
+    /// Counts a sign-up of whoever has this address. On a socket that has no addresses all are let in.
+    pub(crate) async fn count_sign_up(
+        self: &Arc<Self>,
+        address: Option<IpAddr>,
+    ) -> Result<Option<Attempt>, ApiError> {
+        match address {
+            Some(address) => self.count(What::SignUp(address)).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Does `work`, for which the actor was asked their own password, and counts it.
     pub(crate) async fn with_password<T>(
         self: &Arc<Self>,
@@ -136,23 +147,37 @@ impl Attempts {
             Some(mut known) => (known.tell(cells, replicas, self.start.elapsed()), Some(known)),
             None => (Told::default(), None),
         });
-        let taken = self.global.take(&name(limit, key), cells, want, told.unwrap_or_default(), unused).await;
+        let (name, tell) = (name(limit, key), told.unwrap_or_default());
+        let taken = self.global.take(Question { name: &name, cells, want, told: tell, unused }).await;
         self.known.update_own(key, |known| {
             let mut known = known.unwrap_or_default();
-            match (&taken, told) {
-                (Some(taken), _) => known.learn(taken, cells, replicas, self.start.elapsed()),
-                (None, Some(told)) => known.not_told(told),
-                (None, None) => {}
+            match &taken {
+                Ok(taken) => known.learn(taken, cells, replicas, self.start.elapsed()),
+                Err(silence) => {
+                    known.not_told(told.unwrap_or_default());
+                    if *silence == Silence::NotAsked {
+                        known.not_given_back(unused);
+                    }
+                }
             }
             ((), Some(known))
         });
-        taken
+        taken.ok()
     }
 
     fn take_here(&self, key: u128, cells: Cells) -> Result<(), Duration> {
         self.known.update(key, |known| {
             let mut known = known.unwrap_or_default();
             (known.take(cells, self.global.replicas(), self.start.elapsed()), Some(known))
+        })
+    }
+
+    /// Whether Redis has to be told: it has been told of that attempt, which a late answer does, too.
+    fn give_back_here(&self, key: u128, cells: Cells) -> bool {
+        self.known.update(key, |known| match known {
+            Some(mut known) => (known.give_back(cells, self.global.replicas()), Some(known)),
+            // All there is has been replenished since.
+            None => (false, None),
         })
     }
 
@@ -180,22 +205,25 @@ impl Attempt {
         }
     }
 
-    /// It was none.
-    pub(crate) async fn give_back(self) {
+    /// Gives a sign-up back that has made nothing: what is refused, and what is answered as before, is none.
+    pub(crate) async fn end_sign_up(self, has_made: bool) {
+        if !has_made {
+            self.give_back().await;
+        }
+    }
+
+    async fn give_back(self) {
         let Some(cells) = self.cells else { return };
         let Self { attempts, what, key, taken, .. } = self;
         let global = attempts.global.clone();
-        let Some(taken) = taken else {
-            return attempts.known.update(key, |known| {
-                let mut known = known.unwrap_or_default();
-                known.give_back(cells, attempts.global.replicas());
-                ((), Some(known))
-            });
-        };
+        if taken.is_none() && !attempts.give_back_here(key, cells) {
+            return;
+        }
         // Whoever was right must not pay for a Redis that is slow.
         let (tell, told) = oneshot::channel();
         tokio::spawn(async move {
-            attempts.ask(what, key, cells, 0, &[taken.unused(taken.count)]).await;
+            let unused = taken.map(|taken| taken.unused(taken.count));
+            attempts.ask(what, key, cells, 0, unused.as_slice()).await;
             // Nobody need wait for it.
             let _ = tell.send(());
         });

@@ -153,6 +153,20 @@ mod tests {
     }
 
     #[test]
+    fn who_has_no_place_of_their_own_is_taken_for_nobody_else() {
+        let full: Bounded<u64> = Bounded::new();
+        for key in 0..1_000_000 {
+            full.update(key, |_| ((), Some(7)));
+        }
+        assert_eq!(full.update_own(0, |known| (known, None)), Some(Some(7)), "the first has one");
+        for key in 2_000_000..2_000_100 {
+            // Counted beside others here, and nothing of that is told as theirs.
+            assert_eq!(full.update(key, |known| (known, None)), Some(7));
+            assert_eq!(full.update_own(key, |known| (known, Some(1))), None);
+        }
+    }
+
+    #[test]
     fn who_has_all_of_their_requests_again_is_forgotten() {
         let clock = FakeRelativeClock::default();
         let quota = Quota::per_minute(NonZeroU32::new(60).unwrap());

@@ -1,7 +1,7 @@
 -- Takes from a limit that all processes share, by the generic cell rate algorithm, after what is owed to it and given back.
 -- KEYS[1] limit · ARGV each (the time in which one is replenished), burst (how far ahead may be taken), want (0 takes nothing),
 --   known (how far ahead the caller believes it to be), seen (the birth of what the caller has seen here; 0: of nothing), owed
---   (how much of that the caller has let in by itself), keep_ms, whole_ms (the same while nothing of it is used), then threes: how
+--   (how much of that the caller has let in by itself; below 0: how much of what was told has been given back), keep_ms, whole_ms (the same while nothing of it is used), then threes: how
 --   many were taken and not used, their `until`, their `born` (0: whichever)
 -- {taken, until, now, born}: times are microseconds of the clock of Redis; all there is has been replenished at `until`
 --
@@ -22,7 +22,7 @@ if born and #born > 16 then found = nil end
 found = tonumber(found)
 born = found and tonumber(born) or now
 local at = math.max(now, math.min(found or 0, now + burst))
--- `known` holds what is owed.
+-- `known` holds what is owed, and what was given back no more.
 if found and born == seen then at = at + owed else at = math.max(at, now + known) end
 for i = 9, found and #ARGV or 0, 3 do
   local birth = tonumber(ARGV[i + 2])

@@ -5,18 +5,26 @@ use std::time::{Duration, Instant};
 use tenantry_accounts::{App, Error, tenants};
 use uuid::Uuid;
 
-/// How many names a process remembers, and for how long: known or not, or an answer that takes longer would tell which are.
+/// How many names a process remembers of tenants that there are, and as many of none; and for how long. Both, or an answer that
+/// takes longer would tell which are; apart, or whoever makes names up would have us ask for those of others again.
 const REMEMBERED: usize = 10_000;
 const FOR: Duration = Duration::from_secs(60);
 /// The longest slug; what is longer names nobody.
 const LONGEST: usize = 100;
 
 /// Slugs, and the ids of their tenants.
-pub(super) struct Spelling(quick_cache::sync::Cache<Box<str>, (String, Instant)>);
+pub(super) struct Spelling {
+    known: quick_cache::sync::Cache<Box<str>, (String, Instant)>,
+    /// Of no tenant, and since when.
+    unknown: quick_cache::sync::Cache<Box<str>, Instant>,
+}
 
 impl Spelling {
     pub(super) fn new() -> Self {
-        Self(quick_cache::sync::Cache::new(REMEMBERED))
+        Self {
+            known: quick_cache::sync::Cache::new(REMEMBERED),
+            unknown: quick_cache::sync::Cache::new(REMEMBERED),
+        }
     }
 
     /// The one name that is counted for a tenant: its id, or what was written where there is no such tenant.
@@ -27,16 +35,24 @@ impl Spelling {
         if reference.len() > LONGEST {
             return Ok(reference.to_owned());
         }
-        if let Some((name, _)) = self.0.get(reference).filter(|(_, read)| read.elapsed() < FOR) {
+        if let Some((name, _)) = self.known.get(reference).filter(|(_, read)| read.elapsed() < FOR) {
             return Ok(name);
         }
+        if self.unknown.get(reference).is_some_and(|read| read.elapsed() < FOR) {
+            return Ok(reference.to_owned());
+        }
         let read = Instant::now();
-        let name = match tenants::find(app, reference).await {
-            Ok(id) => id.to_string(),
-            Err(Error::NoTenant) => reference.to_owned(),
-            Err(error) => return Err(error),
-        };
-        self.0.insert(reference.into(), (name.clone(), read));
-        Ok(name)
+        match tenants::find(app, reference).await {
+            Ok(id) => {
+                let name = id.to_string();
+                self.known.insert(reference.into(), (name.clone(), read));
+                Ok(name)
+            }
+            Err(Error::NoTenant) => {
+                self.unknown.insert(reference.into(), read);
+                Ok(reference.to_owned())
+            }
+            Err(error) => Err(error),
+        }
     }
 }

@@ -30,7 +30,7 @@ const ERRORS: [(&str, &str, Applies); 14] = [
         operation.has_body || operation.secured
     }),
     ("428", "The request must say with `If-Match` which version it means.", |operation| {
-        operation.is_one_of(&["closeTenant"])
+        operation.is_one_of(ONLY_CONDITIONALLY)
     }),
     ("429", "Too many requests; `Retry-After` says when the next is taken.", |_| true),
     ("500", "A fault of the service, logged under the request id.", |_| true),
@@ -54,6 +54,9 @@ const NEVER_CONFLICTING: &[&str] = &[
     "batchGetUsers",
     "changePassword",
 ];
+
+/// What is done only to a version that the caller has seen.
+const ONLY_CONDITIONALLY: &[&str] = &["closeTenant"];
 
 /// What is asked of an operation.
 struct Operation<'a> {
@@ -181,8 +184,9 @@ fn envelope(code: Code, name: &str) -> Value {
 fn problem(code: Code, name: &str) -> Value {
     let mut problem = json!({
         "type": "about:blank",
-        "title": message(code),
+        "title": code.status().canonical_reason(),
         "status": code.status().as_u16(),
+        "detail": message(code),
         "code": name,
         "request_id": examples::REQUEST,
         "errors": wrong_fields(code),
@@ -271,5 +275,24 @@ fn message(code: Code) -> &'static str {
         }
         Code::Internal => "Something went wrong on our side; the request id helps us find it",
         Code::Unavailable => "The database is not available at the moment, please try again",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_operations_that_are_named_here_exist() {
+        let mut document: Value = serde_json::from_str(&crate::openapi::json()).unwrap_or_default();
+        let mut there = BTreeSet::new();
+        each_operation(&mut document, |_, _, operation| {
+            there.insert(operation["operationId"].as_str().unwrap_or_default().to_owned());
+        });
+        for id in [SIGNING_IN, CONFLICTING, NEVER_CONFLICTING, ONLY_CONDITIONALLY].concat() {
+            assert!(there.contains(id), "{id} is no operation");
+        }
     }
 }

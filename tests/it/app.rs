@@ -194,15 +194,22 @@ impl TestApp {
 
     /// Runs the tenant's due jobs, here and now.
     pub(crate) async fn run_jobs(&self) -> usize {
+        self.run_jobs_of(self.tenant).await
+    }
+
+    async fn run_jobs_of(&self, tenant: Uuid) -> usize {
         let handlers = server::handlers(&self.state.app, &self.config()).unwrap();
-        tenantry_queue::run_due(self.state.app.db.pool(), Some(self.tenant), handlers.handler())
-            .await
-            .unwrap()
+        tenantry_queue::run_due(self.state.app.db.pool(), Some(tenant), handlers.handler()).await.unwrap()
     }
 
     /// Runs the tenant's due jobs; what they mailed to `to`, oldest first.
     pub(crate) async fn mails_to(&self, to: &str) -> Vec<String> {
-        self.run_jobs().await;
+        self.mails_in(self.tenant, to).await
+    }
+
+    /// The same of another tenant.
+    pub(crate) async fn mails_in(&self, tenant: Uuid, to: &str) -> Vec<String> {
+        self.run_jobs_of(tenant).await;
         let header = format!("To: {to}\r\n");
         self.mails().into_iter().filter(|mail| mail.contains(&header)).collect()
     }

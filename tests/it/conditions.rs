@@ -3,7 +3,10 @@
 use reqwest::{Method, RequestBuilder, StatusCode, header::HeaderValue};
 use serde_json::{Value, json};
 
-use crate::app::{TestApp, answer};
+use crate::{
+    app::{TestApp, answer},
+    document::{document, operations},
+};
 
 /// Lines of the header that name version 1, and no other that there will be.
 const FIRST: [&[&[u8]]; 7] = [
@@ -147,14 +150,9 @@ async fn what_has_no_versions_is_deleted_by_none() {
 
 #[test]
 fn the_document_has_the_condition_at_every_change_of_one_record() {
-    let document: Value = serde_json::from_str(&tenantry::openapi::json()).unwrap();
-    for (path, methods) in document["paths"].as_object().unwrap() {
-        for (method, operation) in methods.as_object().unwrap() {
-            let mut parameters = operation["parameters"].as_array().into_iter().flatten();
-            let has = parameters.any(|parameter| parameter["name"] == "If-Match");
-            let by_name = ["restoreUser", "eraseUser"].iter().any(|id| operation["operationId"] == *id);
-            let changes = by_name || ["patch", "put", "delete"].contains(&method.as_str());
-            assert_eq!(has, changes, "{method} {path}");
-        }
+    for operation in operations(&document()) {
+        let by_name = ["restoreUser", "eraseUser"].contains(&operation.id.as_str());
+        let changes = by_name || ["PATCH", "PUT", "DELETE"].contains(&operation.method.as_str());
+        assert_eq!(operation.takes("If-Match"), changes, "{}", operation.id);
     }
 }

@@ -17,6 +17,7 @@ mod deleted;
 mod deploy;
 mod dev;
 mod docs;
+mod document;
 mod edges;
 mod enumeration;
 mod errors;

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -36,6 +36,7 @@ pub(crate) struct Cluster {
     /// A superuser in the database.
     pub(crate) database: Client,
     name: String,
+    program: PathBuf,
     settings: Vec<(&'static str, String)>,
     redis: Option<Server>,
     home: Home,
@@ -55,6 +56,7 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     /// `X-Cache`.
     pub(crate) level: String,
+    pub(crate) headers: BTreeMap<String, String>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -75,6 +77,18 @@ impl Answer {
 impl Cluster {
     /// `nodes` processes with so many users, and settings that differ from the defaults.
     pub(crate) async fn start(nodes: usize, users: usize, different: &[(&'static str, &str)]) -> Self {
+        Self::of(env!("CARGO_BIN_EXE_tenantry").into(), nodes, users, different).await
+    }
+
+    /// The same of the program with fail-points (crates/cache/src/planted.rs), for [`Self::arm`].
+    pub(crate) async fn planted(nodes: usize, users: usize, different: &[(&'static str, &str)]) -> Self {
+        let program = Path::new(env!("CARGO_BIN_EXE_tenantry")).with_file_name("examples/tenantry-planted");
+        let build = "cargo build --workspace --example tenantry-planted --features tenantry/planted";
+        assert!(program.exists(), "{} is not built: {build}", program.display());
+        Self::of(program, nodes, users, different).await
+    }
+
+    async fn of(program: PathBuf, nodes: usize, users: usize, different: &[(&'static str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::open(&folder.path().join("home")).await.unwrap();
         let redis = redis::start(&home).await.unwrap();
@@ -94,7 +108,9 @@ impl Cluster {
             // All of them come from one address here.
             ("MAX_CONNECTIONS_PER_ADDRESS", "10000".into()),
             ("RUST_LOG", "warn".into()),
+            ("PLANTED_POINTS", folder.path().join("points").display().to_string()),
         ];
+        std::fs::create_dir(folder.path().join("points")).unwrap();
         settings.extend(different.iter().map(|&(variable, value)| (variable, value.to_owned())));
         let mut cluster = Self {
             nodes: vec![],
@@ -103,6 +119,7 @@ impl Cluster {
             token: String::new(),
             database: connect(&name).await,
             name,
+            program,
             settings,
             redis: Some(redis),
             home,
@@ -142,7 +159,7 @@ impl Cluster {
     }
 
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tenantry"));
+        let mut command = Command::new(&self.program);
         command.env_clear().envs(self.settings.iter().cloned()).current_dir("/").stdin(Stdio::null());
         command
     }
@@ -162,6 +179,13 @@ impl Cluster {
             }
         }
         panic!("no node starts: {}", std::fs::read_to_string(log).unwrap());
+    }
+
+    /// The next that gets to this fail-point, of [planted](Self::planted) nodes, does that.
+    pub(crate) fn arm(&self, point: &str, action: &str) {
+        let (points, unfinished) = (self.folder.path().join("points"), self.folder.path().join("unfinished"));
+        std::fs::write(&unfinished, action).unwrap();
+        std::fs::rename(unfinished, points.join(point)).unwrap();
     }
 
     /// What a node has written to its log.
@@ -340,13 +364,15 @@ impl Drop for Node {
 pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
     pub(crate) token: String,
+    /// `Accept`.
+    pub(crate) accept: &'static str,
 }
 
 impl Connection {
     pub(crate) async fn open(address: SocketAddr, token: &str) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream: BufReader::with_capacity(2048, stream), token: token.to_owned() }
+        Self { stream: BufReader::with_capacity(2048, stream), token: token.to_owned(), accept: "*/*" }
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> Answer {
@@ -364,9 +390,10 @@ impl Connection {
 
     pub(crate) async fn send(&mut self, method: Method, path: &str, body: &str) {
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: tenantry.test\r\nAuthorization: Bearer {}\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: tenantry.test\r\nAuthorization: Bearer {}\r\nAccept: {}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             self.token,
+            self.accept,
             body.len()
         );
         self.stream.write_all(request.as_bytes()).await.unwrap();
@@ -382,20 +409,18 @@ impl Connection {
         let mut line = String::new();
         self.stream.read_line(&mut line).await.unwrap();
         let status = line.split(' ').nth(1).expect("an answer").parse().unwrap();
-        let (mut length, mut level) = (0, String::new());
+        let mut headers = BTreeMap::new();
         loop {
             line.clear();
             self.stream.read_line(&mut line).await.unwrap();
-            match line.trim_end().split_once(": ") {
-                Some(("content-length", value)) => length = value.parse().unwrap(),
-                Some(("x-cache", value)) => value.clone_into(&mut level),
-                Some(_) => {}
-                None => break,
-            }
+            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            headers.insert(name.to_owned(), value.to_owned());
         }
+        let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+        let level = headers.get("x-cache").cloned().unwrap_or_default();
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body).await.unwrap();
-        Answer { status, level, body }
+        Answer { status, level, headers, body }
     }
 }
 

@@ -338,7 +338,7 @@ async fn a_flood_of_sign_ins_is_refused_in_time_and_in_nobodys_way() {
 
 #[tokio::test]
 async fn guesses_are_limited_by_who_is_named_known_or_not() {
-    let app = TestApp::spawn_with(&["--rate-limit-login=3/1h"]).await;
+    let app = TestApp::spawn_with(&["--rate-limit-login=3/1h", "--api-replicas=1"]).await;
     app.create_user("bob@example.org").await;
     let session = {
         let body = json!({"tenant": app.slug, "email": "bob@example.org", "password": PASSWORD});
@@ -392,7 +392,7 @@ async fn who_knows_the_password_is_never_out_of_attempts() {
 
 #[tokio::test]
 async fn guesses_of_the_current_password_are_limited() {
-    let app = TestApp::spawn_with(&["--rate-limit-login=3/1h"]).await;
+    let app = TestApp::spawn_with(&["--rate-limit-login=3/1h", "--api-replicas=1"]).await;
     let change = async |current: &str, new: &str| {
         let body = json!({"current_password": current, "new_password": new});
         app.post("/api/v1/auth/change-password", &body).await
@@ -411,7 +411,7 @@ async fn guesses_of_the_current_password_are_limited() {
 
 #[tokio::test]
 async fn mails_are_limited_by_who_is_named_known_or_not() {
-    let app = TestApp::spawn_with(&["--rate-limit-login=2/1h"]).await;
+    let app = TestApp::spawn_with(&["--rate-limit-login=2/1h", "--api-replicas=1"]).await;
     for path in ["forgot-password", "resend-verification"] {
         for email in ["admin@example.org", "nobody@example.org"] {
             let body = json!({"tenant": app.slug, "email": email});

@@ -1,4 +1,4 @@
-//! Fail-points and planted bugs, for the history checker alone (docs/chaos.md): with the feature `planted` a process can be
+//! Fail-points and planted bugs, for the history checker (docs/chaos.md) and the test of panics alone: with the feature `planted` a process can be
 //! held, stopped or killed at an exact step, and be made to err in one way. Without it nothing of this is in the program.
 
 #[cfg(all(feature = "planted", not(debug_assertions)))]
@@ -107,7 +107,7 @@ mod switch {
 
     /// A step at which a process may be told to stop. Who wants it to puts a file of the point's name into the folder
     /// `PLANTED_POINTS`. The first that gets there renames it to `NAME.reached` and does what it says: `note` goes on,
-    /// `hold` waits until that file is gone, `stop` and `kill` send the whole process SIGSTOP or SIGKILL.
+    /// `hold` waits until that file is gone, `stop` and `kill` send the whole process SIGSTOP or SIGKILL, `panic` panics.
     pub async fn point(name: &'static str) {
         let Some(folder) = &*FOLDER else { return };
         let reached = folder.join(format!("{name}.reached"));
@@ -117,6 +117,7 @@ mod switch {
         match fs::read_to_string(&reached).as_deref() {
             Ok("stop") => signal("STOP"),
             Ok("kill") => signal("KILL"),
+            Ok("panic") => panic!("planted at {name}"),
             Ok("hold") => {
                 while reached.exists() {
                     tokio::time::sleep(Duration::from_millis(1)).await;

@@ -2,6 +2,8 @@
 
 use poem::http::{HeaderMap, header};
 
+use crate::weighted::Weighted;
+
 /// The codings that we have, the one that we would choose first; so does tower-http.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Coding {
@@ -24,39 +26,14 @@ impl Coding {
 
 /// The coding that the client likes best; none: it wants none, or none of ours.
 pub(super) fn best(headers: &HeaderMap) -> Option<Coding> {
-    let lines = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
-    let accepted: Vec<_> = lines.flat_map(|line| line.split(',')).filter_map(parse).collect();
-    let quality = |name: &str| {
-        let of = |name: &str| {
-            let named = accepted.iter().find(|(accepted, _)| accepted.eq_ignore_ascii_case(name));
-            named.map(|(_, quality)| *quality)
-        };
-        of(name).or_else(|| of("*"))
-    };
+    let accepted = Weighted::of(headers, &header::ACCEPT_ENCODING);
+    let weight = |name: &str| accepted.weight(name).or_else(|| accepted.weight("*")).unwrap_or(0);
     // Nothing need be said for what is not coded to be welcome; said, it may be liked better.
-    let plain = accepted.iter().find(|(name, _)| name.eq_ignore_ascii_case("identity"));
-    let plain = plain.map_or(0, |(_, quality)| *quality);
-    let liked = Coding::ALL.into_iter().map(|coding| (quality(coding.name()).unwrap_or(0), coding));
+    let plain = accepted.weight("identity").unwrap_or(0);
+    let liked = Coding::ALL.into_iter().map(|coding| (weight(coding.name()), coding));
     // The first among equals.
-    let (quality, coding) = liked.rev().max_by_key(|(quality, _)| *quality)?;
-    (quality > 0 && quality >= plain).then_some(coding)
-}
-
-/// A coding, and its weight in thousandths.
-fn parse(member: &str) -> Option<(&str, u16)> {
-    let (name, weight) = match member.split_once(';') {
-        Some((name, weight)) => (name, thousandths(weight.trim())?),
-        None => (member, 1000),
-    };
-    Some((name.trim(), weight))
-}
-
-/// `q=0.5`; nonsense is none, and the coding is left out.
-fn thousandths(weight: &str) -> Option<u16> {
-    let weight = weight.strip_prefix("q=").or_else(|| weight.strip_prefix("Q="))?;
-    let is_number = weight.len() <= 5 && weight.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let weight: f32 = is_number.then(|| weight.parse().ok()).flatten()?;
-    (weight <= 1.0).then_some((weight * 1000.0).round() as u16)
+    let (weight, coding) = liked.rev().max_by_key(|(weight, _)| *weight)?;
+    (weight > 0 && weight >= plain).then_some(coding)
 }
 
 #[cfg(test)]
@@ -89,7 +66,7 @@ mod tests {
             ("identity;q=0.5, gzip;q=0.5", Some("gzip")),
             ("gzip;q=x, br;q=2, zstd;q=-1", None),
             ("gzip;q=1e9", None),
-            ("gzip;level=9", None),
+            ("gzip;level=9", Some("gzip")),
             (",;,", None),
         ] {
             assert_eq!(chosen(accepted), expected, "{accepted:?}");

@@ -11,8 +11,9 @@ pub(in crate::limits) struct Known {
     pub(in crate::limits) until: Duration,
     /// The run of Redis that said so; 0 for none.
     run: u32,
-    /// What this process has let in by itself since, of which Redis has not been told.
-    owed: u32,
+    /// What this process has let in by itself since, of which Redis has not been told; less than nothing where it was told of
+    /// what has been given back here since.
+    owed: i32,
     /// The birth of what that run holds.
     born: u64,
 }
@@ -22,12 +23,14 @@ pub(in crate::limits) struct Known {
 pub(in crate::limits) struct Told {
     /// How far ahead the limit is, what is owed included.
     pub(super) ahead: Duration,
-    /// How far what is owed has brought it ahead.
+    /// How far what is owed has brought it ahead,
     pub(super) owed: Duration,
+    /// or what was told and is given back takes it back.
+    pub(super) back: Duration,
     pub(super) run: u32,
     pub(super) born: u64,
     /// How many are owed, should Redis not hear of it.
-    count: u32,
+    count: i32,
 }
 
 /// What Redis has given, or nothing.
@@ -72,13 +75,24 @@ impl Known {
     pub(in crate::limits) fn tell(&mut self, cells: Cells, replicas: NonZeroU32, now: Duration) -> Told {
         let (count, ahead) = (std::mem::take(&mut self.owed), self.until.saturating_sub(now));
         // What has been replenished since is not owed any more: of what is ahead this process has let its share in.
-        let owed = cells.times(count).min(ahead / replicas.get());
-        Told { ahead: ahead.min(cells.burst()), owed, run: self.run, born: self.born, count }
+        let (owed, back) = match u32::try_from(count) {
+            Ok(owed) => (cells.times(owed).min(ahead / replicas.get()), Duration::ZERO),
+            Err(_) => (Duration::ZERO, cells.times(count.unsigned_abs()).min(ahead)),
+        };
+        let ahead = (ahead - back).min(cells.burst());
+        Told { ahead, owed, back, run: self.run, born: self.born, count }
     }
 
     /// Redis may not have heard what it was told.
     pub(in crate::limits) fn not_told(&mut self, told: Told) {
         self.owed = self.owed.saturating_add(told.count);
+    }
+
+    /// What Redis has not been asked to take back is told the next time, unless it has lost what that was taken of.
+    pub(in crate::limits) fn not_given_back(&mut self, unused: &[Unused]) {
+        for unused in unused.iter().filter(|unused| (unused.run, unused.born) == (self.run, self.born)) {
+            self.owed = self.owed.saturating_sub_unsigned(unused.count);
+        }
     }
 
     /// Takes note of what Redis has said. Others may have been let in meanwhile of whom it does not know yet.
@@ -89,7 +103,7 @@ impl Known {
         replicas: NonZeroU32,
         now: Duration,
     ) {
-        let owed = cells.times(self.owed).saturating_mul(replicas.get());
+        let owed = cells.times(self.owed.max(0).unsigned_abs()).saturating_mul(replicas.get());
         let ahead = taken.ahead.saturating_add(owed).min(cells.share(replicas).1);
         *self = Self { until: now + ahead, run: taken.run, born: taken.born, owed: self.owed };
     }
@@ -112,12 +126,16 @@ impl Known {
         Ok(())
     }
 
-    /// Gives one back that was let in here.
-    pub(in crate::limits) fn give_back(&mut self, cells: Cells, replicas: NonZeroU32) {
-        if self.owed > 0 {
+    /// Gives one back that was let in here. True: Redis has been told of it, and has to be told this as well.
+    #[must_use]
+    pub(in crate::limits) fn give_back(&mut self, cells: Cells, replicas: NonZeroU32) -> bool {
+        let was_told = self.owed <= 0;
+        if !was_told {
             let (each, _) = cells.share(replicas);
-            (self.until, self.owed) = (self.until.saturating_sub(each), self.owed - 1);
+            self.until = self.until.saturating_sub(each);
         }
+        self.owed = self.owed.saturating_sub(1);
+        was_told
     }
 }
 
@@ -170,7 +188,7 @@ mod tests {
         assert_eq!(known.take(cells, TWO, at(110)), Ok(()));
         assert_eq!(known.take(cells, TWO, at(110)), Err(at(10)));
         assert_eq!(known.owed, 4);
-        known.give_back(cells, TWO);
+        assert!(!known.give_back(cells, TWO), "Redis knows of none");
         assert_eq!(known.take(cells, TWO, at(110)), Ok(()));
         assert_eq!(known.take(cells, TWO, at(110)), Err(at(10)));
     }
@@ -203,6 +221,33 @@ mod tests {
         assert_eq!((told.ahead, told.owed, told.run, told.born), (at(25), at(5), 7, 9));
         known.not_told(told);
         assert_eq!(known.owed, 1);
+    }
+
+    #[test]
+    fn what_was_told_and_is_given_back_is_told_too() {
+        let (cells, mut known) = (cells(6, 30), Known::default());
+        known.take(cells, TWO, at(100)).unwrap();
+        known.tell(cells, TWO, at(100));
+        known.learn(&says(5), cells, TWO, at(100));
+        assert!(known.give_back(cells, TWO));
+        let told = known.tell(cells, TWO, at(101));
+        // A second of it has been replenished.
+        assert_eq!((told.ahead, told.owed, told.back), (at(0), at(0), at(4)));
+        known.not_told(told);
+        assert_eq!(known.tell(cells, TWO, at(105)).back, at(0), "all of it");
+        // So is what Redis could not be asked to take back; of another Redis it is nothing.
+        let taken = says(5);
+        let mut known = Known::default();
+        known.not_given_back(&[taken.unused(1)]);
+        assert_eq!(known.owed, 0);
+        known.learn(&taken, cells, TWO, at(100));
+        known.not_given_back(&[taken.unused(1)]);
+        assert_eq!(known.tell(cells, TWO, at(102)).back, at(3));
+        // One that is let in meanwhile is the one that was given back.
+        let mut known = Known { until: at(110), owed: -1, ..Known::default() };
+        known.take(cells, TWO, at(100)).unwrap();
+        let told = known.tell(cells, TWO, at(100));
+        assert_eq!((told.owed, told.back), (at(0), at(0)));
     }
 
     #[test]

@@ -46,6 +46,27 @@ pub(super) struct Cells {
     pub(super) burst: u64,
 }
 
+/// Redis has said nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// It was not asked, since it has not answered others.
+    NotAsked,
+    /// It may have heard.
+    MayHaveHeard,
+}
+
+/// What Redis is asked of a limit.
+pub(super) struct Question<'a> {
+    pub(super) name: &'a str,
+    pub(super) cells: Cells,
+    /// So many are taken, or as many as there are.
+    pub(super) want: u32,
+    /// What is known of it, and owed to it.
+    pub(super) told: Told,
+    /// What is given back.
+    pub(super) unused: &'a [Unused],
+}
+
 impl Cells {
     /// Those of a policy, of whose period `lease` is kept back: what is taken may be used for so long.
     pub(super) fn new(policy: &Policy, lease: Duration) -> Self {
@@ -65,36 +86,25 @@ impl Global {
         Self { cache, script, replicas, has_complained: AtomicBool::new(false) }
     }
 
-    /// Takes up to `want` under `name`, tells Redis what is known of it and owed to it, and gives back what was not used. None:
-    /// Redis does not answer, and the limit is [kept here](Known::take).
-    pub(super) async fn take(
-        &self,
-        name: &str,
-        cells: Cells,
-        want: u32,
-        told: Told,
-        unused: &[Unused],
-    ) -> Option<Taken> {
-        self.ask(name, cells, want, told, unused, cells.keep().min(WHOLE)).await
+    /// Takes what is wanted, tells Redis what it is to know, and gives back what was not used. Where Redis is silent the
+    /// limit is [kept here](Known::take).
+    pub(super) async fn take(&self, question: Question<'_>) -> Result<Taken, Silence> {
+        let whole = question.cells.keep().min(WHOLE);
+        self.ask(question, whole).await
     }
 
     /// Makes a limit whole again. What is there stays there and says so, or processes would tell what they know of it.
     pub(super) async fn reset(&self, name: &str, cells: Cells) -> Option<()> {
         let all = Unused { count: u32::MAX, until: LATEST, run: self.run()?.1, born: ANY };
-        self.ask(name, cells, 0, Told::default(), &[all], cells.keep()).await?;
+        let question = Question { name, cells, want: 0, told: Told::default(), unused: &[all] };
+        self.ask(question, cells.keep()).await.ok()?;
         Some(())
     }
 
-    async fn ask(
-        &self,
-        name: &str,
-        cells: Cells,
-        want: u32,
-        told: Told,
-        unused: &[Unused],
-        whole: i64,
-    ) -> Option<Taken> {
-        let (redis, run) = self.run()?;
+    /// `whole`: for how long what is whole is kept.
+    async fn ask(&self, question: Question<'_>, whole: i64) -> Result<Taken, Silence> {
+        let Question { name, cells, want, told, unused } = question;
+        let (redis, run) = self.run().ok_or(Silence::NotAsked)?;
         // What another run has said is not what this one holds.
         let seen = if told.run == run { told.born } else { 0 };
         let mut arguments = vec![
@@ -103,7 +113,7 @@ impl Global {
             i64::from(want),
             signed(micros(told.ahead.as_micros())),
             signed(seen),
-            signed(micros(told.owed.as_micros())),
+            signed(micros(told.owed.as_micros())) - signed(micros(told.back.as_micros())),
             cells.keep(),
             whole,
         ];
@@ -112,16 +122,11 @@ impl Global {
         }
         let answer = redis.call(&self.script, name, &arguments, PATIENCE).await;
         self.complain(answer.as_ref().err());
-        let [count, until, now, born] = answer.ok()?[..] else { return None };
-        let (until, now) = (u64::try_from(until).ok()?, u64::try_from(now).ok()?);
-        Some(Taken {
-            count: u32::try_from(count).ok()?,
-            until,
-            ahead: Duration::from_micros(until.saturating_sub(now)),
-            wait: Duration::from_micros((until + cells.each).saturating_sub(now + cells.burst)),
-            run,
-            born: u64::try_from(born).ok()?,
-        })
+        match answer {
+            Ok(numbers) => read(&numbers, cells, run).ok_or(Silence::MayHaveHeard),
+            Err(Unreachable::GivenUp) => Err(Silence::NotAsked),
+            Err(_) => Err(Silence::MayHaveHeard),
+        }
     }
 
     /// The Redis that there is, and a number that tells its run from others; never 0.
@@ -158,6 +163,20 @@ impl Global {
     pub(super) fn replicas(&self) -> NonZeroU32 {
         self.replicas
     }
+}
+
+/// What the script has answered.
+fn read(numbers: &[i64], cells: Cells, run: u32) -> Option<Taken> {
+    let &[count, until, now, born] = numbers else { return None };
+    let (until, now) = (u64::try_from(until).ok()?, u64::try_from(now).ok()?);
+    Some(Taken {
+        count: u32::try_from(count).ok()?,
+        until,
+        ahead: Duration::from_micros(until.saturating_sub(now)),
+        wait: Duration::from_micros((until + cells.each).saturating_sub(now + cells.burst)),
+        run,
+        born: u64::try_from(born).ok()?,
+    })
 }
 
 /// 16 bytes, however long the parts are: neither memory nor Redis holds addresses of people or machines.

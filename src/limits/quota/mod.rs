@@ -22,7 +22,7 @@ use self::state::{State, Step};
 use super::{
     Rate,
     buckets::Buckets,
-    global::{Cells, Global, Taken, name},
+    global::{Cells, Global, Question, Taken, name},
     policy::{Decision, Policy, Verdict},
 };
 
@@ -226,8 +226,14 @@ impl Quotas {
             let (told, unused) = state.ask(quota, now, replicas);
             (now, told, unused)
         };
-        let count = if want == Want::Nothing { 0 } else { quota.chunk };
-        let taken = self.global.take(&bucket.name, quota.cells, count, told, &unused).await;
+        let question = Question {
+            name: &bucket.name,
+            cells: quota.cells,
+            want: if want == Want::Nothing { 0 } else { quota.chunk },
+            told,
+            unused: &unused,
+        };
+        let taken = self.global.take(question).await.ok();
         let outcome = match &taken {
             None => "failed",
             Some(_) if want == Want::Nothing => "returned",

@@ -13,10 +13,11 @@ use tenantry_accounts::{
 use super::LetIn;
 use crate::{app::TestApp, node::Cluster};
 
-/// Asks at these nodes, by four clients each, for as long as that; what was let in, and how many were refused.
-async fn hammer(cluster: &Cluster, nodes: &[usize], time: Duration) -> (LetIn, usize) {
+/// Asks at these nodes, each by so many clients, for as long as that; what was let in, and how many were refused.
+async fn hammer(cluster: &Cluster, clients: &[(usize, usize)], time: Duration) -> (LetIn, usize) {
     let end = Instant::now() + time;
-    let clients = nodes.iter().flat_map(|node| [*node; 4]).map(|node| async move {
+    let nodes = clients.iter().flat_map(|&(node, clients)| std::iter::repeat_n(node, clients));
+    let clients = nodes.map(|node| async move {
         let (mut let_in, mut refused) = (vec![], 0);
         let mut client = cluster.client(node).await;
         while Instant::now() < end {
@@ -34,31 +35,46 @@ async fn hammer(cluster: &Cluster, nodes: &[usize], time: Duration) -> (LetIn, u
     (LetIn(answers.into_iter().flat_map(|(let_in, _)| let_in).collect()), refused)
 }
 
-/// How many requests processes have decided on by themselves. None, but where this machine has no time for Redis.
-async fn decided_alone(cluster: &Cluster) -> usize {
-    let mut all = 0.0;
-    for node in &cluster.nodes {
-        all += node.metric("tenantry_limit_decisions_total", "process").await;
+/// Whoever asks where: a share of the quota for each node would be less than that, or more.
+#[tokio::test]
+async fn two_nodes_together_never_exceed_a_quota_and_get_nearly_all_of_it() {
+    let settings =
+        [("RATE_LIMIT_TENANT_ENTERPRISE", "200/2s"), ("CACHE_LOCAL_TTL", "60s"), ("API_REPLICAS", "2")];
+    for clients in [&[(0, 9), (1, 1)][..], &[(0, 4), (1, 4)], &[(0, 8)]] {
+        let cluster = Cluster::start(2, 1, &settings).await;
+        let begun = Instant::now();
+        let (let_in, refused) = hammer(&cluster, clients, Duration::from_secs(2)).await;
+        let time = begun.elapsed();
+        let (count, each) = (let_in.0.len(), Duration::from_millis(10));
+        let all = 200 + usize::try_from(time.as_millis() / each.as_millis()).unwrap();
+        // Where Redis has not answered in time a process has decided by itself, and told Redis afterwards.
+        let alone = cluster.decided_alone().await;
+        println!("{clients:?}: {count} of {all} let in, {refused} refused, {alone} alone, in {time:?}");
+        assert!(refused > 0, "this machine is too slow to exceed it");
+        assert!(count * 10 > all * 8, "{clients:?}: {count} of {all}");
+        let_in.hold_to(200 + alone, each);
     }
-    all as usize
 }
 
 #[tokio::test]
-async fn two_nodes_together_never_exceed_a_quota_and_get_nearly_all_of_it() {
-    let settings = [("RATE_LIMIT_TENANT_ENTERPRISE", "200/2s"), ("CACHE_LOCAL_TTL", "60s")];
-    let cluster = Cluster::start(2, 1, &settings).await;
-    let begun = Instant::now();
-    let (let_in, refused) = hammer(&cluster, &[0, 1], Duration::from_secs(3)).await;
-    let time = begun.elapsed();
-    let (count, each) = (let_in.0.len(), Duration::from_millis(10));
-    let all = 200 + usize::try_from(time.as_millis() / each.as_millis()).unwrap();
-    println!("{count} of {all} let in, {refused} refused, in {time:?}");
-    assert!(refused > 0, "this machine is too slow to exceed it");
-    assert!(count * 10 > all * 8, "{count} of {all}");
-    // Where Redis has not answered in time a process has decided by itself, and told Redis afterwards.
-    let alone = decided_alone(&cluster).await;
-    println!("{alone} by processes themselves");
-    let_in.hold_to(200 + alone, each);
+async fn plans_of_different_periods_do_not_cut_off_what_the_other_has_counted() {
+    let settings = ["--rate-limit-tenant-basic=20/1h", "--rate-limit-tenant-pro=20/1s"];
+    let mut app = TestApp::spawn_with(&settings).await;
+    let me = async |app: &TestApp| app.get("/api/v1/users/me").await.0;
+    while me(&app).await == StatusCode::OK {}
+    // It could not even sign in with that.
+    let basic = std::mem::take(&mut app.token);
+    let operator = Actor::operator(TenantId(app.tenant));
+    let change = Change { plan: Some(Plan::Pro), ..Change::default() };
+    tenants::update(&app.state.app, operator, operator.tenant, change, None).await.unwrap();
+    app.act_as("admin@example.org").await;
+    assert_eq!(me(&app).await, StatusCode::OK);
+    // Not for luck: by then the shorter period is whole again, and so would be what shares its place.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(me(&app).await, StatusCode::OK);
+    let mut node = app.another_node().await;
+    node.token = basic;
+    assert_eq!(me(&node).await, StatusCode::TOO_MANY_REQUESTS, "as far as Redis knows");
 }
 
 #[tokio::test]
@@ -66,13 +82,13 @@ async fn a_small_quota_is_exact_and_all_of_it_is_there_for_one_of_two_nodes() {
     let settings = [("RATE_LIMIT_TENANT_ENTERPRISE", "20/1h"), ("API_REPLICAS", "2")];
     let cluster = Cluster::start(2, 1, &settings).await;
     // Without Redis it would have half of it.
-    let (mut let_in, refused) = hammer(&cluster, &[0], Duration::from_millis(500)).await;
+    let (mut let_in, refused) = hammer(&cluster, &[(0, 4)], Duration::from_millis(500)).await;
     assert!(refused > 0);
-    let alone = decided_alone(&cluster).await;
+    let alone = cluster.decided_alone().await;
     assert!(let_in.0.len() + alone >= 20, "{} and {alone} decisions alone", let_in.0.len());
     assert!(cluster.nodes[0].metric("tenantry_limit_refills_total", "taken").await > 0.0);
-    let_in.0.extend(hammer(&cluster, &[1], Duration::from_millis(300)).await.0.0);
-    let alone = decided_alone(&cluster).await;
+    let_in.0.extend(hammer(&cluster, &[(1, 4)], Duration::from_millis(300)).await.0.0);
+    let alone = cluster.decided_alone().await;
     assert!(let_in.0.len() <= 20 + alone, "{} and {alone} of them alone", let_in.0.len());
 }
 

@@ -3,9 +3,13 @@
 use std::time::{Duration, Instant};
 
 use deadpool_redis::redis::cmd;
+use reqwest::Method;
 
 use super::{LetIn, nobody};
-use crate::node::Cluster;
+use crate::{
+    app::eventually,
+    node::{Cluster, is_waited_for},
+};
 
 /// Asks at a node until the quota is used up there; what was let in.
 async fn use_up(cluster: &Cluster, node: usize) -> LetIn {
@@ -101,6 +105,96 @@ async fn a_redis_that_hangs_costs_a_request_one_budget_for_limits_and_look_ups_t
 }
 
 #[tokio::test]
+async fn a_change_while_redis_hangs_waits_once_and_is_counted_by_the_process_alone() {
+    // Asked for at each request: nothing is leased.
+    let settings = [("RATE_LIMIT_TENANT_ENTERPRISE", "16/1h"), ("API_REPLICAS", "2")];
+    let cluster = Cluster::start(2, 1, &settings).await;
+    let (node, path) = (&cluster.nodes[0], format!("/api/v1/users/{}", cluster.users[0]));
+    let mut client = cluster.client(0).await;
+    for name in ["One", "Two"] {
+        let body = format!("{{\"name\": \"{name}\"}}");
+        assert_eq!(client.ask(Method::PATCH, &path, &body).await.status, 200);
+    }
+    let alone = cluster.decided_alone().await;
+    node.is_idle().await;
+    cluster.signal_redis("STOP");
+    let waited = async || node.metric("tenantry_cache_redis_wait_seconds_sum", "").await;
+    let (mut let_in, before) = (0, waited().await);
+    loop {
+        let (body, wait, begun) =
+            (format!("{{\"name\": \"Name {let_in}\"}}"), waited().await, Instant::now());
+        let answer = client.ask(Method::PATCH, &path, &body).await;
+        // For the quota and for both words to the cache together; a timer of 50 ms may be late on a busy machine.
+        let wait = waited().await - wait;
+        assert!(wait < 0.095, "{wait} s for Redis");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        match answer.status {
+            200 => let_in += 1,
+            429 => break,
+            status => panic!("{status}"),
+        }
+        assert_eq!(answer.json()["data"]["name"], format!("Name {}", let_in - 1));
+    }
+    assert!(waited().await - before >= 0.045, "it was waited for");
+    // Of the fourteen that are left a node of two lets half in: neither all nor none.
+    assert_eq!((let_in, cluster.decided_alone().await), (7, alone + 8));
+    cluster.signal_redis("CONT");
+    cluster.redis_is_back().await;
+    // When node 0 has told of them, what is left is there for both, and no more than that.
+    let told = async || node.metric("tenantry_limit_refills_total", "outcome=\"taken\"").await;
+    let (before, mut later) = (told().await, 0);
+    while told().await == before {
+        later += usize::from(client.ask(Method::PATCH, &path, r#"{"name": "Later"}"#).await.status == 200);
+    }
+    let mut other = cluster.client(1).await;
+    for client in [&mut other, &mut client] {
+        while client.ask(Method::PATCH, &path, r#"{"name": "Later"}"#).await.status == 200 {
+            later += 1;
+        }
+    }
+    let alone = cluster.decided_alone().await - 8;
+    assert!(later > 0 && 2 + let_in + later <= 16 + alone, "{let_in}, {later} later, {alone} alone");
+}
+
+#[tokio::test]
+async fn who_was_right_while_redis_was_too_slow_is_not_counted() {
+    let cluster = Cluster::start(1, 1, &[("RATE_LIMIT_LOGIN", "3/1h")]).await;
+    let (email, holder) = ("admin@example.org", cluster.another_client().await);
+    let left = || {
+        let shown = cluster.run(&["limits", "show", &format!("login:{}:{email}", cluster.tenant), "--json"]);
+        serde_json::from_str::<serde_json::Value>(&shown).unwrap()["remaining"].as_u64().unwrap()
+    };
+    let hold = format!("begin; select from tenantry.users where email = '{email}' for update");
+    holder.batch_execute(&hold).await.unwrap();
+    cluster.signal_redis("STOP");
+    let meanwhile = async {
+        // The node has let it in by itself, and it is on its way.
+        is_waited_for(&holder).await;
+        cluster.signal_redis("CONT");
+        // What Redis has given too late was given back, and it was told of the one that was let in.
+        eventually(Duration::from_millis(300), || async { left() == 2 }).await;
+        holder.batch_execute("rollback").await.unwrap();
+    };
+    let (status, ()) = tokio::join!(cluster.sign_in(0, email), meanwhile);
+    assert_eq!((status, cluster.decided_alone().await), (200, 1));
+    eventually(Duration::from_secs(1), || async { left() == 3 }).await;
+}
+
+#[tokio::test]
+async fn what_is_whole_is_soon_forgotten_so_that_a_clock_set_back_does_not_use_it_up() {
+    let cluster = Cluster::start(1, 1, &[("RATE_LIMIT_LOGIN", "5/1h")]).await;
+    let kept = async || {
+        let name = cluster.limit_in_redis("login").await;
+        cmd("PTTL").arg(name).query_async::<i64>(&mut cluster.redis().await).await.unwrap()
+    };
+    assert_eq!(cluster.sign_in(0, "admin@example.org").await, 200);
+    // It is given back within the request, or, on a busy machine, soon after.
+    eventually(Duration::from_secs(1), || async { (1..=10_000).contains(&kept().await) }).await;
+    assert_eq!(cluster.wrong_guess(0, "admin@example.org").await, 401);
+    assert!(kept().await > 10_000, "what is used is kept");
+}
+
+#[tokio::test]
 async fn who_was_let_in_before_redis_was_emptied_is_not_let_in_again() {
     let cluster = Cluster::start(2, 1, &[("RATE_LIMIT_LOGIN", "6/1h")]).await;
     let (email, mut redis) = (nobody(), cluster.redis().await);
@@ -124,6 +218,10 @@ async fn a_redis_that_refuses_to_count_is_complained_of_and_closes_nothing() {
     let node = &cluster.nodes[0];
     assert!(node.metric("tenantry_limit_decisions_total", "process").await >= 4.0);
     assert_eq!(node.metric("tenantry_cache_breaker_open", "").await, 0.0, "which is what the alert is about");
+    let log = cluster.log(0);
+    let complaints: Vec<_> =
+        log.lines().filter(|line| line.contains("redis does not count limits")).collect();
+    assert!(complaints.len() == 1 && complaints[0].contains("NoPerm"), "once: {log}");
 }
 
 #[tokio::test]

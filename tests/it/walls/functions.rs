@@ -67,6 +67,10 @@ const TRUSTED: &[(&str, &[&str])] = &[
         &["actor_stands", "session_stands", "api_key_stands"],
     ),
     ("it notes when keys were used, of all tenants at once, and answers nothing", &["note_api_keys_used"]),
+    (
+        "whoever signs in names a tenant before anybody is known: it tells an id, and what comes after it sees that tenant alone",
+        &["tenant_named"],
+    ),
     ("it answers nothing, and mails those alone who have the address", &["request_mail"]),
     (
         "they are the workers', who serve all tenants, and act as the system; what they are told of a job names its lease",

@@ -1,8 +1,7 @@
 //! The operations of the OpenAPI document, and who may call them.
 
-use serde_json::Value;
-
 use super::world::Caller;
+use crate::document;
 
 pub(super) const ROLES: [&str; 3] = ["user", "admin", "super_admin"];
 
@@ -22,26 +21,16 @@ pub(super) struct Operation {
 
 /// All of them.
 pub(super) fn operations() -> Vec<Operation> {
-    let document: Value = serde_json::from_str(&tenantry::openapi::json()).unwrap();
-    let mut operations = vec![];
-    for (path, methods) in document["paths"].as_object().unwrap() {
+    let all = document::operations(&document::document());
+    let about_rows = all.into_iter().filter_map(|operation| {
         // The others are not about anybody's rows.
-        let Some(path) = path.strip_prefix("/api/v1") else { continue };
-        for (method, operation) in methods.as_object().unwrap() {
-            let text = |name: &str| operation[name].as_str().map(str::to_owned);
-            let parameters = operation["parameters"].as_array().into_iter().flatten();
-            operations.push(Operation {
-                id: text("operationId").unwrap(),
-                method: method.to_uppercase(),
-                path: path.to_owned(),
-                role: text("x-required-role"),
-                scope: text("x-api-key-scope"),
-                spans_tenants: parameters.clone().any(|parameter| parameter["name"] == "all_tenants"),
-            });
-        }
-    }
-    assert!(operations.len() >= 35, "{operations:?}");
-    operations
+        let path = operation.path.strip_prefix("/api/v1")?.to_owned();
+        let text = |name: &str| operation.spec[name].as_str().map(str::to_owned);
+        let (role, scope) = (text("x-required-role"), text("x-api-key-scope"));
+        let spans_tenants = operation.takes("all_tenants");
+        Some(Operation { id: operation.id, method: operation.method, path, role, scope, spans_tenants })
+    });
+    about_rows.collect()
 }
 
 impl Operation {

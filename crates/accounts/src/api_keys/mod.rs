@@ -234,28 +234,26 @@ pub struct Valid {
     pub expires_at: DateTime<Utc>,
 }
 
-/// Looks a key up by its primary key: one statement, and another for the plan of one that works. None when it does not work.
+/// Looks a key up by its primary key, in one statement. None when it does not work.
 ///
 /// # Errors
 /// When the database cannot be asked.
 pub async fn check(app: &App, key: &Presented) -> Result<Option<Valid>> {
-    let mut client = app.db.client().await?;
+    let client = app.db.client().await?;
     let statement = client
         .prepare_cached(
-            "select scopes, requests_per_minute, expires_at, tenant_slug, tenant_version
+            "select scopes, requests_per_minute, expires_at, tenant_slug, tenant_plan as plan, tenant_version
              from tenantry.api_key_by_id($1, $2, $3)",
         )
         .await?;
     let Some(row) = client.query_opt(&statement, &[&key.tenant.0, &key.id.0, &key.hash]).await? else {
         return Ok(None);
     };
-    // It may have been purged since.
-    let Some(tenant_plan) = Plan::of(&mut client, key.tenant).await? else { return Ok(None) };
     Ok(Some(Valid {
         id: key.id,
         tenant: key.tenant,
         tenant_slug: row.try_get("tenant_slug")?,
-        tenant_plan,
+        tenant_plan: Plan::stored(&row)?,
         tenant_version: row.try_get("tenant_version")?,
         scopes: scopes(&row)?,
         requests_per_minute: row.try_get("requests_per_minute")?,

@@ -6,7 +6,6 @@ mod list;
 pub(crate) mod seats;
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Client;
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -55,15 +54,6 @@ impl Plan {
     /// The plan of that name.
     pub fn named(name: &str) -> Option<Self> {
         [Self::Basic, Self::Pro, Self::Enterprise].into_iter().find(|plan| plan.as_str() == name)
-    }
-
-    /// That of a tenant, if there is one.
-    pub(crate) async fn of(client: &mut Client, tenant: TenantId) -> Result<Option<Self>> {
-        let tx = db::as_tenant(client, tenant).await?;
-        let statement = tx.prepare_cached("select plan from tenantry.tenants where id = $1").await?;
-        let plan = tx.query_opt(&statement, &[&tenant.0]).await?.as_ref().map(Self::stored).transpose()?;
-        tx.commit().await?;
-        Ok(plan)
     }
 
     /// The column `plan` of a row.
@@ -370,11 +360,9 @@ pub(crate) async fn set_plan(
 /// # Errors
 /// [`Error::NoTenant`].
 pub async fn find(app: &App, reference: &str) -> Result<TenantId> {
-    let mut client = app.db.client().await?;
-    let tx = db::as_system(&mut client).await?;
-    let id: Option<uuid::Uuid> =
-        tx.query_one("select tenantry.tenant_id_of($1)", &[&reference]).await?.try_get(0)?;
-    tx.commit().await?;
+    let client = app.db.client().await?;
+    let statement = client.prepare_cached("select tenantry.tenant_named($1)").await?;
+    let id: Option<uuid::Uuid> = client.query_one(&statement, &[&reference]).await?.try_get(0)?;
     id.map(TenantId).ok_or(Error::NoTenant)
 }
 

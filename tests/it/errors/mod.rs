@@ -1,5 +1,8 @@
 //! Errors as clients see them: both forms, nothing of what was sent, and the examples of the document.
 
+mod panics;
+mod problems;
+
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -9,35 +12,18 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::app::{TestApp, answer};
+use crate::{
+    app::{TestApp, answer},
+    document::{self, Operation, document},
+};
 
 const NOBODY: &str = "00000000-0000-7000-8000-000000000000";
 const CANARY: &str = "canary-7f3a91";
 
-/// An operation of the document below `/api/v1`.
-struct Operation {
-    id: String,
-    method: Method,
-    path: String,
-    spec: Value,
-}
-
-fn document() -> Value {
-    serde_json::from_str(&tenantry::openapi::json()).unwrap()
-}
-
+/// The operations below `/api/v1`, as one session can call them.
 fn operations(document: &Value) -> Vec<Operation> {
-    let mut operations = vec![];
-    for (path, methods) in document["paths"].as_object().unwrap() {
-        for (method, spec) in methods.as_object().unwrap().iter().filter(|_| path.starts_with("/api/")) {
-            operations.push(Operation {
-                id: spec["operationId"].as_str().unwrap().to_owned(),
-                method: method.to_uppercase().parse().unwrap(),
-                path: path.clone(),
-                spec: spec.clone(),
-            });
-        }
-    }
+    let mut operations = document::operations(document);
+    operations.retain(|operation| operation.path.starts_with("/api/"));
     // These end the session that the others need.
     operations.sort_by_key(|operation| {
         ["changePassword", "logout"].iter().position(|last| *last == operation.id).map_or(0, |at| at + 1)
@@ -45,8 +31,9 @@ fn operations(document: &Value) -> Vec<Operation> {
     operations
 }
 
-fn path(path: &str, id: &str) -> String {
-    path.replace("{id}", id).replace("{project_id}", id)
+fn request(app: &TestApp, operation: &Operation, id: &str) -> RequestBuilder {
+    let path = operation.path.replace("{id}", id).replace("{project_id}", id);
+    app.request(operation.method.parse().unwrap(), &path)
 }
 
 #[tokio::test]
@@ -107,9 +94,9 @@ async fn no_error_repeats_a_value() {
     let mut refused = 0;
     for operation in operations(&document).iter().filter(|operation| operation.id != "logout") {
         let spec = &operation.spec;
-        let to = |id: &str| app.request(operation.method.clone(), &path(&operation.path, id));
+        let to = |id: &str| request(&app, operation, id);
         let mut requests = vec![to(CANARY)];
-        for parameter in spec["parameters"].as_array().into_iter().flatten() {
+        for parameter in operation.parameters() {
             let name = parameter["name"].as_str().unwrap();
             match parameter["in"].as_str().unwrap() {
                 "query" => requests.push(to(NOBODY).query(&[(name, CANARY)])),
@@ -157,8 +144,8 @@ async fn the_examples_of_requests_are_taken() {
                 continue;
             }
             let text = media["example"].as_str().map_or_else(|| media["example"].to_string(), str::to_owned);
-            let request = app.request(operation.method.clone(), &path(&operation.path, NOBODY));
-            let (status, body) = answer(request.header("Content-Type", kind).body(text)).await;
+            let (status, body) =
+                answer(request(&app, &operation, NOBODY).header("Content-Type", kind).body(text)).await;
             let code = body["error"]["code"].as_str().unwrap_or_default();
             let refused = ["malformed", "validation_failed", "unauthenticated", "unsupported_media_type"];
             assert!(!refused.contains(&code) && status.as_u16() < 500, "{} {kind}: {body}", operation.id);
