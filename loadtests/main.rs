@@ -19,6 +19,7 @@ mod enumeration;
 mod export;
 mod figures;
 mod imports;
+mod instructions;
 mod limits;
 mod lists;
 mod process;
@@ -71,6 +72,8 @@ pub(crate) struct Settings {
 pub(crate) enum Question {
     /// Each level beside a bare server
     Lookup,
+    /// The same in instructions, counted by valgrind
+    Instructions,
     /// A thousand users beside a million
     Scale,
     /// People who exist beside people who do not
@@ -103,7 +106,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(settings: &Settings) -> Result<()> {
-    if matches!(settings.question, Question::Lookup | Question::Scale | Question::Auth | Question::Limits) {
+    use Question::{Auth, Instructions, Limits, Lookup, Scale};
+    if matches!(settings.question, Lookup | Instructions | Scale | Auth | Limits) {
         wrk::check()?;
     }
     let folder = std::env::temp_dir().join(format!("tenantry-load-{}", std::process::id()));
@@ -127,6 +131,7 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
     let (table, cases) = match settings.question {
         Question::Lookup => cases::lookup(settings, servers).await?,
         Question::Scale => cases::scale(settings, servers).await?,
+        Question::Instructions => return instructions::measure(settings, servers).await,
         Question::Enumeration => return enumeration::measure(settings, servers).await,
         Question::Auth => return Ok(auth::measure(settings, servers).await?.to_string()),
         Question::Bulk => return Ok(bulk::measure(settings, servers).await?.to_string()),

@@ -37,14 +37,17 @@ impl Process {
         Ok(Self { address, child })
     }
 
+    pub(crate) fn pid(&self) -> Result<u32> {
+        Ok(self.child.id().ok_or("the server has ended")?)
+    }
+
     pub(crate) fn cpu(&self) -> Result<f64> {
-        cpu(self.child.id().ok_or("the server has ended")?)
+        cpu(self.pid()?)
     }
 
     /// The most memory it has had, in bytes: proc(5), VmHWM.
     pub(crate) fn peak_memory(&self) -> Result<f64> {
-        let status =
-            fs::read_to_string(format!("/proc/{}/status", self.child.id().ok_or("the server has ended")?))?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or("no VmHWM")?;
         Ok(kilobytes.trim().parse::<f64>()? * 1024.0)

@@ -29,6 +29,14 @@ use crate::{api, config::Config, error::sources, layers, migrate, state::State, 
 /// Files that a process has open beside its connections.
 const OTHER_FILES: u64 = 200;
 
+/// What the program runs on.
+///
+/// # Errors
+/// When the system gives no threads.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
 /// Why a process stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {

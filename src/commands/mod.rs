@@ -105,7 +105,7 @@ pub fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let cli = Cli::read();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match server::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("tenantry: no runtime: {error}");
