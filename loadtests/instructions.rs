@@ -1,7 +1,7 @@
 //! What a look-up costs in instructions and allocations, under valgrind: `make load-instructions`. They do not depend on what else
 //! the machine does, as times do. What the kernel does is not counted.
 
-use std::{collections::HashMap, fs, path::Path, time::Duration};
+use std::{cmp::Reverse, collections::HashMap, fs, path::Path, time::Duration};
 
 use tokio::process::Command;
 
@@ -16,6 +16,8 @@ use crate::{
 
 /// How many functions of each server are shown.
 const SHOWN: usize = 30;
+/// So many requests are sent before it is measured: buffers have grown, and what is asked for is where it should be.
+const LEAST: f64 = 2_000.0;
 const INSTRUCTIONS: &str = "instructions a request";
 const ALLOCATIONS: &str = "allocations a request";
 
@@ -63,18 +65,23 @@ async fn under_valgrind(case: &Case, settings: &Settings, servers: &Servers) -> 
         let requests = Requests { tokens, lines, order, pause: Duration::ZERO };
         wrk::run(process.address, &requests, settings.connections, Duration::from_secs(seconds)).await
     };
-    send(case.first(), Order::OnceFrom(1), settings.seconds).await?;
+    let mut sent = 0.0;
+    // It takes its time to start.
+    while sent < LEAST {
+        sent += send(case.first(), Order::Random, 1).await?.requests;
+    }
     control(&process, "--zero").await?;
     let seen = send(&case.requests, Order::Random, settings.seconds).await?;
     control(&process, "--dump").await?;
     process.stop().await?;
-    let dump = servers.folder.join("callgrind.out.1");
-    let (profile, cost) = (annotated(&dump).await?, read(&fs::read_to_string(&dump)?)?);
-    fs::remove_file(dump)?;
+    let dump = fs::read_to_string(servers.folder.join("callgrind.out.1"))?;
+    let counts = Counts::read(&dump)?;
     let each = |all: u64| all as f64 / seen.requests;
-    let profile = profile.into_iter().take(SHOWN);
-    let profile = profile.map(|(all, name)| format!("{:8.0}  {name}\n", each(all))).collect();
-    Ok(Cost { instructions: each(cost.0), allocations: each(cost.1), profile })
+    let mut own: Vec<_> = counts.own.into_iter().collect();
+    own.sort_by_key(|(name, spent)| (Reverse(*spent), *name));
+    let shown = own.into_iter().take(SHOWN);
+    let profile = shown.map(|(name, spent)| format!("{:8.0}  {name}\n", each(spent))).collect();
+    Ok(Cost { instructions: each(counts.instructions), allocations: each(counts.allocations), profile })
 }
 
 async fn control(process: &Process, what: &str) -> Result<()> {
@@ -87,42 +94,50 @@ async fn control(process: &Process, what: &str) -> Result<()> {
     Err(format!("callgrind_control {what} says: {said}").into())
 }
 
-/// Instructions in all, and calls of allocators.
-fn read(dump: &str) -> Result<(u64, u64)> {
-    const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"];
-    let (mut names, mut called) = (HashMap::new(), "");
-    let (mut instructions, mut allocations) = (None, 0);
-    for line in dump.lines() {
-        if let Some(function) = line.strip_prefix("cfn=").or(line.strip_prefix("fn=")) {
-            // A name is written once and has a number from then on.
-            let (number, name) = function.split_once(' ').unwrap_or((function, ""));
-            if !name.is_empty() {
-                names.insert(number, name);
-            }
-            if line.starts_with('c') {
-                called = names.get(number).copied().unwrap_or_default();
-            }
-        } else if let Some(calls) = line.strip_prefix("calls=")
-            && ALLOCATORS.contains(&called.trim_start_matches("mi_"))
-        {
-            allocations += calls.split(' ').next().unwrap_or_default().parse::<u64>()?;
-        } else if let Some(totals) = line.strip_prefix("totals: ") {
-            instructions = Some(totals.trim().parse()?);
-        }
-    }
-    Ok((instructions.ok_or("callgrind counted nothing")?, allocations))
+/// What callgrind has counted.
+#[derive(Default)]
+struct Counts<'a> {
+    instructions: u64,
+    allocations: u64,
+    /// What functions spend themselves, by name.
+    own: HashMap<&'a str, u64>,
 }
 
-/// Functions by the instructions that they spend themselves.
-async fn annotated(dump: &Path) -> Result<Vec<(u64, String)>> {
-    let output = Command::new("callgrind_annotate").arg("--threshold=100").arg(dump).output().await?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let function = |line: &str| {
-        let (count, rest) = line.trim().split_once(" (")?;
-        let (_, name) = rest.split_once(") ")?;
-        let name = name.trim().split(" [").next()?.split_once(':').map_or(name, |(_, name)| name);
-        Some((count.replace(',', "").parse().ok()?, name.split(" [").next()?.to_owned()))
-    };
-    // The first is their sum.
-    Ok(text.lines().filter_map(function).skip(1).collect())
+impl<'a> Counts<'a> {
+    /// Reads a dump; its format is in valgrind's manual.
+    fn read(dump: &'a str) -> Result<Self> {
+        const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"];
+        let (mut counts, mut names) = (Self::default(), HashMap::new());
+        let (mut function, mut called, mut is_call) = ("", "", false);
+        // A name is written once and has a number from then on.
+        let mut named = |text: &'a str| match text.split_once(' ') {
+            Some((number, name)) => {
+                names.insert(number, name);
+                name
+            }
+            None => names.get(text).copied().unwrap_or_default(),
+        };
+        for line in dump.lines() {
+            if let Some(name) = line.strip_prefix("fn=") {
+                function = named(name);
+            } else if let Some(name) = line.strip_prefix("cfn=") {
+                called = named(name);
+            } else if let Some(calls) = line.strip_prefix("calls=") {
+                is_call = true;
+                if ALLOCATORS.contains(&called.trim_start_matches("mi_")) {
+                    counts.allocations += calls.split(' ').next().unwrap_or_default().parse::<u64>()?;
+                }
+            } else if let Some(totals) = line.strip_prefix("totals: ") {
+                counts.instructions = totals.trim().parse()?;
+            } else if line.starts_with(|c: char| c.is_ascii_digit() || "+-*".contains(c)) {
+                // The line after a call is what was spent in there.
+                if !std::mem::take(&mut is_call)
+                    && let Some((_, spent)) = line.split_once(' ')
+                {
+                    *counts.own.entry(function).or_default() += spent.parse::<u64>()?;
+                }
+            }
+        }
+        if counts.instructions == 0 { Err("callgrind counted nothing".into()) } else { Ok(counts) }
+    }
 }
