@@ -12,12 +12,13 @@ const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 /// Notes that an answer took so long; what for, if whoever asked may know. Nobody else does: how long the database was busy
 /// would tell whether there is an account.
 pub(crate) fn note(headers: &mut HeaderMap, took: Duration, parts: Option<&Work>) {
-    if let Ok(seconds) = HeaderValue::try_from(format!("{:.6}", took.as_secs_f64())) {
+    let micros = took.as_micros();
+    if let Ok(seconds) = HeaderValue::try_from(format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)) {
         headers.insert(PROCESS_TIME, seconds);
     }
     let mut timing = String::with_capacity(64);
     // Writing to a string cannot fail.
-    let _ = write!(timing, "total;dur={:.3}", took.as_secs_f64() * 1e3);
+    let _ = write!(timing, "total;dur={}.{:03}", micros / 1_000, micros % 1_000);
     if let Some(work) = parts {
         if let Some(level) = headers.get(X_CACHE).and_then(|level| level.to_str().ok()) {
             let _ = write!(timing, ", cache;desc={level}");

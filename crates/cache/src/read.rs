@@ -98,7 +98,8 @@ impl Inner {
             None => false,
         };
         let budget = Budget::of_request(self.settings.redis_budget);
-        let mut read = self.read_past_local(key, min, load, budget).await?;
+        // In a place of its own, so that those who find something in the process do not carry it along.
+        let mut read = Box::pin(self.read_past_local(key, min, load, budget)).await?;
         read.bypassed |= holds_less && read.level == Level::Postgres;
         Ok(read)
     }
