@@ -39,12 +39,7 @@ mod webhooks;
 use std::collections::HashMap;
 
 use futures_util::future::BoxFuture;
-use poem::{
-    EndpointExt, IntoEndpoint, Request, Response, Route,
-    endpoint::BoxEndpoint,
-    get,
-    http::Method,
-};
+use poem::{EndpointExt, IntoEndpoint, Request, Response, Route, endpoint::BoxEndpoint, get, http::Method};
 use poem_openapi::{
     OpenApi, OpenApiService, Tags,
     registry::{MetaApi, Registry},
