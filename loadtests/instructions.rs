@@ -106,7 +106,8 @@ struct Counts<'a> {
 impl<'a> Counts<'a> {
     /// Reads a dump; its format is in valgrind's manual.
     fn read(dump: &'a str) -> Result<Self> {
-        const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"];
+        // As mimalloc calls what Rust asks it for.
+        const ALLOCATORS: [&str; 3] = ["mi_malloc_aligned", "mi_zalloc_aligned", "mi_realloc_aligned"];
         let (mut counts, mut names) = (Self::default(), HashMap::new());
         let (mut function, mut called, mut is_call) = ("", "", false);
         // A name is written once and has a number from then on.
@@ -124,7 +125,7 @@ impl<'a> Counts<'a> {
                 called = named(name);
             } else if let Some(calls) = line.strip_prefix("calls=") {
                 is_call = true;
-                if ALLOCATORS.contains(&called.trim_start_matches("mi_")) {
+                if ALLOCATORS.contains(&called) {
                     counts.allocations += calls.split(' ').next().unwrap_or_default().parse::<u64>()?;
                 }
             } else if let Some(totals) = line.strip_prefix("totals: ") {

@@ -74,7 +74,7 @@ impl Asked {
     /// In which everything is logged that is done for it.
     pub(super) fn span(&self) -> tracing::Span {
         tracing::info_span!(
-            "request", request.id = %self.id(),
+            "request", request.id = self.id(),
             trace.id = %self.trace.trace_id(), span.id = %self.trace.span_id()
         )
     }

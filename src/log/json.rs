@@ -87,7 +87,7 @@ impl<W: Write> Members<'_, W> {
             if !std::mem::take(&mut self.is_first) {
                 self.out.write_char(',')?;
             }
-            text(self.out, field.name().trim_start_matches("r#"))?;
+            text(self.out, field.name().strip_prefix("r#").unwrap_or(field.name()))?;
             self.out.write_char(':')?;
             value(self.out)
         };
@@ -143,8 +143,12 @@ struct Escaped<'a, W>(&'a mut W);
 
 impl<W: Write> Write for Escaped<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        // All bytes are looked at in any case, which compilers do many at a time: nearly always there is nothing to escape.
+        if !text.bytes().fold(false, |found, byte| found | must_be_escaped(byte)) {
+            return self.0.write_str(text);
+        }
         let mut rest = text;
-        while let Some(at) = rest.bytes().position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+        while let Some(at) = rest.bytes().position(must_be_escaped) {
             self.0.write_str(&rest[..at])?;
             match rest.as_bytes()[at] {
                 b'"' => self.0.write_str("\\\"")?,
@@ -156,6 +160,10 @@ impl<W: Write> Write for Escaped<'_, W> {
         }
         self.0.write_str(rest)
     }
+}
+
+fn must_be_escaped(byte: u8) -> bool {
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
 }
 
 #[cfg(test)]
