@@ -57,6 +57,9 @@ pub(crate) struct Settings {
     /// How often each case is run
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// No more than the first so many cases
+    #[arg(long, default_value_t = usize::MAX)]
+    cases: usize,
     /// How many pairs of a known and an unknown person are asked about
     #[arg(long, default_value_t = 1_000)]
     pairs: u64,
@@ -151,7 +154,7 @@ async fn by_turns(
     cases: &[cases::Case],
 ) -> Result<Table> {
     for round in 1..=settings.rounds {
-        for (row, case) in cases.iter().enumerate() {
+        for (row, case) in cases.iter().enumerate().take(settings.cases) {
             eprintln!("round {round} of {}: {}", settings.rounds, case.name);
             let mut run = case.run(settings, servers, round, &table).await;
             for _ in 1..TRIES {
