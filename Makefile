@@ -41,6 +41,10 @@ bench: ## look-ups by level beside a bare server (release build; needs wrk)
 	cargo build --release --workspace --bin tenantry --example bare --example load
 	target/release/examples/load lookup --report loadtests/lookup.txt $(ARGS)
 
+load-instructions: ## what a look-up costs in instructions beside a bare server (release build; needs wrk and valgrind)
+	cargo build --release --workspace --bin tenantry --example bare --example load
+	target/release/examples/load instructions --rounds 1 --connections 8 --report loadtests/instructions.txt $(ARGS)
+
 load-large: ## look-ups with a million users beside a thousand (the same)
 	cargo build --release --workspace --bin tenantry --example bare --example load
 	target/release/examples/load scale --report loadtests/scale.txt $(ARGS)

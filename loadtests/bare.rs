@@ -1,19 +1,29 @@
 //! The bare server that look-ups are compared with: poem, one route, the same bytes for everybody. With a URL of Redis it
-//! gets them from there each time, over one multiplexed connection.
+//! gets them from there each time, over one multiplexed connection. Accept loop, runtime, allocator and profile are ours.
 
-use std::error::Error;
+use std::{error::Error, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use deadpool_redis::redis::{Client, aio::MultiplexedConnection, cmd};
 use poem::{
-    Response, Route, Server,
+    Endpoint, Response, Route,
     endpoint::{make, make_sync},
     get,
-    listener::TcpListener,
 };
+use tenantry::{server, transport};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
+    server::runtime()?.block_on(serve())
+}
+
+async fn serve() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let (Some(address), Some(body)) = (arguments.next(), arguments.next()) else {
         return Err("usage: bare ADDRESS BODY [REDIS_URL]".into());
@@ -27,7 +37,23 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Route::new().at("/", get(make(move |_| fetch(redis.clone()))))
         }
     };
-    Ok(Server::new(TcpListener::bind(address)).run(routes).await?)
+    let routes = Arc::new(routes);
+    let service = move |request| {
+        let routes = routes.clone();
+        async move { routes.get_response(request).await }
+    };
+    let settings = transport::Settings {
+        header_timeout: Duration::from_secs(10),
+        keep_alive: Duration::from_secs(75),
+        connections: 10_000,
+        connections_per_address: 10_000,
+        proxies: vec![],
+        tls: None,
+        grace: Duration::ZERO,
+    };
+    let listener = TcpListener::bind(address).await?;
+    transport::serve(listener, settings, CancellationToken::new(), service).await;
+    Ok(())
 }
 
 async fn fetch(mut redis: MultiplexedConnection) -> poem::Result<Response> {

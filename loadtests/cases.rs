@@ -1,6 +1,11 @@
 //! What is run: a server, requests for it, and the level that must answer them.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    env, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use deadpool_redis::redis::cmd;
 use rand::seq::IndexedRandom;
@@ -29,8 +34,8 @@ const FROM_POSTGRES: [(&str, &str); 2] = [("CACHE_LOCAL_TTL", "1ms"), ("CACHE_TT
 pub(crate) struct Case {
     pub(crate) name: String,
     server: Kind,
-    tokens: PathBuf,
-    requests: PathBuf,
+    pub(crate) tokens: PathBuf,
+    pub(crate) requests: PathBuf,
     warm: Warm,
     /// A part of the connections is used: one in so many.
     one_in: u64,
@@ -91,6 +96,25 @@ pub(crate) async fn lookup(settings: &Settings, servers: &Servers) -> Result<(Ta
         table.compare(row, baseline);
     }
     Ok((table, cases))
+}
+
+/// The levels that answer without PostgreSQL, each with what it is compared with: bare servers, and ours.
+pub(crate) async fn levels(settings: &Settings, servers: &Servers) -> Result<[(Case, Case); 2]> {
+    let database = servers.database("few", 10, settings.users.unwrap_or(1_000)).await?;
+    let body = answer(servers, &database).await?;
+    // So few that all of them can be asked for before it is measured.
+    let ids: Vec<_> = database.users.iter().take(100).map(by_id).collect();
+    let files = Files { servers, database: &database };
+    Ok([
+        (
+            files.bare("bare poem, the same bytes", body.clone(), false)?,
+            files.case("by id, in the process", &FROM_MEMORY, "local", &ids, &ids)?,
+        ),
+        (
+            files.bare("bare poem, one GET from Redis", body, true)?,
+            files.case("by id, in Redis", &FROM_REDIS, "redis", &ids, &ids)?,
+        ),
+    ])
 }
 
 /// A thousand users beside a million.
@@ -192,7 +216,7 @@ impl Case {
     ) -> Result<Run> {
         cmd("FLUSHALL").exec_async(&mut servers.redis().await?).await?;
         let (metrics, connections) = (free_address()?, (settings.connections / self.one_in).max(1));
-        let process = self.start(servers, metrics).await?;
+        let process = self.start(servers, metrics, &[]).await?;
         let send = |lines: PathBuf, order, pause, seconds| {
             let requests = Requests { tokens: self.tokens.clone(), lines, order, pause };
             let address = process.address;
@@ -255,18 +279,39 @@ impl Case {
         }
     }
 
-    async fn start(&self, servers: &Servers, metrics: SocketAddr) -> Result<Process> {
+    /// The first requests, after which the level in question answers.
+    pub(crate) fn first(&self) -> &Path {
+        match &self.warm {
+            Warm::Fill(file, _) => file,
+            Warm::Once(_) => &self.requests,
+        }
+    }
+
+    /// Starts the server by the command `under`; none: by itself.
+    pub(crate) async fn start(
+        &self,
+        servers: &Servers,
+        metrics: SocketAddr,
+        under: &[&str],
+    ) -> Result<Process> {
         let address = free_address()?;
+        let begin = |name| -> Result<Command> {
+            let [first, more @ ..] = under else { return Ok(Command::new(program(name)?)) };
+            let mut command = Command::new(first);
+            command.args(more).arg(program(name)?);
+            Ok(command)
+        };
         let command = match &self.server {
             Kind::Bare { body, redis } => {
-                let mut command = Command::new(program("bare")?);
+                let mut command = begin("bare")?;
                 command.args([&address.to_string(), body]);
                 command.args(redis.then(|| servers.redis_url()));
                 command
             }
             Kind::Api { settings, .. } => {
-                let mut command = Command::new(program("tenantry")?);
-                command.arg("api").env_clear().envs(settings.iter().cloned()).current_dir(&servers.folder);
+                let mut command = begin("tenantry")?;
+                command.arg("api").env_clear().envs(env::var_os("PATH").map(|path| ("PATH", path)));
+                command.envs(settings.iter().cloned()).current_dir(&servers.folder);
                 command.env("LISTEN", address.to_string()).env("METRICS_LISTEN", metrics.to_string());
                 command
             }
@@ -307,7 +352,7 @@ async fn answer(servers: &Servers, database: &Database) -> Result<String> {
     let user = database.users.first().ok_or("no users")?;
     let files = Files { servers, database };
     let case = files.once("an answer", &database.users[..1])?;
-    let process = case.start(servers, free_address()?).await?;
+    let process = case.start(servers, free_address()?, &[]).await?;
     let tokens = fs::read_to_string(&database.tokens)?;
     let token = tokens.lines().nth(user.token - 1).ok_or("no token")?;
     let url = format!("http://{}/api/v1/users/{}", process.address, user.id);

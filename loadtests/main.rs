@@ -19,6 +19,7 @@ mod enumeration;
 mod export;
 mod figures;
 mod imports;
+mod instructions;
 mod limits;
 mod lists;
 mod process;
@@ -58,6 +59,9 @@ pub(crate) struct Settings {
     /// How often each case is run
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// No more than the first so many cases
+    #[arg(long, default_value_t = usize::MAX)]
+    cases: usize,
     /// How many pairs of a known and an unknown person are asked about
     #[arg(long, default_value_t = 1_000)]
     pairs: u64,
@@ -76,6 +80,8 @@ pub(crate) struct Settings {
 pub(crate) enum Question {
     /// Each level beside a bare server
     Lookup,
+    /// The same in instructions, counted by valgrind
+    Instructions,
     /// A thousand users beside a million
     Scale,
     /// People who exist beside people who do not
@@ -112,7 +118,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(settings: &Settings) -> Result<()> {
-    if matches!(settings.question, Question::Lookup | Question::Scale | Question::Auth | Question::Limits) {
+    use Question::{Auth, Instructions, Limits, Lookup, Scale};
+    if matches!(settings.question, Lookup | Instructions | Scale | Auth | Limits) {
         wrk::check()?;
     }
     let folder = std::env::temp_dir().join(format!("tenantry-load-{}", std::process::id()));
@@ -136,6 +143,7 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
     let (table, cases) = match settings.question {
         Question::Lookup => cases::lookup(settings, servers).await?,
         Question::Scale => cases::scale(settings, servers).await?,
+        Question::Instructions => return instructions::measure(settings, servers).await,
         Question::Enumeration => return enumeration::measure(settings, servers).await,
         Question::Auth => return Ok(auth::measure(settings, servers).await?.to_string()),
         Question::Bulk => return Ok(bulk::measure(settings, servers).await?.to_string()),
@@ -157,7 +165,7 @@ async fn by_turns(
     cases: &[cases::Case],
 ) -> Result<Table> {
     for round in 1..=settings.rounds {
-        for (row, case) in cases.iter().enumerate() {
+        for (row, case) in cases.iter().enumerate().take(settings.cases) {
             eprintln!("round {round} of {}: {}", settings.rounds, case.name);
             let mut run = case.run(settings, servers, round, &table).await;
             for _ in 1..TRIES {

@@ -37,8 +37,12 @@ impl Process {
         Ok(Self { address, child })
     }
 
+    pub(crate) fn pid(&self) -> Result<u32> {
+        Ok(self.child.id().ok_or("the server has ended")?)
+    }
+
     pub(crate) fn cpu(&self) -> Result<f64> {
-        cpu(self.child.id().ok_or("the server has ended")?)
+        cpu(self.pid()?)
     }
 
     /// The memory it has, in bytes.
@@ -53,8 +57,7 @@ impl Process {
 
     /// A number of bytes out of what the kernel says of it: proc(5).
     fn status(&self, name: &str) -> Result<f64> {
-        let pid = self.child.id().ok_or("the server has ended")?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or("no such line")?;
         Ok(kilobytes.trim().parse::<f64>()? * 1024.0)

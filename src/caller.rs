@@ -2,7 +2,7 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use poem::{PathPattern, Request, RequestBody};
+use poem::{PathPattern, Request, RequestBody, http::header};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaSecurityScheme, Registry},
@@ -54,7 +54,7 @@ impl Credential {
 
 /// The bearer token of a request.
 pub(crate) fn bearer(request: &Request) -> Option<&str> {
-    let (scheme, token) = request.header("authorization")?.split_once(' ')?;
+    let (scheme, token) = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 

@@ -24,10 +24,18 @@ use tenantry_accounts::{
 use tenantry_cache::planted::{self, Bug};
 use tenantry_workers::Mailer;
 
-use crate::{api, config::Config, error::sources, layers, migrate, state::State, transport};
+use crate::{api, config::Config, error::sources, layers::Layers, migrate, state::State, transport};
 
 /// Files that a process has open beside its connections.
 const OTHER_FILES: u64 = 200;
+
+/// What the program runs on.
+///
+/// # Errors
+/// When the system gives no threads.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
 
 /// Why a process stopped.
 #[derive(Debug, thiserror::Error)]
@@ -104,9 +112,10 @@ impl Bound {
     pub async fn serve(self, stop: CancellationToken) -> Result<(), ServeError> {
         let Self { state, listener, transport, .. } = self;
         let house = state.clone();
-        let routes = Arc::new(api::routes(&state));
+        let layers = Arc::new(Layers::new(state));
         let service = move |request| {
-            tenantry_cache::one_request(layers::around(state.clone(), routes.clone(), request))
+            let layers = layers.clone();
+            tenantry_cache::one_request(async move { layers.around(request).await })
         };
         let serve = transport::serve(listener, transport, stop.clone(), service);
         let served = following(&house.app, &stop, async {

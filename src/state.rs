@@ -1,10 +1,10 @@
 //! What a process works with, made once from the settings.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use tenantry_accounts::{
-    App, Settings,
+    App, House, Settings,
     db::Db,
     encryption::Key,
     passwords::Hasher,
@@ -38,9 +38,20 @@ const INVITATION_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a request waits for a database connection before it is told to come again.
 const POOL_WAIT: Duration = Duration::from_secs(1);
 
-/// What a process works with. Cheap to clone.
+/// What a process works with. Cheap to clone: each request has it.
 #[derive(Clone)]
-pub struct State {
+pub struct State(Arc<Parts>);
+
+impl Deref for State {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// The parts of a [`State`].
+pub struct Parts {
     /// The house.
     pub app: App,
     /// Of its own: whether the database answers must not depend on how busy we are.
@@ -91,7 +102,7 @@ impl State {
         let encryption_keys = encryption_keys::folder(&config);
         let made_key = encryption_keys.make_first()?;
         encryption_keys::load(&encryption_keys, &app.encryption)?;
-        Ok(Self {
+        Ok(Self(Arc::new(Parts {
             limits: Arc::new(Limits::new(&config, &app.cache)),
             probe: pool(config.database_url()?, 1, app.db.primary())?,
             app,
@@ -105,7 +116,7 @@ impl State {
             stripe: config.stripe()?,
             leaving: CancellationToken::new(),
             config: Arc::new(config),
-        })
+        })))
     }
 
     /// Says which keys are missing that secrets in the database need. Where this process has just made a key beside such
@@ -218,7 +229,7 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let primary = Primary::new(cache.clone(), config.database_epoch.is_some());
     let pool = pool(config.database_url()?, config.database_pool, &primary)?;
-    Ok(App {
+    Ok(App::new(House {
         db: Db::new(pool, primary),
         cache,
         passwords: Arc::new(Hasher::new(threads, config.password_hash)?),
@@ -227,7 +238,7 @@ pub(crate) fn app(config: &Config) -> Result<App, StartError> {
         entries: Arc::default(),
         lists: Arc::default(),
         settings: Arc::new(settings),
-    })
+    }))
 }
 
 /// Where the keys are that sign access tokens.

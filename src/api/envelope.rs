@@ -7,7 +7,7 @@ pub(crate) mod laws;
 use std::marker::PhantomData;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use chrono::{SecondsFormat, Utc};
+use chrono::Utc;
 use poem::{IntoResponse, Response};
 use poem_openapi::{
     ApiResponse, Object,
@@ -18,6 +18,7 @@ use poem_openapi::{
 use serde::Serialize;
 
 use super::idempotency::{Keep, Kept};
+use crate::clock;
 
 /// `{"success":true,"data":T,"message":"Success","timestamp":...}`; a list has `pagination` as well, a `P`.
 #[derive(Debug)]
@@ -89,7 +90,7 @@ impl<T, P> Envelope<T, P> {
             body.put_slice(pagination);
         }
         body.put_slice(br#","message":"Success","timestamp":""#);
-        body.put_slice(Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true).as_bytes());
+        body.put_slice(clock::now::<3>().as_ref());
         body.put_slice(br#""}"#);
         Self { body: body.freeze(), data: PhantomData }
     }

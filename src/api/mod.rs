@@ -36,8 +36,14 @@ mod user_stats;
 mod users;
 mod webhooks;
 
-use poem::{Endpoint, EndpointExt, IntoEndpoint, Response, Route, get};
-use poem_openapi::{OpenApiService, Tags};
+use std::collections::HashMap;
+
+use futures_util::future::BoxFuture;
+use poem::{EndpointExt, IntoEndpoint, Request, Response, Route, endpoint::BoxEndpoint, get, http::Method};
+use poem_openapi::{
+    OpenApi, OpenApiService, Tags,
+    registry::{MetaApi, Registry},
+};
 
 use crate::{openapi, state::State};
 
@@ -90,9 +96,9 @@ type OfUsers = (
     metadata::MetadataApi,
 );
 
-pub(crate) fn service() -> OpenApiService<Api, ()> {
+pub(crate) fn service() -> OpenApiService<Whole<Api>, ()> {
     OpenApiService::new(
-        (
+        Whole((
             auth::Auth,
             totp::Totp,
             (
@@ -113,19 +119,59 @@ pub(crate) fn service() -> OpenApiService<Api, ()> {
             billing::BillingApi,
             webhooks::Webhooks,
             jobs::Jobs,
-        ),
+        )),
         "SaaS Platform API",
         env!("CARGO_PKG_VERSION"),
     )
     .description("Multi-tenant SaaS application backend")
-    .server("/api/v1")
+    .server(PREFIX)
+}
+
+/// Where the operations are.
+pub(crate) const PREFIX: &str = "/api/v1";
+
+/// Operations at their whole paths. (Nested below another route, poem would match each path twice, and write URL and pattern anew
+/// for each request.)
+pub(crate) struct Whole<T>(T);
+
+impl<T: OpenApi> OpenApi for Whole<T> {
+    fn meta() -> Vec<MetaApi> {
+        T::meta()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn add_routes(self, routes: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {
+        let mut below = HashMap::new();
+        self.0.add_routes(&mut below);
+        routes.extend(below.into_iter().map(|(path, methods)| (format!("{PREFIX}{path}"), methods)));
+    }
 }
 
 /// Every path of the API's listener.
-pub(crate) fn routes(state: &State) -> impl Endpoint<Output = Response> + use<> {
+pub(crate) struct Routes {
+    operations: BoxEndpoint<'static>,
+    pages: BoxEndpoint<'static>,
+}
+
+impl Routes {
+    pub(crate) fn new(state: &State) -> Self {
+        Self { operations: service().into_endpoint(), pages: pages(state).boxed() }
+    }
+
+    /// Answers a request.
+    pub(crate) fn call(&self, request: Request) -> BoxFuture<'_, poem::Result<Response>> {
+        let is_operation = request.uri().path().starts_with(PREFIX);
+        if is_operation { self.operations.call(request) } else { self.pages.call(request) }
+    }
+}
+
+/// What is no operation.
+fn pages(state: &State) -> Route {
     let document = openapi::json();
     let mut routes = Route::new()
-        .nest("/api/v1", service())
         .at("/.well-known/jwks.json", get(auth::jwks))
         .at("/health", get(health::alive))
         .at("/health/ready", get(health::ready))
@@ -137,5 +183,5 @@ pub(crate) fn routes(state: &State) -> impl Endpoint<Output = Response> + use<> 
     if state.config.docs {
         routes = docs::mount(routes);
     }
-    routes.into_endpoint().map_to_response()
+    routes
 }

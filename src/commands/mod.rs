@@ -13,7 +13,7 @@ mod tenants;
 mod token;
 mod users;
 
-use std::{error::Error, io::IsTerminal, process::ExitCode, time::Duration};
+use std::{error::Error, process::ExitCode, time::Duration};
 
 use clap::{
     CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
@@ -25,10 +25,10 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::{
-    config::{Config, LogFormat},
+    config::Config,
+    log::Log,
     migrate, openapi, server,
     state::{self, State},
 };
@@ -105,7 +105,7 @@ pub fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let cli = Cli::read();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match server::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("tenantry: no runtime: {error}");
@@ -144,7 +144,7 @@ impl Cli {
     /// # Errors
     /// In words for the one who typed it.
     pub async fn run(self) -> Result {
-        log(&self.config, matches!(self.command, Command::Dev(_)))?;
+        let _log = Log::begin(&self.config, matches!(self.command, Command::Dev(_)))?;
         let config = self.config;
         match self.command {
             Command::Dev(dev) => dev.run(config).await,
@@ -181,20 +181,6 @@ fn variable_of(error: &clap::Error, command: &clap::Command) -> Option<String> {
     let name = flag.trim_start_matches("--").split([' ', '=']).next()?;
     let arg = command.get_arguments().find(|arg| arg.get_long() == Some(name))?;
     Some(arg.get_env()?.to_string_lossy().into_owned())
-}
-
-/// Logs go to standard error, so that what a command prints can be piped.
-fn log(config: &Config, dev: bool) -> Result {
-    let filter = EnvFilter::try_new(&config.rust_log).map_err(|_| {
-        format!("RUST_LOG: {:?} is no filter; try info or warn,tenantry=debug", config.rust_log)
-    })?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if dev || config.log_format == LogFormat::Pretty {
-        logs.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
-    } else {
-        logs.json().flatten_event(true).with_current_span(true).with_span_list(false).init();
-    }
-    Ok(())
 }
 
 async fn serve(config: Config, workers: bool) -> Result {
@@ -257,6 +243,7 @@ pub(crate) fn stopping(leaving: Option<(CancellationToken, Duration)>) -> std::i
         tracing::info!("stopping: what has begun is finished first; Ctrl-C again stops at once");
         stopped.cancel();
         interrupt.recv().await;
+        Log::flush();
         std::process::exit(130);
     });
     Ok(stop)

@@ -1,6 +1,9 @@
 //! What is read of a request before anything is done for it.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use poem::{
     Request,
@@ -9,8 +12,9 @@ use poem::{
 };
 use tenantry_accounts::Network;
 use tenantry_trace::Trace;
+use uuid::Uuid;
 
-use super::{body::STRIPE_WEBHOOK, trace};
+use super::{body::STRIPE_WEBHOOK, headers::REQUEST_ID, trace};
 use crate::{state::State, weighted::Weighted};
 
 /// Who is at the other end, as the limits and the list of sessions see it.
@@ -70,7 +74,7 @@ impl Asked {
     /// In which everything is logged that is done for it.
     pub(super) fn span(&self) -> tracing::Span {
         tracing::info_span!(
-            "request", request.id = %self.id(),
+            "request", request.id = self.id(),
             trace.id = %self.trace.trace_id(), span.id = %self.trace.span_id()
         )
     }
@@ -114,16 +118,24 @@ fn request_id(request: &Request) -> HeaderValue {
     let harmless = |id: &&str| {
         (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
     };
-    request
-        .header("x-request-id")
-        .filter(harmless)
-        .and_then(|id| HeaderValue::from_str(id).ok())
-        .or_else(|| HeaderValue::from_str(&uuid::Uuid::now_v7().to_string()).ok())
+    let theirs = request.headers().get(REQUEST_ID);
+    theirs
+        .filter(|id| id.to_str().is_ok_and(|id| harmless(&id)))
+        .cloned()
+        .or_else(|| HeaderValue::from_str(new_id().hyphenated().encode_lower(&mut [0; 36])).ok())
         .unwrap_or(HeaderValue::from_static("none"))
 }
 
+/// A UUID of version 7. (`Uuid::now_v7` asks the system for each.)
+fn new_id() -> Uuid {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let millis = u64::try_from(now.as_millis()).unwrap_or_default();
+    uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
+}
+
 fn user_agent(request: &Request) -> String {
-    request.header("user-agent").unwrap_or_default().chars().take(200).collect()
+    let line = request.headers().get(header::USER_AGENT).and_then(|line| line.to_str().ok());
+    line.unwrap_or_default().chars().take(200).collect()
 }
 
 fn address(state: &State, request: &Request) -> Option<IpAddr> {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use poem::{Request, http::Method};
+use poem::{
+    Request,
+    http::{Method, header},
+};
 use tokio::io::AsyncReadExt;
 
 use super::slow_body::Awaited;
@@ -36,7 +39,10 @@ pub(super) fn deadline(request: &Request) -> Duration {
 /// GET.) `awaited` learns whether the client is waited for.
 pub(super) fn limit(state: &State, request: &mut Request, awaited: &Awaited) -> poem::Result<()> {
     let limit = if is_upload(request) { state.config.import_max_bytes } else { body_limit(request) as u64 };
-    let declared = request.header("content-length").and_then(|length| length.parse::<u64>().ok());
+    let declared = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > limit) {
         return Err(poem::error::SizedLimitError::PayloadTooLarge.into());
     }

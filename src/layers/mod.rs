@@ -8,89 +8,94 @@ mod headers;
 mod slow_body;
 mod timing;
 mod trace;
+mod traffic;
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
-use poem::{
-    Endpoint, PathPattern, Request, Response,
-    http::{Method, StatusCode},
-};
+use poem::{PathPattern, Request, Response, http::StatusCode};
 use tenantry_trace::Work;
 use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
-use self::{admission::Admission, asked::Asked, slow_body::Awaited};
+use self::{admission::Admission, asked::Asked, slow_body::Awaited, traffic::Traffic};
 pub(crate) use self::{asked::Client, body::is_too_large};
-use crate::{error::ApiError, state::State};
+use crate::{api::Routes, error::ApiError, state::State};
 
-/// Serves one request with `routes`, from its first line to its last header. Never fails.
-pub(crate) async fn around<E: Endpoint<Output = Response>>(
+/// What is around the routes.
+pub(crate) struct Layers {
     state: State,
-    routes: Arc<E>,
-    request: Request,
-) -> Response {
-    let start = Instant::now();
-    let asked = Asked::of(&state, &request);
-    let (span, work) = (asked.span(), Work::new(asked.trace));
-    let mut admission = Admission::default();
-    let answer = in_time(&state, routes.as_ref(), request, &asked, &mut admission);
-    let answer = AssertUnwindSafe(tenantry_trace::within(work.clone(), answer).instrument(span.clone()))
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|_| {
-            tracing::error!(parent: &span, "a handler panicked");
-            Err(ApiError::internal().into())
-        });
-    let (route, mut response) = match answer {
-        Ok(response) => (response.data::<PathPattern>().map(route), response),
-        Err(error) => {
-            let route = error.data::<PathPattern>().map(route);
-            let error = span.in_scope(|| ApiError::from(error));
-            (route, error.into_response(asked.id(), asked.problem_details))
-        }
-    };
-    let (route, took) = (route.as_deref().unwrap_or("unknown"), start.elapsed());
-    tell(&span, &asked, &admission, route, response.status(), took);
-    headers::finish(&mut response, &state, asked, admission, (&work, took));
-    response
+    routes: Routes,
+    traffic: Traffic,
 }
 
-/// The answer, or that it took too long: whatever a database or a Redis that hangs does, the client gets one. Changes go on to
-/// their end.
-async fn in_time<E: Endpoint<Output = Response>>(
-    state: &State,
-    routes: &E,
-    request: Request,
-    asked: &Asked,
-    admission: &mut Admission,
-) -> poem::Result<Response> {
-    let (deadline, body) = (body::deadline(&request), Awaited::default());
-    let answer = answer(state, routes, request, asked, admission, &body);
-    timeout(deadline, answer).await.unwrap_or_else(|_| Err(late(&body).into()))
-}
-
-async fn answer<E: Endpoint<Output = Response>>(
-    state: &State,
-    routes: &E,
-    mut request: Request,
-    asked: &Asked,
-    admission: &mut Admission,
-    body: &Awaited,
-) -> poem::Result<Response> {
-    let credential = admission::admit(state, asked, &request, admission).await?;
-    if asked.is_preflight {
-        return Ok(Response::builder().status(StatusCode::NO_CONTENT).finish());
+impl Layers {
+    pub(crate) fn new(state: State) -> Self {
+        Self { routes: Routes::new(&state), state, traffic: Traffic::default() }
     }
-    request.set_data(credential);
-    request.set_data(asked.client.clone());
-    request.set_data(state.clone());
-    body::limit(state, &mut request, body)?;
-    routes.call(request).await
+
+    /// Serves one request, from its first line to its last header. Never fails.
+    pub(crate) async fn around(&self, request: Request) -> Response {
+        let start = Instant::now();
+        let asked = Asked::of(&self.state, &request);
+        let (span, work) = (asked.span(), Work::new(asked.trace));
+        let mut admission = Admission::default();
+        let answer = self.in_time(request, &asked, &mut admission);
+        let answer = AssertUnwindSafe(tenantry_trace::within(work.clone(), answer).instrument(span.clone()))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| {
+                tracing::error!(parent: &span, "a handler panicked");
+                Err(ApiError::internal().into())
+            });
+        let (pattern, mut response) = match answer {
+            Ok(mut response) => (response.extensions_mut().remove::<PathPattern>(), response),
+            Err(error) => {
+                let pattern = error.data::<PathPattern>().cloned();
+                let error = span.in_scope(|| ApiError::from(error));
+                (pattern, error.into_response(asked.id(), asked.problem_details))
+            }
+        };
+        let took = start.elapsed();
+        let route = self.traffic.count(pattern.as_ref(), &asked.method, response.status(), took);
+        tell(&span, &asked, &admission, &route, response.status(), took);
+        headers::finish(&mut response, &self.state, asked, admission, (&work, took));
+        response
+    }
+
+    /// The answer, or that it took too long: whatever a database or a Redis that hangs does, the client gets one. Changes go on
+    /// to their end.
+    async fn in_time(
+        &self,
+        request: Request,
+        asked: &Asked,
+        admission: &mut Admission,
+    ) -> poem::Result<Response> {
+        let (deadline, body) = (body::deadline(&request), Awaited::default());
+        let answer = timeout(deadline, self.answer(request, asked, admission, &body));
+        answer.await.unwrap_or_else(|_| Err(late(&body).into()))
+    }
+
+    async fn answer(
+        &self,
+        mut request: Request,
+        asked: &Asked,
+        admission: &mut Admission,
+        body: &Awaited,
+    ) -> poem::Result<Response> {
+        let credential = admission::admit(&self.state, asked, &request, admission).await?;
+        if asked.is_preflight {
+            return Ok(Response::builder().status(StatusCode::NO_CONTENT).finish());
+        }
+        request.set_data(credential);
+        request.set_data(asked.client.clone());
+        request.set_data(self.state.clone());
+        body::limit(&self.state, &mut request, body)?;
+        self.routes.call(request).await
+    }
 }
 
 fn late(body: &Awaited) -> ApiError {
@@ -101,37 +106,15 @@ fn late(body: &Awaited) -> ApiError {
     }
 }
 
-/// Counts the request, and writes its line.
+/// Writes the request's line.
 fn tell(span: &Span, asked: &Asked, admission: &Admission, route: &str, status: StatusCode, took: Duration) {
-    let method = known(&asked.method);
-    metrics::counter!("tenantry_http_requests_total", "route" => route.to_owned(), "method" => method, "status" => status.as_str().to_owned()).increment(1);
-    metrics::histogram!("tenantry_http_request_duration_seconds", "route" => route.to_owned())
-        .record(took.as_secs_f64());
+    let method = traffic::known(&asked.method);
     // The pattern and not the path: a path may carry what nobody should read.
     tracing::info!(
         parent: span,
         http.method = method, http.route = route, http.status = status.as_u16(),
-        duration.ms = took.as_secs_f64() * 1e3, user.id = admission.user.map(tracing::field::display),
+        duration.ms = took.as_micros() as f64 / 1e3, user.id = admission.user.map(tracing::field::display),
         api_key.id = admission.api_key.map(tracing::field::display),
         "{method} {route} {}", status.as_u16()
     );
-}
-
-/// The pattern of a path as the document writes it. (poem-openapi calls the parameters `param0` and `param1`.)
-fn route(pattern: &PathPattern) -> String {
-    pattern.0.replace(":param0", "{id}").replace(":param1", "{project_id}")
-}
-
-/// A method as a metric's label: the known ones, so that clients cannot make labels up.
-fn known(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::PATCH => "PATCH",
-        Method::DELETE => "DELETE",
-        Method::OPTIONS => "OPTIONS",
-        _ => "other",
-    }
 }

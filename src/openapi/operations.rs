@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{each_operation, framework, members};
-use crate::operations::{self, Who};
-
-/// Where the operations of the framework are.
-const PREFIX: &str = "/api/v1";
+use crate::{
+    api::PREFIX,
+    operations::{self, Who},
+};
 
 /// Method, path and id of every operation below `/api/v1`.
 pub(crate) fn operations() -> Vec<(String, String, String)> {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use http_body_util::combinators::BoxBody;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -173,10 +173,10 @@ where
         let (local, remote) =
             (LocalAddr(Addr::SocketAddr(self.local)), RemoteAddr(Addr::SocketAddr(self.peer)));
         let answer = (self.service)((request, local, remote, self.scheme.clone()).into());
-        Box::pin(async move {
-            let answer: http::Response<BoxBody<Bytes, io::Error>> = answer.await.into();
+        Box::pin(answer.map(|answer| {
+            let answer: http::Response<BoxBody<Bytes, io::Error>> = answer.into();
             Ok(answer.map(|body| Answer::new(body, busy)))
-        })
+        }))
     }
 }
 

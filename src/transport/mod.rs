@@ -53,12 +53,8 @@ pub struct Settings {
 
 /// Serves HTTP/1.1 and HTTP/2 until `stop`: by ALPN over TLS, and by what the client begins with over plain TCP. Then what was
 /// begun is finished.
-pub(crate) async fn serve<S, F>(
-    listener: TcpListener,
-    settings: Settings,
-    stop: CancellationToken,
-    service: S,
-) where
+pub async fn serve<S, F>(listener: TcpListener, settings: Settings, stop: CancellationToken, service: S)
+where
     S: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {

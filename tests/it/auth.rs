@@ -218,9 +218,8 @@ async fn unverified_people_stay_out_where_that_is_required() {
     let strict = {
         let mut arguments = app.state.app.settings.as_ref().clone();
         arguments.require_verified_email = true;
-        let mut inner = app.state.app.clone();
-        inner.settings = std::sync::Arc::new(arguments);
-        inner
+        let settings = std::sync::Arc::new(arguments);
+        tenantry_accounts::App::new(tenantry_accounts::House { settings, ..(*app.state.app).clone() })
     };
     let email = tenantry_accounts::fields::FromText::from_text("admin@example.org").unwrap();
     let password = tenantry_accounts::fields::FromText::from_text(PASSWORD).unwrap();

@@ -146,7 +146,10 @@ async fn the_log_lines_of_a_request_and_of_its_jobs_have_one_trace() {
     let body = json!({"email": "grace@example.org", "name": "Grace"});
     let response = request.json(&body).header("traceparent", traceparent()).send().await.unwrap();
     assert_eq!(response.status(), StatusCode::CREATED);
-    let (answered, api) = (response.headers()["traceresponse"].to_str().unwrap(), lines(&cluster.log(0)));
+    let answered = response.headers()["traceresponse"].to_str().unwrap();
+    // Lines are written a moment after what they tell of.
+    eventually(Duration::from_secs(1), || async { !lines(&cluster.log(0)).is_empty() }).await;
+    let api = lines(&cluster.log(0));
     let span = api.last().unwrap()["span"]["span.id"].as_str().unwrap();
     assert_eq!(answered, format!("00-{ID}-{span}-01"));
 

@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn what_the_fuzzer_begins_with_keeps_its_law() {
-        let laws: [(&str, fn(&[u8])); 4] = [
+        type Law = fn(&[u8]);
+        let laws: [(&str, Law); 4] = [
             ("cursor", super::cursor),
             ("token", super::token),
             ("api_key", super::api_key),

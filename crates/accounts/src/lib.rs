@@ -36,16 +36,35 @@ pub mod tokens;
 pub mod users;
 pub mod verification;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 pub use error::{Error, Result};
 pub use id::{ApiKeyId, ImportId, InvitationId, SessionId, SubscriptionId, TenantId, UserId};
 pub use network::Network;
 use tenantry_cache::Cache;
 
-/// What every part of the house works with. Cheap to clone.
+/// What every part of the house works with. Cheap to clone: look-ups take it along.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<House>);
+
+impl App {
+    /// Of these parts.
+    pub fn new(house: House) -> Self {
+        Self(Arc::new(house))
+    }
+}
+
+impl Deref for App {
+    type Target = House;
+
+    fn deref(&self) -> &House {
+        &self.0
+    }
+}
+
+/// The parts of an [`App`].
+#[derive(Clone)]
+pub struct House {
     /// The primary.
     pub db: db::Db,
     /// User look-ups.

@@ -13,8 +13,8 @@ task_local! {
 /// Does the work of one request, whose waits for Redis are one budget whoever causes them: what is
 /// [charged](charge_request) to it is not left for look-ups. Tasks that it starts are not part of it, unless it is
 /// [said](of_this_request) that it waits for them.
-pub async fn one_request<T>(work: impl Future<Output = T>) -> T {
-    SPENT.scope(Cell::default(), work).await
+pub fn one_request<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    SPENT.scope(Cell::default(), work)
 }
 
 /// `work` as a part of the request that calls this, to be done by another task: it has what the request has left to wait.

@@ -55,7 +55,7 @@ use crate::{
     era::Era,
     floors::Floors,
     local::Local,
-    read::{count, count_failure, count_read},
+    read::{Counts, count_failure},
     redis::{Redis, Run, Times, keep},
     timeline::Timeline,
 };
@@ -91,6 +91,7 @@ struct Inner {
     /// Tokens are this node's name and a number that is never used twice.
     node: Uuid,
     tokens: AtomicU64,
+    counts: Counts,
 }
 
 /// Why a cache could not be set up. The message never holds the URL, which may hold a password.
@@ -154,7 +155,9 @@ impl Cache {
         let absences = Absences::new(if absent.is_zero() { 0 } else { settings.absent_per_second });
         let (node, tokens) = (Uuid::new_v4(), AtomicU64::new(0));
         let redis_kept = redis.clone();
-        let inner = Arc::new(Inner { settings, era, timeline, floors, absences, redis, node, tokens });
+        let counts = Counts::default();
+        let inner = Inner { settings, era, timeline, floors, absences, redis, node, tokens, counts };
+        let inner = Arc::new(inner);
         if let Some(redis) = redis_kept {
             tokio::spawn(keep(Arc::downgrade(&inner), redis));
         }
@@ -187,7 +190,7 @@ impl Cache {
         E: Send + Sync + 'static,
     {
         let result = self.0.read(*key, min, load).await;
-        count(&result);
+        self.0.counts.count(&result);
         result
     }
 
@@ -207,7 +210,7 @@ impl Cache {
     {
         let reads = self.0.read_many(keys, load).await;
         match &reads {
-            Ok(reads) => reads.iter().for_each(count_read),
+            Ok(reads) => reads.iter().for_each(|read| self.0.counts.count_read(read)),
             Err(_) => count_failure("failed"),
         }
         reads

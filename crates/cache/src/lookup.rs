@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::{Inner, Key, Loaded, Pointer, Read, ReadError, budget::Budget, era::Era, planted, read::count};
+use crate::{Inner, Key, Loaded, Pointer, Read, ReadError, budget::Budget, era::Era, planted};
 
 /// A look-up by something other than the id; [`Cache::look_up`](crate::Cache::look_up) makes it. All it asks of Redis
 /// shares one budget.
@@ -69,7 +69,7 @@ impl Lookup {
     {
         let budget = self.budget.clone();
         let result = self.budget.charge(self.cache.read_past_local(*key, None, load, budget)).await;
-        count(&result);
+        self.cache.counts.count(&result);
         result
     }
 

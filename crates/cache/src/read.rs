@@ -3,11 +3,12 @@
 use std::{
     any::Any,
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
 use bytes::Bytes;
+use metrics::Counter;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -98,7 +99,8 @@ impl Inner {
             None => false,
         };
         let budget = Budget::of_request(self.settings.redis_budget);
-        let mut read = self.read_past_local(key, min, load, budget).await?;
+        // In a place of its own, so that those who find something in the process do not carry it along.
+        let mut read = Box::pin(self.read_past_local(key, min, load, budget)).await?;
         read.bypassed |= holds_less && read.level == Level::Postgres;
         Ok(read)
     }
@@ -310,20 +312,33 @@ enum Asked {
     MayNotFill,
 }
 
-/// Counts a read by who answered it, and with what.
-pub(crate) fn count<E>(result: &Result<Read, ReadError<E>>) {
-    match result {
-        Ok(read) => {
-            if read.bypassed {
-                count_bypass();
+/// Reads by who answered them, and with what. What is found again and again is looked up once among the metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Counts([[OnceLock<Counter>; 3]; 3]);
+
+impl Counts {
+    pub(crate) fn count<E>(&self, result: &Result<Read, ReadError<E>>) {
+        match result {
+            Ok(read) => {
+                if read.bypassed {
+                    count_bypass();
+                }
+                self.count_read(read);
             }
-            count_read(read);
+            Err(ReadError::VersionNotReached) => {
+                count_bypass();
+                count_failure("version_not_reached");
+            }
+            Err(ReadError::Load(_) | ReadError::Gone) => count_failure("failed"),
         }
-        Err(ReadError::VersionNotReached) => {
-            count_bypass();
-            count_failure("version_not_reached");
-        }
-        Err(ReadError::Load(_) | ReadError::Gone) => count_failure("failed"),
+    }
+
+    pub(crate) fn count_read(&self, read: &Read) {
+        let (place, outcome) = match &read.entry {
+            None => (0, "absent"),
+            Some(entry) => (1 + entry.state as usize, entry.state.name()),
+        };
+        self.0[read.level as usize][place].get_or_init(|| counter(read.level, outcome)).increment(1);
     }
 }
 
@@ -332,17 +347,12 @@ fn count_bypass() {
     metrics::counter!("tenantry_cache_bypassed_total").increment(1);
 }
 
-pub(crate) fn count_read(read: &Read) {
-    add(read.level, read.entry.as_ref().map_or("absent", |entry| entry.state.name()));
-}
-
 pub(crate) fn count_failure(outcome: &'static str) {
-    add(Level::Postgres, outcome);
+    counter(Level::Postgres, outcome).increment(1);
 }
 
-fn add(level: Level, outcome: &'static str) {
+fn counter(level: Level, outcome: &'static str) -> Counter {
     metrics::counter!("tenantry_cache_reads_total", "level" => level.name(), "outcome" => outcome)
-        .increment(1);
 }
 
 impl Level {

@@ -120,14 +120,23 @@ impl fmt::Display for Trace {
 
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        digits(&self.0.to_be_bytes(), &mut [0; 32], f)
     }
 }
 
 impl fmt::Display for SpanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        digits(&self.0.to_be_bytes(), &mut [0; 16], f)
     }
+}
+
+/// Writes all digits of a number, into `room` first: each request has several such numbers, and the standard library takes its time.
+fn digits(number: &[u8], room: &mut [u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    for (two, byte) in room.chunks_exact_mut(2).zip(number) {
+        two.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+    f.write_str(std::str::from_utf8(room).unwrap_or_default())
 }
 
 /// What tasks work for: a request, an attempt of a job.
@@ -160,8 +169,8 @@ pub fn current() -> Option<Trace> {
 }
 
 /// Does something of `work`.
-pub async fn within<F: Future>(work: Work, something: F) -> F::Output {
-    CURRENT.scope(work, something).await
+pub fn within<F: Future>(work: Work, something: F) -> impl Future<Output = F::Output> {
+    CURRENT.scope(work, something)
 }
 
 /// `something` as it is to be spawned: of the work that this task does, and in its span.

@@ -1,0 +1,45 @@
+//! The log: one line for each request and whatever else is to be said, to standard error, so that what a command prints can be piped.
+
+mod json;
+mod lines;
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, LogFormat};
+
+/// Writes what has been said so far, when it is told and when it goes.
+#[must_use]
+pub(crate) struct Log(());
+
+impl Log {
+    /// Begins it as the settings say; for people in `tenantry dev`.
+    ///
+    /// # Errors
+    /// When the filter cannot be read.
+    pub(crate) fn begin(config: &Config, dev: bool) -> Result<Self, String> {
+        let filter = EnvFilter::try_new(&config.rust_log).map_err(|_| {
+            format!("RUST_LOG: {:?} is no filter; try info or warn,tenantry=debug", config.rust_log)
+        })?;
+        let lines = lines::start().map_err(|error| format!("no thread for the log: {error}"))?;
+        let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
+        if dev || config.log_format == LogFormat::Pretty {
+            logs.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
+        } else {
+            logs.fmt_fields(json::Json).event_format(json::Json).init();
+        }
+        Ok(Self(()))
+    }
+
+    /// Waits until all of it is written.
+    pub(crate) fn flush() {
+        lines::flush();
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        Self::flush();
+    }
+}
