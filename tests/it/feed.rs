@@ -126,7 +126,8 @@ async fn what_is_revoked_after_a_crash_is_heard_of_though_ids_of_transactions_co
     client.batch_execute("rollback").await.unwrap();
     both_have_looked(&client).await;
     signal(server.pid().unwrap(), "QUIT");
-    signal(writer, "CONT");
+    // Let go, it would do its work before it hears of this.
+    signal(writer, "KILL");
     server.stop().await;
     let server = postgres::start(&home, postgres::Use::Dev).await.unwrap();
     let client = connect(&superuser).await;

@@ -1,9 +1,14 @@
 //! What panics is a fault of ours like any other: it is answered, told to nobody but the log, and nobody else is harmed.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::node::{Answer, Cluster};
+use crate::{
+    app::eventually,
+    node::{Answer, Cluster},
+};
 
 const KINDS: [&str; 2] = ["application/json", "application/problem+json"];
 
@@ -44,9 +49,13 @@ async fn a_handler_that_panics_is_answered_and_its_connection_goes_on() {
         let next = client.look_up(*user).await;
         assert_eq!((next.status, next.json()["data"]["id"].as_str()), (200, Some(user.to_string().as_str())));
 
-        let log = cluster.log(0);
-        let mut lines = log.lines().filter(|line| line.contains("a handler panicked"));
-        assert!(lines.any(|line| line.contains(&answer.headers["x-request-id"])), "{log}");
+        let id = &answer.headers["x-request-id"];
+        // Lines are written a few milliseconds later.
+        eventually(Duration::from_secs(1), || async {
+            let log = cluster.log(0);
+            log.lines().any(|line| line.contains("a handler panicked") && line.contains(id))
+        })
+        .await;
     }
     let faults = cluster.nodes[0].metric("tenantry_http_requests_total", "status=\"500\"").await;
     assert_eq!(faults, 2.0);
