@@ -24,7 +24,8 @@ mod tests {
 
     #[test]
     fn what_the_fuzzer_begins_with_keeps_its_law() {
-        let laws: [(&str, fn(&[u8])); 7] = [
+        type Law = fn(&[u8]);
+        let laws: [(&str, Law); 7] = [
             ("access_token", super::access_token),
             ("condition", super::condition),
             ("forwarded_for", super::forwarded_for),
