@@ -5,13 +5,12 @@ use std::{fs, sync::Arc, time::Duration};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
-use tokio::process::Command;
 use uuid::Uuid;
 
 use crate::{
     Result, Settings,
     figures::Figures,
-    process::{Process, free_address, program},
+    process::Process,
     rate::{Answered, Ask, as_fast_as_can_be, ask},
     servers::{Database, Servers},
     walls,
@@ -52,16 +51,17 @@ pub(crate) async fn measure(settings: &Settings, servers: &Servers) -> Result<Fi
     Ok(figures)
 }
 
-struct Person {
-    tenant: Uuid,
-    id: Uuid,
-    email: String,
+#[derive(Clone)]
+pub(crate) struct Person {
+    pub(crate) tenant: Uuid,
+    pub(crate) id: Uuid,
+    pub(crate) email: String,
     /// Of the tenant's administrator, and its line in the file of tokens.
-    token: String,
+    pub(crate) token: String,
     line: usize,
 }
 
-fn people(database: &Database) -> Result<Vec<Person>> {
+pub(crate) fn people(database: &Database) -> Result<Vec<Person>> {
     let tokens = fs::read_to_string(&database.tokens)?;
     let tokens: Vec<_> = tokens.lines().collect();
     let person = |user: &crate::servers::User| -> Result<Person> {
@@ -83,14 +83,9 @@ fn time(settings: &Settings) -> Duration {
 }
 
 async fn start(servers: &Servers, database: &Database, different: &[(&str, &str)]) -> Result<Process> {
-    let address = free_address()?;
-    let mut command = Command::new(program("tenantry")?);
-    command.arg("api").env_clear().envs(database.settings.iter().cloned()).current_dir(&servers.folder);
-    command.env("LISTEN", address.to_string());
     // Whoever measures comes from one address and signs in as few people; what limits do is not asked here.
-    command.env("RATE_LIMIT_IP", "off").env("RATE_LIMIT_LOGIN", "off");
-    command.envs(different.iter().copied());
-    Process::start(command, address, &servers.folder.join("auth.log")).await
+    let limits = [("RATE_LIMIT_IP", "off"), ("RATE_LIMIT_LOGIN", "off")];
+    servers.tenantry(database, "api", &[&limits, different].concat(), "auth").await
 }
 
 /// Signs everybody in by turns.

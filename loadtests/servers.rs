@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::{
     Result,
-    process::{cpu, cpu_of_family, program},
+    process::{Process, cpu, cpu_of_family, free_address, program},
 };
 
 pub(crate) struct Servers {
@@ -159,13 +159,28 @@ impl Servers {
         Ok(Database { settings, tokens, users, seeded_in })
     }
 
+    /// Starts the program in a role on a database, with settings that differ; what it says goes to the log of that name.
+    pub(crate) async fn tenantry(
+        &self,
+        database: &Database,
+        role: &str,
+        different: &[(&str, &str)],
+        log: &str,
+    ) -> Result<Process> {
+        let address = free_address()?;
+        let mut command = Command::new(program("tenantry")?);
+        command.arg(role).env_clear().envs(database.settings.iter().cloned()).current_dir(&self.folder);
+        command.env("LISTEN", address.to_string()).envs(different.iter().copied());
+        Process::start(command, address, &self.folder.join(log).with_extension("log")).await
+    }
+
     /// The first API that starts makes the key that tokens are signed with.
     async fn make_key(&self, settings: &[(&'static str, String)]) -> Result<()> {
-        let address = crate::process::free_address()?;
+        let address = free_address()?;
         let mut command = Command::new(program("tenantry")?);
         command.arg("api").env_clear().envs(settings.iter().cloned()).env("LISTEN", address.to_string());
         command.current_dir(&self.folder);
-        crate::process::Process::start(command, address, &self.folder.join("key.log")).await?.stop().await
+        Process::start(command, address, &self.folder.join("key.log")).await?.stop().await
     }
 }
 

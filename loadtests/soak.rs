@@ -8,15 +8,12 @@ use std::{
 
 use reqwest::Client;
 use serde_json::json;
-use tokio::{
-    process::Command,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
     Result, Settings,
     figures::Figures,
-    process::{Process, free_address, program},
+    process::{Process, free_address},
     rate::{Answered, Ask, ask},
     servers::{Database, Servers},
 };
@@ -44,22 +41,21 @@ pub(crate) async fn measure(settings: &Settings, servers: &Servers) -> Result<Fi
     ));
     let database = servers.database("soak", 1, users + 1).await?;
     let token = fs::read_to_string(&database.tokens)?.lines().next().ok_or("no token")?.to_owned();
-    let (address, metrics) = (free_address()?, free_address()?);
-    let mut command = Command::new(program("tenantry")?);
-    command.arg("api").env_clear().envs(database.settings.iter().cloned()).current_dir(&servers.folder);
-    // Long enough that all are there at once.
-    command
-        .env("LISTEN", address.to_string())
-        .env("METRICS_LISTEN", metrics.to_string())
-        .env("CACHE_LOCAL_TTL", "1h")
-        .env("RATE_LIMIT_CALLER", "off");
-    let node = Process::start(command, address, &servers.folder.join("soak.log")).await?;
+    let metrics = free_address()?;
+    let listen = metrics.to_string();
+    let settings_of_it = [
+        ("METRICS_LISTEN", listen.as_str()),
+        // Long enough that all are there at once.
+        ("CACHE_LOCAL_TTL", "1h"),
+        ("RATE_LIMIT_CALLER", "off"),
+    ];
+    let node = servers.tenantry(&database, "api", &settings_of_it, "soak").await?;
     figures.add(MEMORY, "started", "MiB", node.memory()? / MIB);
     cache_all(&node, metrics, &database, &token).await?;
     figures.add(MEMORY, format!("{users} users cached"), "MiB", node.memory()? / MIB);
 
     let time = Duration::from_secs(settings.seconds);
-    let load = ask(address, RATE, time, CONNECTIONS, mixed(&database, &token));
+    let load = ask(node.address, RATE, time, CONNECTIONS, mixed(&database, &token));
     let (answers, curve) = tokio::join!(load, memory_over(time, &node));
     let (answers, curve) = (answers?, curve?);
     let quarter = |n: usize| median(&curve[curve.len() * n / 4..curve.len() * (n + 1) / 4]);

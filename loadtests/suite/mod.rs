@@ -10,16 +10,13 @@ mod scenarios;
 use std::{
     collections::BTreeMap,
     fmt, fs,
-    path::Path,
     time::{Duration, Instant},
 };
-
-use tokio::process::Command;
 
 use self::scenarios::Scenario;
 use crate::{
     Result, Settings,
-    process::{Process, cpu, free_address, program},
+    process::{Process, cpu},
     provenance::provenance,
     rate::{Answered, ask},
     servers::{Database, Servers},
@@ -199,12 +196,7 @@ async fn start(
     different: &[(&str, &str)],
     log: &str,
 ) -> Result<Process> {
-    let address = free_address()?;
-    let mut command = Command::new(program("tenantry")?);
-    command.arg(role).env_clear().envs(database.settings.iter().cloned()).current_dir(&servers.folder);
-    command.env("LISTEN", address.to_string()).env("SMTP_URL", "smtp://127.0.0.1:1");
     // Whoever measures comes from one address.
-    command.env("RATE_LIMIT_LOGIN", "off").envs(different.iter().copied());
-    let log = servers.folder.join(log).with_extension("log");
-    Process::start(command, address, Path::new(&log)).await
+    let settings = [("SMTP_URL", "smtp://127.0.0.1:1"), ("RATE_LIMIT_LOGIN", "off")];
+    servers.tenantry(database, role, &[&settings, different].concat(), log).await
 }

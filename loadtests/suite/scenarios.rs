@@ -1,7 +1,6 @@
 //! What is asked for, how often, and how it should be answered.
 
 use std::{
-    fs,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,11 +11,10 @@ use hmac::{Hmac, Mac};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use serde_json::json;
 use sha2::Sha256;
-use uuid::Uuid;
 
 use crate::{
     Result,
-    auth::PASSWORD,
+    auth::{PASSWORD, Person, people},
     rate::Ask,
     servers::{Database, Servers},
 };
@@ -48,19 +46,8 @@ pub(super) struct Scenario {
     pub(super) after: Option<After>,
 }
 
-/// Somebody, and the token of his tenant's administrator.
-#[derive(Clone)]
-struct Person {
-    id: Uuid,
-    email: String,
-    tenant: String,
-    token: Arc<str>,
-}
-
-impl Person {
-    fn path(&self) -> String {
-        format!("/api/v1/users/{}", self.id)
-    }
+fn path(person: &Person) -> String {
+    format!("/api/v1/users/{}", person.id)
 }
 
 type People = Arc<Vec<Person>>;
@@ -75,17 +62,11 @@ fn chance(n: u64) -> SmallRng {
 }
 
 fn look_up(person: &Person) -> Ask {
-    Ask::get(person.path(), &person.token)
+    Ask::get(path(person), &person.token)
 }
 
 pub(super) fn all(database: &Database) -> Result<Vec<Scenario>> {
-    let tokens = fs::read_to_string(&database.tokens)?;
-    let tokens: Vec<Arc<str>> = tokens.lines().map(Into::into).collect();
-    let person = |user: &crate::servers::User| -> Result<Person> {
-        let token = tokens.get(user.token - 1).ok_or("no token")?.clone();
-        Ok(Person { id: user.id, email: user.email.clone(), tenant: user.tenant.clone(), token })
-    };
-    let people: People = Arc::new(database.users.iter().map(person).collect::<Result<_>>()?);
+    let people: People = Arc::new(people(database)?);
     let hot: People = Arc::new(people.iter().take(HOT).cloned().collect());
     Ok(vec![
         with(&hot, plain("hot", "look-ups of a thousand users", 2_000.0, 30.0), |hot, n| look_up(at(hot, n))),
@@ -131,7 +112,7 @@ pub(super) fn all(database: &Database) -> Result<Vec<Scenario>> {
         with(&hot, plain("mixed", "look-ups, and of twenty requests a change", 500.0, 100.0), |hot, n| {
             let who = at(hot, n);
             match n % 20 {
-                0 => Ask::send("PATCH", &who.path(), &who.token, &json!({"name": format!("Name {n}")})),
+                0 => Ask::send("PATCH", &path(who), &who.token, &json!({"name": format!("Name {n}")})),
                 _ => look_up(who),
             }
         }),
