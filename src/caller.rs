@@ -2,21 +2,26 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use poem::{PathPattern, Request, RequestBody, http::header};
+use poem::{
+    PathPattern, Request, RequestBody,
+    http::{HeaderMap, HeaderName, header},
+};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaSecurityScheme, Registry},
 };
-use tenantry_accounts::{self as accounts, Actor, ApiKeyId, TenantId, UserId, tenants, users::Role};
+use tenantry_accounts::{self as accounts, Actor, ApiKeyId, Network, TenantId, UserId, tenants, users::Role};
 
 use crate::{
     access_token::Claims,
     api_key::ApiKey,
     error::{ApiError, Code},
     layers::Client,
-    operations::{self, Who},
+    operations::{Operation, Who},
     state::State,
 };
+
+const TENANT: HeaderName = HeaderName::from_static("x-tenant-id");
 
 /// Who asks, be it a signed-in user or an API key, and the tenant the request is for.
 pub(crate) struct Caller(Actor);
@@ -91,51 +96,74 @@ impl<'a> ApiExtractor<'a> for Caller {
         _: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        let from = request.data::<Client>().and_then(Client::network);
-        let credential = request.data::<Credential>();
-        if let Some(Credential::Token(claims)) = credential
+        let Some(operation) = Operation::routed(request) else {
+            let pattern = request.data::<PathPattern>().map(|pattern| &*pattern.0);
+            tracing::error!("the table of operations says nothing of {pattern:?}");
+            return Err(ApiError::internal().into());
+        };
+        let state = request.data::<State>().ok_or_else(ApiError::internal)?;
+        let from = request.data::<Client>().copied().and_then(Client::network);
+        let credential = request.data::<Credential>().unwrap_or(&Credential::None);
+        Ok(Self::admit(state, operation, credential, from, request.headers()).await?)
+    }
+}
+
+impl Caller {
+    /// Whoever came with this credential, if the table of operations lets them in, in the tenant that they ask for.
+    ///
+    /// # Errors
+    /// When it does not, or they may not ask for that tenant.
+    pub(crate) async fn admit(
+        state: &State,
+        operation: Operation,
+        credential: &Credential,
+        from: Option<Network>,
+        headers: &HeaderMap,
+    ) -> Result<Self, ApiError> {
+        if let Credential::Token(claims) = credential
             && claims.setup_only()
-            && !operations::while_setting_up(request)
+            && !operation.while_setting_up
         {
-            return Err(ApiError::setup_required().into());
+            return Err(ApiError::setup_required());
         }
-        admit(request, credential.unwrap_or(&Credential::None))?;
-        match credential {
-            Some(Credential::Token(claims)) => {
-                let actor = Actor { tenant: tenant(request, claims).await?, ..claims.actor(from) };
-                if actor.tenant != actor.home {
-                    let state = request.data::<State>().ok_or_else(ApiError::internal)?;
-                    tenants::enter(&state.app, actor).await.map_err(ApiError::from)?;
-                }
-                Ok(Self(actor))
+        match may(operation.who, credential)? {
+            Known::User(claims) => {
+                let Some(wanted) = elsewhere(headers, claims.tid, &claims.slug) else {
+                    return Ok(Self(claims.actor(from)));
+                };
+                // In a place of its own, so that those who stay at home do not carry it along.
+                Box::pin(enter(state, claims, from, wanted)).await.map(Self)
             }
-            Some(Credential::Key(key)) => {
+            Known::Key(key) => {
                 let (tenant, slug) = key.tenant();
-                match elsewhere(request, tenant, slug) {
+                match elsewhere(headers, tenant, slug) {
                     None => Ok(Self(key.actor(from))),
-                    Some(_) => Err(another_tenant("API key").into()),
+                    Some(_) => Err(another_tenant("API key")),
                 }
             }
-            Some(Credential::None) | None => Err(ApiError::unauthenticated().into()),
         }
     }
 }
 
+/// Who is let in.
+enum Known<'a> {
+    User(&'a Claims),
+    Key(&'a ApiKey),
+}
+
 /// Refuses those whom the table of operations does not let in.
-fn admit(request: &Request, credential: &Credential) -> Result<(), ApiError> {
-    let who = match operations::of_request(request) {
-        Some(who) if who != Who::Public => who,
-        _ => {
-            let pattern = request.data::<PathPattern>().map(|pattern| &*pattern.0);
-            tracing::error!("the table of operations says nothing of callers at {pattern:?}");
-            return Err(ApiError::internal());
-        }
-    };
+fn may(who: Who, credential: &Credential) -> Result<Known<'_>, ApiError> {
     match (credential, who) {
+        (_, Who::Public) => {
+            tracing::error!("a public operation asks who calls it");
+            Err(ApiError::internal())
+        }
         (Credential::None, _) => Err(ApiError::unauthenticated()),
-        (Credential::Token(claims), Who::Role(role, _)) if claims.role >= role => Ok(()),
+        (Credential::Token(claims), Who::Role(role, _)) if claims.role >= role => Ok(Known::User(claims)),
         (Credential::Token(_), _) => Err(accounts::Error::Forbidden.into()),
-        (Credential::Key(key), Who::Role(_, Some(scope)) | Who::Key(scope)) if key.may(scope) => Ok(()),
+        (Credential::Key(key), Who::Role(_, Some(scope)) | Who::Key(scope)) if key.may(scope) => {
+            Ok(Known::Key(key))
+        }
         (Credential::Key(_), Who::Role(_, Some(scope)) | Who::Key(scope)) => {
             let message = format!("The API key lacks the scope {}", scope.as_str());
             Err(ApiError::new(Code::Forbidden, message))
@@ -146,20 +174,26 @@ fn admit(request: &Request, credential: &Credential) -> Result<(), ApiError> {
     }
 }
 
-/// The tenant the request is for: that of the token. `X-Tenant-ID` leads elsewhere for super administrators only.
-async fn tenant(request: &Request, claims: &Claims) -> poem::Result<TenantId> {
-    let Some(wanted) = elsewhere(request, claims.tid, &claims.slug) else { return Ok(claims.tid) };
+/// Leads to another tenant than that of the token, which is for super administrators only.
+async fn enter(
+    state: &State,
+    claims: &Claims,
+    from: Option<Network>,
+    wanted: &str,
+) -> Result<Actor, ApiError> {
     if claims.role != Role::SuperAdmin {
-        return Err(another_tenant("access token").into());
+        return Err(another_tenant("access token"));
     }
-    let state = request.data::<State>().ok_or_else(ApiError::internal)?;
-    Ok(tenants::find(&state.app, wanted).await.map_err(ApiError::from)?)
+    let actor = Actor { tenant: tenants::find(&state.app, wanted).await?, ..claims.actor(from) };
+    if actor.tenant != actor.home {
+        tenants::enter(&state.app, actor).await?;
+    }
+    Ok(actor)
 }
 
 /// What `X-Tenant-ID` says, if that is another tenant than `tenant`.
-fn elsewhere<'a>(request: &'a Request, tenant: TenantId, slug: &str) -> Option<&'a str> {
-    let mut lines =
-        request.headers().get_all("x-tenant-id").iter().map(|line| line.to_str().unwrap_or_default());
+fn elsewhere<'a>(headers: &'a HeaderMap, tenant: TenantId, slug: &str) -> Option<&'a str> {
+    let mut lines = headers.get_all(TENANT).iter().map(|line| line.to_str().unwrap_or_default());
     lines.find(|wanted| *wanted != slug && wanted.parse() != Ok(tenant))
 }
 

@@ -119,16 +119,6 @@ pub(crate) fn by_id(id: &str) -> Option<Who> {
     OPERATIONS.iter().find(|(known, _)| *known == id).map(|(_, who)| *who)
 }
 
-/// Who may call the operation that a request has been routed to.
-pub(crate) fn of_request(request: &Request) -> Option<Who> {
-    routed(request).map(|operation| operation.who)
-}
-
-/// Whether a request is part of setting up a second factor.
-pub(crate) fn while_setting_up(request: &Request) -> bool {
-    routed(request).is_some_and(|operation| operation.while_setting_up)
-}
-
 /// The methods that a path of this pattern knows, as `Allow` says them.
 pub(crate) fn methods(pattern: &PathPattern) -> String {
     let mut methods: Vec<&str> = ROUTES
@@ -150,24 +140,33 @@ pub(crate) fn methods(pattern: &PathPattern) -> String {
 
 /// What the tables say of an operation.
 #[derive(Clone, Copy)]
-struct Operation {
-    who: Who,
-    while_setting_up: bool,
+pub(crate) struct Operation {
+    pub(crate) who: Who,
+    /// Whether it is part of setting up a second factor.
+    pub(crate) while_setting_up: bool,
 }
 
-fn routed(request: &Request) -> Option<Operation> {
-    let pattern = request.data::<PathPattern>()?;
-    ROUTES.get(request.method().as_str())?.get(&*pattern.0).copied()
+impl Operation {
+    /// The one that a request has been routed to.
+    pub(crate) fn routed(request: &Request) -> Option<Self> {
+        let pattern = request.data::<PathPattern>()?;
+        ROUTES.get(request.method().as_str())?.get(&*pattern.0).copied()
+    }
+
+    /// The one of this id.
+    pub(crate) fn by_id(id: &str) -> Option<Self> {
+        let while_setting_up = WHILE_SETTING_UP.contains(&id);
+        by_id(id).map(|who| Self { who, while_setting_up })
+    }
 }
 
 /// The tables by method and pattern, as the router has them.
 static ROUTES: LazyLock<HashMap<String, HashMap<String, Operation>>> = LazyLock::new(|| {
     let mut routes: HashMap<String, HashMap<String, Operation>> = HashMap::new();
     for (method, path, id) in openapi::operations() {
-        if let Some(who) = by_id(&id) {
+        if let Some(operation) = Operation::by_id(&id) {
             // The framework calls the parameters `param0` and `param1`.
             let pattern = path.replace("{id}", ":param0").replace("{project_id}", ":param1");
-            let operation = Operation { who, while_setting_up: WHILE_SETTING_UP.contains(&id.as_str()) };
             routes.entry(method.to_uppercase()).or_default().insert(pattern, operation);
         }
     }

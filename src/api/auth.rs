@@ -1,6 +1,6 @@
 //! `/auth`.
 
-use poem::{Response, handler, web::Data};
+use poem::{Request, Response, handler, http::header, web::Data};
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
     param::{Header, Path},
@@ -220,13 +220,14 @@ impl Auth {
         &self,
         state: Data<&State>,
         client: Data<&Client>,
+        request: &Request,
         /// The tenant's id or slug, unless `tenant` is in the body.
         #[oai(name = "X-Tenant-ID")]
         _tenant: Header<Option<String>>,
         body: Body<Login>,
     ) -> Result<SessionBegun, ApiError> {
         let Login { email, password, code, tenant: Reference(tenant) } = body.0;
-        let origin = Origin { user_agent: client.user_agent.clone(), address: client.address };
+        let origin = Origin { user_agent: user_agent(request), address: client.address };
         let named = state.limits.tenant(&state.app, &tenant).await?;
         let attempt = state.limits.attempts.count(What::SignIn(&named, email.as_str())).await?;
         let session = sessions::login(&state.app, &tenant, &email, password, code, origin).await;
@@ -423,4 +424,10 @@ pub(super) fn jwks(state: Data<&State>) -> Response {
         .content_type("application/json")
         .header("Cache-Control", "public, max-age=60")
         .body(state.tokens.jwks().to_string())
+}
+
+/// What a session is known by in the list of them.
+fn user_agent(request: &Request) -> String {
+    let line = request.headers().get(header::USER_AGENT).and_then(|line| line.to_str().ok());
+    line.unwrap_or_default().chars().take(200).collect()
 }

@@ -68,7 +68,12 @@ pub(crate) struct Pagination {
 impl<T, P> Envelope<T, P> {
     /// Around bytes that are the JSON of a `T`.
     pub(crate) fn around(data: &[u8]) -> Self {
-        Self::write(data, None)
+        Self::whole(around(data))
+    }
+
+    /// One that is written already, around a `T`.
+    pub(crate) fn whole(body: Bytes) -> Self {
+        Self { body, data: PhantomData }
     }
 
     /// Around a value that is written as a `T` is.
@@ -80,20 +85,25 @@ impl<T, P> Envelope<T, P> {
     pub(crate) fn body(&self) -> &Bytes {
         &self.body
     }
+}
 
-    fn write(data: &[u8], pagination: Option<&[u8]>) -> Self {
-        let mut body = BytesMut::with_capacity(data.len() + 192);
-        body.put_slice(br#"{"success":true,"data":"#);
-        body.put_slice(data);
-        if let Some(pagination) = pagination {
-            body.put_slice(br#","pagination":"#);
-            body.put_slice(pagination);
-        }
-        body.put_slice(br#","message":"Success","timestamp":""#);
-        body.put_slice(clock::now::<3>().as_ref());
-        body.put_slice(br#""}"#);
-        Self { body: body.freeze(), data: PhantomData }
+/// The envelope around bytes that are JSON.
+pub(crate) fn around(data: &[u8]) -> Bytes {
+    write(data, None)
+}
+
+fn write(data: &[u8], pagination: Option<&[u8]>) -> Bytes {
+    let mut body = BytesMut::with_capacity(data.len() + pagination.map_or(0, <[u8]>::len) + 128);
+    body.put_slice(br#"{"success":true,"data":"#);
+    body.put_slice(data);
+    if let Some(pagination) = pagination {
+        body.put_slice(br#","pagination":"#);
+        body.put_slice(pagination);
     }
+    body.put_slice(br#","message":"Success","timestamp":""#);
+    body.put_slice(clock::now::<3>().as_ref());
+    body.put_slice(br#""}"#);
+    body.freeze()
 }
 
 impl<T> Envelope<T> {
@@ -115,7 +125,7 @@ impl<T: Serialize> Envelope<T> {
 impl<T, P: Serialize> Envelope<Vec<T>, P> {
     /// Around a page of a list, of what is written as a `T` is.
     pub(crate) fn page(data: &[impl Serialize], pagination: &P) -> Self {
-        Self::write(&json(data), Some(&json(pagination)))
+        Self::whole(write(&json(data), Some(&json(pagination))))
     }
 }
 

@@ -21,6 +21,7 @@ mod introspection;
 mod invitations;
 mod jobs;
 pub(crate) mod json;
+pub(crate) mod look_up;
 pub(crate) mod merge_patch;
 mod metadata;
 pub(crate) mod pages;

@@ -8,10 +8,10 @@ use poem_openapi::{
     types::ToHeader,
 };
 use tenantry_accounts::{
-    UserId,
+    TenantId, UserId,
     fields::{Email, Name, NewPassword},
     idempotency::Namer,
-    users::{self, Found, Order, Role, SortBy, User},
+    users::{self, Order, Role, SortBy, User},
 };
 use tenantry_cache::Level;
 
@@ -20,6 +20,7 @@ use super::{
     body::{Body, Ids, body, wrong},
     envelope::{Answer, Condition, Created, Deleted, Envelope, etag},
     idempotency::{IdempotencyKey, Repeatable},
+    look_up::{self, LookedUp},
     params::{Limit, ListCursor, MinVersion, PageNumber, Param, Search},
     precondition::Precondition,
     schema::shown,
@@ -81,11 +82,7 @@ struct XCache(Level);
 
 impl ToHeader for XCache {
     fn to_header(&self) -> Option<poem::http::HeaderValue> {
-        Some(poem::http::HeaderValue::from_static(match self.0 {
-            Level::Local => "local",
-            Level::Redis => "redis",
-            Level::Postgres => "miss",
-        }))
+        Some(poem::http::HeaderValue::from_static(look_up::name(self.0)))
     }
 }
 
@@ -257,7 +254,7 @@ impl Users {
         let email =
             email.ok_or_else(|| ApiError::invalid(if errors.is_empty() { missing() } else { errors }))?;
         let found = users::get_by_email(&state.app, caller.tenant, &email).await?;
-        Ok(answer(found, if_none_match.0))
+        Ok(LookedUp::of(&found, if_none_match.0.condition()).into())
     }
 
     /// Get many users
@@ -345,19 +342,22 @@ pub(super) fn created(user: &User) -> Created<User> {
 
 async fn find(
     state: &State,
-    tenant: tenantry_accounts::TenantId,
+    tenant: TenantId,
     id: UserId,
     if_none_match: Param<Condition>,
     min_version: Param<MinVersion>,
 ) -> Result<UserFound, ApiError> {
     let min = min_version.header()?.map(|version| version.0);
-    Ok(answer(users::get(&state.app, tenant, id, min).await?, if_none_match))
+    let asked = look_up::Asked { known: if_none_match.condition(), min };
+    Ok(look_up::find(state, tenant, id, asked).await?.into())
 }
 
-fn answer(found: Found, if_none_match: Param<Condition>) -> UserFound {
-    let (version, level) = (found.entry.version, XCache(found.level));
-    match if_none_match.condition() {
-        Some(known) if known.holds(version) => UserFound::NotModified(etag(version), level),
-        _ => UserFound::Found(Envelope::around(&found.entry.body), etag(version), level),
+impl From<LookedUp> for UserFound {
+    fn from(found: LookedUp) -> Self {
+        let (version, level) = (etag(found.version), XCache(found.level));
+        match found.body {
+            Some(body) => Self::Found(Envelope::whole(body), version, level),
+            None => Self::NotModified(version, level),
+        }
     }
 }

@@ -10,24 +10,23 @@ use poem::{
     http::{HeaderValue, Method, Version, header, uri::Scheme},
     web::RemoteAddr,
 };
-use tenantry_accounts::Network;
+use tenantry_accounts::{Network, UserId};
 use tenantry_trace::Trace;
 use uuid::Uuid;
 
 use super::{body::STRIPE_WEBHOOK, headers::REQUEST_ID, trace};
-use crate::{state::State, weighted::Weighted};
+use crate::{api::look_up, state::State, weighted::Weighted};
 
 /// Who is at the other end, as the limits and the list of sessions see it.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub(crate) struct Client {
     /// Past the trusted proxies; none on a socket that has no addresses.
     pub(crate) address: Option<IpAddr>,
-    pub(crate) user_agent: String,
 }
 
 impl Client {
     /// What is remembered of the address in the audit trail.
-    pub(crate) fn network(&self) -> Option<Network> {
+    pub(crate) fn network(self) -> Option<Network> {
         self.address.map(Network::of)
     }
 }
@@ -46,6 +45,8 @@ pub(super) struct Asked {
     pub(super) problem_details: bool,
     pub(super) counts: Counts,
     pub(super) client: Client,
+    /// The user that is asked for, on the way that look-ups have.
+    pub(super) user: Option<UserId>,
 }
 
 impl Asked {
@@ -62,21 +63,14 @@ impl Asked {
                 && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD),
             problem_details: prefers_problem_details(request),
             counts: counts(request),
-            client: Client { address: address(state, request), user_agent: user_agent(request) },
+            client: Client { address: address(state, request) },
+            user: look_up::wanted(request),
         }
     }
 
     /// Its id; empty where it has none.
     pub(super) fn id(&self) -> &str {
         self.id.to_str().unwrap_or_default()
-    }
-
-    /// In which everything is logged that is done for it.
-    pub(super) fn span(&self) -> tracing::Span {
-        tracing::info_span!(
-            "request", request.id = self.id(),
-            trace.id = %self.trace.trace_id(), span.id = %self.trace.span_id()
-        )
     }
 }
 
@@ -131,11 +125,6 @@ fn new_id() -> Uuid {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let millis = u64::try_from(now.as_millis()).unwrap_or_default();
     uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
-}
-
-fn user_agent(request: &Request) -> String {
-    let line = request.headers().get(header::USER_AGENT).and_then(|line| line.to_str().ok());
-    line.unwrap_or_default().chars().take(200).collect()
 }
 
 fn address(state: &State, request: &Request) -> Option<IpAddr> {

@@ -1,59 +1,144 @@
 //! What every answer says beside its own.
 
-use std::{sync::LazyLock, time::Duration};
+use std::sync::LazyLock;
 
 use poem::{
     Response,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header},
 };
-use tenantry_trace::Work;
 
 use super::{
     admission::Admission,
     asked::{Asked, Counts},
-    timing, trace,
+    timing::{self, SERVER_TIMING, Timing},
+    trace::{self, TRACERESPONSE},
 };
-use crate::state::State;
+use crate::{
+    api::look_up::{self, LookedUp},
+    limits::{self, Verdict},
+    state::State,
+};
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// For two years, as browsers' lists of such sites want it; of this name alone, since others may be somebody else's. Over plain
 /// HTTP it means nothing: it is for whoever speaks TLS.
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=63072000");
 const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
+const ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Writes them.
+/// Writes them around what a route has answered.
 pub(super) fn finish(
-    response: &mut Response,
+    mut response: Response,
     state: &State,
     asked: Asked,
     admission: Admission,
-    (work, took): (&Work, Duration),
-) {
+    timing: &Timing<'_>,
+) -> Response {
     let status = response.status();
     let headers = response.headers_mut();
-    // To copy them all and put the answer's own in their places costs less than to look for each.
-    let own = std::mem::replace(headers, ALWAYS.clone());
+    let went_well = status.is_success() || status == StatusCode::NOT_MODIFIED;
+    let may_know = admission.is_known() && asked.counts != Counts::Always && went_well;
+    let cache = headers.get(timing::X_CACHE).and_then(|level| level.to_str().ok());
+    let server = timing.server(may_know, cache);
+    let own = std::mem::replace(headers, ALL.frame(&asked, &admission.verdict, timing, server, []));
     headers.extend(own);
+    headers.append(header::VARY, ORIGIN);
+    depending(headers, state, asked);
+    response
+}
+
+/// The answer to a look-up.
+pub(super) fn looked_up(
+    found: LookedUp,
+    state: &State,
+    asked: Asked,
+    admission: Admission,
+    timing: &Timing<'_>,
+) -> Response {
+    let level = look_up::name(found.level);
+    let server = timing.server(true, Some(level));
+    let own = [
+        timing::written(|text| timing::tag(text, found.version)),
+        HeaderValue::from_static(level),
+        JSON,
+        ORIGIN,
+    ];
+    let mut response = match found.body {
+        Some(body) => Response::builder().body(body),
+        None => Response::builder().status(StatusCode::NOT_MODIFIED).finish(),
+    };
+    let headers = response.headers_mut();
+    *headers = OF_LOOK_UPS.frame(&asked, &admission.verdict, timing, server, own);
+    if response.status() == StatusCode::NOT_MODIFIED {
+        response.headers_mut().remove(header::CONTENT_TYPE);
+    }
+    depending(response.headers_mut(), state, asked);
+    response
+}
+
+/// What depends on who asks, and on how.
+fn depending(headers: &mut HeaderMap, state: &State, asked: Asked) {
     if state.leaving.is_cancelled() && asked.version < Version::HTTP_2 {
         // Or the client would ask on this connection when it is about to be closed.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    headers.insert(REQUEST_ID, asked.id);
-    trace::answer(asked.trace, headers);
-    let went_well = status.is_success() || status == StatusCode::NOT_MODIFIED;
-    let may_know = admission.is_known() && asked.counts != Counts::Always && went_well;
-    timing::note(headers, took, may_know.then_some(work));
-    admission.verdict.write(headers);
     if asked.is_tls {
         headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert(HSTS);
     }
-    cors(headers, state, asked.origin, asked.is_preflight);
+    if let Some(origin) = asked.origin {
+        cors(headers, state, origin, asked.is_preflight);
+    }
+}
+
+/// Headers of which the first have yet to be filled in. To copy them and put each value in its place costs less than to look
+/// for the places of twenty names.
+struct Frame(HeaderMap);
+
+/// In the order of [`FILLED`].
+static ALL: LazyLock<Frame> = LazyLock::new(|| Frame::of(&[]));
+static OF_LOOK_UPS: LazyLock<Frame> =
+    LazyLock::new(|| Frame::of(&[header::ETAG, timing::X_CACHE, header::CONTENT_TYPE, header::VARY]));
+
+const FILLED: [HeaderName; 6] =
+    [REQUEST_ID, TRACERESPONSE, timing::PROCESS_TIME, SERVER_TIMING, limits::POLICY, limits::STATE];
+
+impl Frame {
+    fn of(own: &[HeaderName]) -> Self {
+        let mut headers: HeaderMap =
+            FILLED.iter().chain(own).map(|name| (name.clone(), HeaderValue::from_static(""))).collect();
+        headers.extend(ALWAYS.into_iter().map(|(name, value)| (Some(name), HeaderValue::from_static(value))));
+        Self(headers)
+    }
+
+    fn frame<const N: usize>(
+        &self,
+        asked: &Asked,
+        verdict: &Verdict,
+        timing: &Timing<'_>,
+        server: HeaderValue,
+        own: [HeaderValue; N],
+    ) -> HeaderMap {
+        let mut headers = self.0.clone();
+        let limits = verdict.headers();
+        let is_limited = limits.is_some();
+        let (policy, state) = limits.unwrap_or((ORIGIN, ORIGIN));
+        let common = [asked.id.clone(), trace::answer(asked.trace), timing.total(), server, policy, state];
+        for (place, value) in headers.values_mut().zip(common.into_iter().chain(own)) {
+            *place = value;
+        }
+        if !is_limited {
+            headers.remove(limits::POLICY);
+            headers.remove(limits::STATE);
+        }
+        headers
+    }
 }
 
 /// Helmet's set, with a policy for an API: its answers are data and load nothing. Pages bring their own policy.
-static ALWAYS: LazyLock<HeaderMap> = LazyLock::new(|| {
+const ALWAYS: [(HeaderName, &str); 12] = {
     const POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    let headers = [
+    [
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
@@ -67,15 +152,12 @@ static ALWAYS: LazyLock<HeaderMap> = LazyLock::new(|| {
         (header::X_XSS_PROTECTION, "0"),
         // Data of signed-in people is nobody's to keep but the client's own, which may ask with If-None-Match.
         (header::CACHE_CONTROL, "private, no-cache"),
-    ];
-    headers.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect()
-});
+    ]
+};
 
 /// Lets the listed origins call with credentials. Others get the answer without the permission, and their browser
 /// keeps it from them.
-fn cors(headers: &mut HeaderMap, state: &State, origin: Option<HeaderValue>, preflight: bool) {
-    headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    let Some(origin) = origin else { return };
+fn cors(headers: &mut HeaderMap, state: &State, origin: HeaderValue, preflight: bool) {
     if !state.config.allowed_origins.iter().any(|allowed| allowed.0.as_bytes() == origin.as_bytes()) {
         return;
     }
@@ -98,5 +180,22 @@ fn cors(headers: &mut HeaderMap, state: &State, origin: Option<HeaderValue>, pre
              Idempotency-Replayed, Traceresponse, Server-Timing",
         );
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_filled_in_comes_first_and_in_order() {
+        let names = |frame: &Frame| frame.0.keys().cloned().collect::<Vec<_>>();
+        for frame in [&ALL, &OF_LOOK_UPS] {
+            assert_eq!(names(frame)[..FILLED.len()], FILLED);
+            // A copy has the same order: values are put in by place.
+            assert_eq!(names(frame), frame.0.clone().keys().cloned().collect::<Vec<_>>());
+        }
+        let own = [header::ETAG, timing::X_CACHE, header::CONTENT_TYPE, header::VARY];
+        assert_eq!(names(&OF_LOOK_UPS)[FILLED.len()..][..own.len()], own);
     }
 }

@@ -10,20 +10,31 @@ mod timing;
 mod trace;
 mod traffic;
 
-use std::{
-    panic::AssertUnwindSafe,
-    time::{Duration, Instant},
-};
+use std::{panic::AssertUnwindSafe, time::Instant};
 
 use futures_util::FutureExt;
 use poem::{PathPattern, Request, Response, http::StatusCode};
 use tenantry_trace::Work;
 use tokio::time::timeout;
-use tracing::{Instrument, Span};
 
-use self::{admission::Admission, asked::Asked, slow_body::Awaited, traffic::Traffic};
+use self::{
+    admission::Admission,
+    asked::Asked,
+    slow_body::Awaited,
+    timing::Timing,
+    traffic::{Route, Traffic},
+};
 pub(crate) use self::{asked::Client, body::is_too_large};
-use crate::{api::Routes, error::ApiError, state::State};
+use crate::{
+    api::{
+        Routes,
+        look_up::{self, LookedUp},
+    },
+    caller::Credential,
+    error::ApiError,
+    log,
+    state::State,
+};
 
 /// What is around the routes.
 pub(crate) struct Layers {
@@ -32,38 +43,53 @@ pub(crate) struct Layers {
     traffic: Traffic,
 }
 
+/// What came of a request.
+enum Answer {
+    /// By a route.
+    Whole(Response),
+    /// By the way that look-ups have.
+    User(LookedUp),
+}
+
 impl Layers {
     pub(crate) fn new(state: State) -> Self {
-        Self { routes: Routes::new(&state), state, traffic: Traffic::default() }
+        Self { routes: Routes::new(&state), state, traffic: Traffic::new() }
     }
 
     /// Serves one request, from its first line to its last header. Never fails.
     pub(crate) async fn around(&self, request: Request) -> Response {
         let start = Instant::now();
         let asked = Asked::of(&self.state, &request);
-        let (span, work) = (asked.span(), Work::new(asked.trace));
+        let work = Work::request(asked.trace, asked.id());
         let mut admission = Admission::default();
-        let answer = self.in_time(request, &asked, &mut admission);
-        let answer = AssertUnwindSafe(tenantry_trace::within(work.clone(), answer).instrument(span.clone()))
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|_| {
-                tracing::error!(parent: &span, "a handler panicked");
-                Err(ApiError::internal().into())
-            });
-        let (pattern, mut response) = match answer {
-            Ok(mut response) => (response.extensions_mut().remove::<PathPattern>(), response),
+        let answer = AssertUnwindSafe(self.in_time(request, &asked, &mut admission)).catch_unwind();
+        let answer = tenantry_trace::within(work.clone(), answer).await;
+        let answer = answer.unwrap_or_else(|_| {
+            work.during(|| tracing::error!("a handler panicked"));
+            Err(ApiError::internal().into())
+        });
+        let (answer, pattern) = match answer {
+            Ok(Answer::Whole(mut response)) => {
+                let pattern = response.extensions_mut().remove::<PathPattern>();
+                (Answer::Whole(response), pattern)
+            }
+            Ok(found @ Answer::User(_)) => (found, None),
             Err(error) => {
                 let pattern = error.data::<PathPattern>().cloned();
-                let error = span.in_scope(|| ApiError::from(error));
-                (pattern, error.into_response(asked.id(), asked.problem_details))
+                let error = work.during(|| ApiError::from(error));
+                (Answer::Whole(error.into_response(asked.id(), asked.problem_details)), pattern)
             }
         };
-        let took = start.elapsed();
-        let route = self.traffic.count(pattern.as_ref(), &asked.method, response.status(), took);
-        tell(&span, &asked, &admission, &route, response.status(), took);
-        headers::finish(&mut response, &self.state, asked, admission, (&work, took));
-        response
+        let timing = Timing { took: start.elapsed(), work: &work };
+        let status = answer.status();
+        match asked.user {
+            Some(_) => tell(self.traffic.look_ups(), &asked, &admission, status, &timing),
+            None => tell(&self.traffic.route(pattern.as_ref()), &asked, &admission, status, &timing),
+        }
+        match answer {
+            Answer::Whole(response) => headers::finish(response, &self.state, asked, admission, &timing),
+            Answer::User(found) => headers::looked_up(found, &self.state, asked, admission, &timing),
+        }
     }
 
     /// The answer, or that it took too long: whatever a database or a Redis that hangs does, the client gets one. Changes go on
@@ -73,7 +99,7 @@ impl Layers {
         request: Request,
         asked: &Asked,
         admission: &mut Admission,
-    ) -> poem::Result<Response> {
+    ) -> poem::Result<Answer> {
         let (deadline, body) = (body::deadline(&request), Awaited::default());
         let answer = timeout(deadline, self.answer(request, asked, admission, &body));
         answer.await.unwrap_or_else(|_| Err(late(&body).into()))
@@ -81,20 +107,46 @@ impl Layers {
 
     async fn answer(
         &self,
-        mut request: Request,
+        request: Request,
         asked: &Asked,
         admission: &mut Admission,
         body: &Awaited,
-    ) -> poem::Result<Response> {
+    ) -> poem::Result<Answer> {
         let credential = admission::admit(&self.state, asked, &request, admission).await?;
-        if asked.is_preflight {
-            return Ok(Response::builder().status(StatusCode::NO_CONTENT).finish());
+        if let Some(id) = asked.user {
+            let (client, headers) = (asked.client, request.headers());
+            let found = look_up::look_up(&self.state, id, &credential, client, headers).await?;
+            return Ok(Answer::User(found));
         }
+        if asked.is_preflight {
+            return Ok(Answer::Whole(Response::builder().status(StatusCode::NO_CONTENT).finish()));
+        }
+        // In a place of its own, so that look-ups do not carry it along.
+        Box::pin(self.route(request, asked, credential, body)).await.map(Answer::Whole)
+    }
+
+    async fn route(
+        &self,
+        mut request: Request,
+        asked: &Asked,
+        credential: Credential,
+        body: &Awaited,
+    ) -> poem::Result<Response> {
         request.set_data(credential);
-        request.set_data(asked.client.clone());
+        request.set_data(asked.client);
         request.set_data(self.state.clone());
         body::limit(&self.state, &mut request, body)?;
         self.routes.call(request).await
+    }
+}
+
+impl Answer {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Whole(response) => response.status(),
+            Self::User(LookedUp { body: Some(_), .. }) => StatusCode::OK,
+            Self::User(LookedUp { body: None, .. }) => StatusCode::NOT_MODIFIED,
+        }
     }
 }
 
@@ -106,15 +158,18 @@ fn late(body: &Awaited) -> ApiError {
     }
 }
 
-/// Writes the request's line.
-fn tell(span: &Span, asked: &Asked, admission: &Admission, route: &str, status: StatusCode, took: Duration) {
+/// Counts a request, and writes its line.
+fn tell(route: &Route, asked: &Asked, admission: &Admission, status: StatusCode, timing: &Timing<'_>) {
     let method = traffic::known(&asked.method);
-    // The pattern and not the path: a path may carry what nobody should read.
-    tracing::info!(
-        parent: span,
-        http.method = method, http.route = route, http.status = status.as_u16(),
-        duration.ms = took.as_micros() as f64 / 1e3, user.id = admission.user.map(tracing::field::display),
-        api_key.id = admission.api_key.map(tracing::field::display),
-        "{method} {route} {}", status.as_u16()
-    );
+    route.count(method, status, timing.took);
+    log::Answered {
+        work: timing.work,
+        method,
+        route: &route.name,
+        status: status.as_u16(),
+        took: timing.took,
+        user: admission.user,
+        api_key: admission.api_key,
+    }
+    .tell();
 }

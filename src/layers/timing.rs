@@ -1,44 +1,77 @@
 //! How long an answer took, and what of that: `X-Process-Time` and `Server-Timing`.
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
-use poem::http::{HeaderMap, HeaderName, HeaderValue};
+use poem::http::{HeaderName, HeaderValue};
 use tenantry_trace::Work;
 
-const PROCESS_TIME: HeaderName = HeaderName::from_static("x-process-time");
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+pub(super) const PROCESS_TIME: HeaderName = HeaderName::from_static("x-process-time");
+pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+pub(super) const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
-/// Notes that an answer took so long; what for, if whoever asked may know. Nobody else does: how long the database was busy
-/// would tell whether there is an account.
-pub(crate) fn note(headers: &mut HeaderMap, took: Duration, parts: Option<&Work>) {
-    let took = micros(took);
-    let mut seconds = String::with_capacity(16);
-    fraction::<6>(&mut seconds, took);
-    if let Ok(seconds) = HeaderValue::try_from(seconds) {
-        headers.insert(PROCESS_TIME, seconds);
+/// How long a request took.
+pub(super) struct Timing<'a> {
+    pub(super) took: Duration,
+    pub(super) work: &'a Work,
+}
+
+impl Timing<'_> {
+    /// In seconds.
+    pub(super) fn total(&self) -> HeaderValue {
+        written(|text| fraction::<6>(text, micros(self.took)))
     }
-    let mut timing = String::with_capacity(64);
-    timing.push_str("total;dur=");
-    fraction::<3>(&mut timing, took);
-    if let Some(work) = parts {
-        if let Some(level) = headers.get(X_CACHE).and_then(|level| level.to_str().ok()) {
-            timing.push_str(", cache;desc=");
-            timing.push_str(level);
-        }
-        let database = work.in_database();
-        if database > Duration::ZERO {
-            timing.push_str(", db;dur=");
-            fraction::<3>(&mut timing, micros(database));
-        }
+
+    /// What for, if whoever asked `may_know`. Nobody else does: how long the database was busy would tell whether there is an
+    /// account. `cache` is the level that answered.
+    pub(super) fn server(&self, may_know: bool, cache: Option<&str>) -> HeaderValue {
+        written(|text| {
+            text.push_str("total;dur=");
+            fraction::<3>(text, micros(self.took));
+            if !may_know {
+                return;
+            }
+            if let Some(level) = cache {
+                text.push_str(", cache;desc=");
+                text.push_str(level);
+            }
+            let database = self.work.in_database();
+            if database > Duration::ZERO {
+                text.push_str(", db;dur=");
+                fraction::<3>(text, micros(database));
+            }
+        })
     }
-    if let Ok(timing) = HeaderValue::try_from(timing) {
-        headers.insert(SERVER_TIMING, timing);
+}
+
+/// A value that `write` writes, of which all can be in a header.
+pub(super) fn written(write: impl FnOnce(&mut String)) -> HeaderValue {
+    thread_local! {
+        /// So that the memory of a value is asked for once, and of its length.
+        static ROOM: RefCell<String> = const { RefCell::new(String::new()) };
     }
+    ROOM.with_borrow_mut(|text| {
+        text.clear();
+        write(text);
+        HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+    })
+}
+
+/// Writes the `ETag` of a version.
+pub(super) fn tag(text: &mut String, version: i64) {
+    text.push('"');
+    if version < 0 {
+        text.push('-');
+    }
+    whole(text, version.unsigned_abs());
+    text.push('"');
 }
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn whole(text: &mut String, number: u64) {
+    fraction::<0>(text, number);
 }
 
 /// Writes a number with so many of its digits behind the point.
@@ -53,9 +86,11 @@ fn fraction<const DIGITS: usize>(text: &mut String, mut number: u64) {
         number /= 10;
     }
     let (whole, behind) = digits.split_at(point);
-    text.extend(whole[at..].iter().map(|digit| char::from(*digit)));
-    text.push('.');
-    text.extend(behind.iter().map(|digit| char::from(*digit)));
+    text.push_str(std::str::from_utf8(&whole[at..]).unwrap_or_default());
+    if DIGITS > 0 {
+        text.push('.');
+        text.push_str(std::str::from_utf8(behind).unwrap_or_default());
+    }
 }
 
 #[cfg(test)]
@@ -71,5 +106,18 @@ mod tests {
         };
         assert_eq!([0, 7, 1_000, 61_234_567].map(written), ["0.000", "0.007", "1.000", "61234.567"]);
         assert_eq!(written(u64::MAX), "18446744073709551.615");
+    }
+
+    #[test]
+    fn a_tag_is_a_version_in_quotes() {
+        let written = |version| {
+            let mut text = String::new();
+            tag(&mut text, version);
+            text
+        };
+        assert_eq!(written(0), "\"0\"");
+        assert_eq!(written(1_207), crate::api::envelope::etag(1_207));
+        assert_eq!(written(i64::MIN), crate::api::envelope::etag(i64::MIN));
+        assert_eq!(written(i64::MAX), crate::api::envelope::etag(i64::MAX));
     }
 }

@@ -20,8 +20,7 @@ pub(super) fn of(headers: &HeaderMap) -> Trace {
     }
 }
 
-pub(crate) fn answer(trace: Trace, headers: &mut HeaderMap) {
-    if let Ok(trace) = HeaderValue::try_from(trace.to_string()) {
-        headers.insert(TRACERESPONSE, trace);
-    }
+/// What is answered of it.
+pub(super) fn answer(trace: Trace) -> HeaderValue {
+    HeaderValue::from_bytes(&trace.text()).unwrap_or(HeaderValue::from_static(""))
 }

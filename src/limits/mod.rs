@@ -29,7 +29,7 @@ pub(crate) use self::{
     address::{bucket, canonical},
     attempts::{Attempts, What},
     local::KeyLimit,
-    policy::Verdict,
+    policy::{POLICY, STATE, Verdict},
     quota::ByPlan,
     rate::Rate,
     show::{Limit, Named, Shown},

@@ -2,12 +2,12 @@
 
 use std::{fmt::Write, num::NonZeroU32, time::Duration};
 
-use poem::http::{HeaderMap, HeaderName, HeaderValue};
+use poem::http::{HeaderName, HeaderValue};
 
 use crate::error::ApiError;
 
-const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const STATE: HeaderName = HeaderName::from_static("ratelimit");
+pub(crate) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+pub(crate) const STATE: HeaderName = HeaderName::from_static("ratelimit");
 
 /// A limit.
 #[derive(Debug)]
@@ -61,11 +61,17 @@ impl Verdict {
                 (0, wait)
             }
         };
-        let comma = if self.policies.is_empty() { "" } else { ", " };
-        self.policies.push_str(comma);
+        if self.policies.is_empty() {
+            // For two of them.
+            self.policies.reserve(64);
+            self.states.reserve(64);
+        } else {
+            self.policies.push_str(", ");
+            self.states.push_str(", ");
+        }
         self.policies.push_str(&policy.item);
         // Writing to a string does not fail.
-        let _ = write!(self.states, "{comma}\"{}\";r={remaining};t={}", policy.name, seconds(time));
+        let _ = write!(self.states, "\"{}\";r={remaining};t={}", policy.name, seconds(time));
     }
 
     /// Whether no limit has refused it so far.
@@ -84,16 +90,12 @@ impl Verdict {
         }
     }
 
-    pub(crate) fn write(self, headers: &mut HeaderMap) {
+    /// What is said of the limits, as [`POLICY`] and as [`STATE`] say it, if it was counted against any.
+    pub(crate) fn headers(&self) -> Option<(HeaderValue, HeaderValue)> {
         if self.policies.is_empty() {
-            return;
+            return None;
         }
-        if let (Ok(policies), Ok(states)) =
-            (HeaderValue::try_from(self.policies), HeaderValue::try_from(self.states))
-        {
-            headers.insert(POLICY, policies);
-            headers.insert(STATE, states);
-        }
+        Some((HeaderValue::from_str(&self.policies).ok()?, HeaderValue::from_str(&self.states).ok()?))
     }
 }
 

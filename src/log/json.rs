@@ -3,6 +3,7 @@
 
 use std::fmt::{self, Debug, Write};
 
+use tenantry_trace::Work;
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -54,9 +55,23 @@ where
             line.write_str(r#""name":"#)?;
             text(&mut line, span.name())?;
             line.write_char('}')?;
+        } else {
+            tenantry_trace::look(|work| request(&mut line, work)).unwrap_or(Ok(()))?;
         }
         line.write_str("}\n")
     }
+}
+
+/// The request that something is said of, as a span. (That of the subscriber is filled anew for each.)
+pub(super) fn request(line: &mut impl Write, work: &Work) -> fmt::Result {
+    let Some(id) = work.request_id() else { return Ok(()) };
+    line.write_str(r#","span":{"request.id":""#)?;
+    Escaped(&mut *line).write_str(id)?;
+    line.write_str(r#"","trace.id":""#)?;
+    write!(line, "{}", work.trace().trace_id())?;
+    line.write_str(r#"","span.id":""#)?;
+    write!(line, "{}", work.trace().span_id())?;
+    line.write_str(r#"","name":"request"}"#)
 }
 
 /// Members of an object, without its braces.
@@ -139,7 +154,7 @@ fn text(out: &mut impl Write, text: &str) -> fmt::Result {
 }
 
 /// Writes what is in a string.
-struct Escaped<'a, W>(&'a mut W);
+pub(super) struct Escaped<'a, W>(pub(super) &'a mut W);
 
 impl<W: Write> Write for Escaped<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {

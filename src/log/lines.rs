@@ -40,6 +40,11 @@ pub(super) fn start() -> io::Result<Lines> {
     Ok(Lines)
 }
 
+/// Takes a line, its end included.
+pub(super) fn add(line: &[u8]) {
+    WAITING.add(line);
+}
+
 /// Waits until all lines are written.
 pub(super) fn flush() {
     let mut state = WAITING.state();
@@ -95,7 +100,7 @@ pub(super) struct Lines;
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        WAITING.add(line);
+        add(line);
         Ok(line.len())
     }
 

@@ -96,8 +96,8 @@ impl FromStr for Trace {
     }
 }
 
-/// Of version 00.
-const LENGTH: usize = 55;
+/// How long a `traceparent` of version 00 is.
+pub const LENGTH: usize = 55;
 
 /// The number that lower-case digits write, and nothing else.
 fn hex(digits: &[u8]) -> Option<u128> {
@@ -111,51 +111,96 @@ fn hex(digits: &[u8]) -> Option<u128> {
     })
 }
 
-/// As a `traceparent` of version 00.
+impl Trace {
+    /// As a `traceparent` of version 00.
+    pub fn text(self) -> [u8; LENGTH] {
+        let mut text = *b"00-................................-................-..";
+        digits(&mut text[3..35], &self.trace.0.to_be_bytes());
+        digits(&mut text[36..52], &self.span.0.to_be_bytes());
+        digits(&mut text[53..], &[self.flags]);
+        text
+    }
+}
+
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{}-{}-{:02x}", self.trace, self.span, self.flags)
+        written(&self.text(), f)
     }
 }
 
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        digits(&self.0.to_be_bytes(), &mut [0; 32], f)
+        let mut text = [0; 32];
+        digits(&mut text, &self.0.to_be_bytes());
+        written(&text, f)
     }
 }
 
 impl fmt::Display for SpanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        digits(&self.0.to_be_bytes(), &mut [0; 16], f)
+        let mut text = [0; 16];
+        digits(&mut text, &self.0.to_be_bytes());
+        written(&text, f)
     }
 }
 
-/// Writes all digits of a number, into `room` first: each request has several such numbers, and the standard library takes its time.
-fn digits(number: &[u8], room: &mut [u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// Writes all digits of a number: each request has several such numbers, and the standard library takes its time.
+fn digits(text: &mut [u8], number: &[u8]) {
     const DIGITS: [u8; 16] = *b"0123456789abcdef";
-    for (two, byte) in room.chunks_exact_mut(2).zip(number) {
+    for (two, byte) in text.chunks_exact_mut(2).zip(number) {
         two.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
-    f.write_str(std::str::from_utf8(room).unwrap_or_default())
 }
 
-/// What tasks work for: a request, an attempt of a job.
+fn written(text: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str(std::str::from_utf8(text).unwrap_or_default())
+}
+
+/// What tasks work for: a request, an attempt of a job. Clones are of the same.
 #[derive(Debug, Clone)]
-pub struct Work {
+pub struct Work(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
     trace: Trace,
+    request: Option<Box<str>>,
     /// Microseconds.
-    in_database: Arc<AtomicU64>,
+    in_database: AtomicU64,
 }
 
 impl Work {
     /// Of this span.
     pub fn new(trace: Trace) -> Self {
-        Self { trace, in_database: Arc::default() }
+        Self::of(trace, None)
+    }
+
+    /// Of this span, for the request of this id.
+    pub fn request(trace: Trace, id: &str) -> Self {
+        Self::of(trace, Some(id.into()))
+    }
+
+    fn of(trace: Trace, request: Option<Box<str>>) -> Self {
+        Self(Arc::new(Parts { trace, request, in_database: AtomicU64::new(0) }))
+    }
+
+    /// Where it is in a trace.
+    pub fn trace(&self) -> Trace {
+        self.0.trace
+    }
+
+    /// The id of the request that it is for.
+    pub fn request_id(&self) -> Option<&str> {
+        self.0.request.as_deref()
+    }
+
+    /// Does something of it at once.
+    pub fn during<T>(&self, something: impl FnOnce() -> T) -> T {
+        CURRENT.sync_scope(self.clone(), something)
     }
 
     /// How long its tasks have been in the database so far, those that were spawned by [`carried`] included.
     pub fn in_database(&self) -> Duration {
-        Duration::from_micros(self.in_database.load(Relaxed))
+        Duration::from_micros(self.0.in_database.load(Relaxed))
     }
 }
 
@@ -165,7 +210,12 @@ tokio::task_local! {
 
 /// The trace that this task works for; none: it works for none.
 pub fn current() -> Option<Trace> {
-    CURRENT.try_with(|work| work.trace).ok()
+    CURRENT.try_with(|work| work.0.trace).ok()
+}
+
+/// Shows `look` the work that this task does, if it does any.
+pub fn look<T>(look: impl FnOnce(&Work) -> T) -> Option<T> {
+    CURRENT.try_with(look).ok()
 }
 
 /// Does something of `work`.
@@ -212,7 +262,7 @@ impl Drop for InDatabase {
     fn drop(&mut self) {
         let spent = u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX);
         // Outside of any work nobody asks.
-        let _ = CURRENT.try_with(|work| work.in_database.fetch_add(spent, Relaxed));
+        let _ = CURRENT.try_with(|work| work.0.in_database.fetch_add(spent, Relaxed));
     }
 }
 
@@ -295,6 +345,15 @@ mod tests {
         })
         .await;
         assert_eq!((spawned, forgotten, current()), (Some(trace), None, None));
+    }
+
+    #[tokio::test]
+    async fn what_is_done_for_a_request_knows_it() {
+        let work = Work::request(Trace::begin(), "r-1");
+        let id = || look(|work| work.request_id().map(str::to_owned));
+        let spawned = within(work.clone(), async { tokio::spawn(carried(async { id() })).await.unwrap() });
+        assert_eq!(spawned.await, Some(Some("r-1".into())));
+        assert_eq!((work.during(id), id()), (Some(Some("r-1".into())), None));
     }
 
     #[tokio::test]
