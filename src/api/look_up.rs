@@ -45,7 +45,8 @@ pub(crate) fn wanted(request: &Request) -> Option<UserId> {
     let id = uri.path().strip_prefix(PREFIX)?.strip_prefix("/users/").filter(|id| id.len() == LENGTH)?;
     let has_body = || {
         let headers = request.headers();
-        headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING)
+        headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
+            || headers.contains_key(header::TRANSFER_ENCODING)
     };
     let is_plain = request.method() == Method::GET && uri.query().is_none() && !has_body();
     is_plain.then(|| id.parse().ok()).flatten()

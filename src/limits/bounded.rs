@@ -2,10 +2,10 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, RandomState},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use ahash::RandomState;
 use governor::{
     nanos::Nanos,
     state::{StateStore, keyed::ShrinkableKeyedStateStore},
@@ -21,7 +21,7 @@ const SHARED: u64 = 16;
 /// A map of bounded size. When a part of it is full, new keys share a few places: they are counted together, so nobody is let
 /// in for being one too many, and who has a place of their own keeps it.
 pub(super) struct Bounded<V> {
-    shards: Box<[Mutex<HashMap<u128, V>>]>,
+    shards: Box<[Mutex<HashMap<u128, V, RandomState>>]>,
     // Seeded by chance: clients choose their keys.
     hasher: RandomState,
 }
@@ -117,6 +117,7 @@ impl ShrinkableKeyedStateStore<u128> for Bounded<Nanos> {
 mod tests {
     use std::{num::NonZeroU32, time::Duration};
 
+    use ahash::RandomState;
     use governor::{Quota, RateLimiter, clock::FakeRelativeClock, middleware::NoOpMiddleware};
 
     use super::*;

@@ -2,15 +2,16 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, RandomState},
     sync::{Arc, PoisonError, RwLock},
 };
+
+use ahash::RandomState;
 
 /// Parts with locks of their own, and keys of a part: 102,400 tenants that ask within one period.
 const SHARDS: usize = 16;
 const MOST: usize = 6_400;
 
-type Shard<B> = HashMap<u128, Arc<B>>;
+type Shard<B> = HashMap<u128, Arc<B>, RandomState>;
 
 /// Those of a part that come when it is full share one.
 pub(super) struct Buckets<B> {

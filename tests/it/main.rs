@@ -32,6 +32,7 @@ mod jobs;
 mod keys;
 mod limits;
 mod lists;
+mod look_up;
 mod mails;
 mod metadata;
 mod node;

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ahash::RandomState;
 use deadpool_postgres::Transaction;
 use uuid::Uuid;
 
@@ -55,7 +56,7 @@ pub(crate) struct Revocation {
 /// What this node knows to be void.
 #[derive(Debug)]
 pub struct Revocations {
-    void: RwLock<HashMap<(TenantId, Subject), Void>>,
+    void: RwLock<HashMap<(TenantId, Subject), Void, RandomState>>,
     /// How long a token lives, at most: what is void is remembered as long. In milliseconds.
     lifetime: AtomicU64,
     start: Instant,

@@ -10,7 +10,7 @@
 //! and a value that got under another row's key, was written by another release, or was cut, is not taken for this row.
 //! Of a row that does not exist it is `... 0 absent 0\n`.
 
-use std::sync::Arc;
+use std::{fmt::Write, sync::Arc};
 
 use bytes::Bytes;
 
@@ -63,8 +63,18 @@ const ABSENT: Version = 0;
 /// The stored form of what is known.
 pub(crate) fn encode(schema: &str, key: &Key, known: &Known) -> Vec<u8> {
     let Some(entry) = known else { return absent(schema, key).into_bytes() };
-    let header = format!("{schema} {key} {} {} {}\n", entry.version, entry.state.name(), entry.body.len());
+    let header = line(schema, key, entry.version, entry.state, entry.body.len());
     [header.as_bytes(), &entry.body].concat()
+}
+
+fn line(schema: &str, key: &Key, version: Version, state: State, length: usize) -> String {
+    let mut line = String::with_capacity(schema.len() + 128);
+    line.push_str(schema);
+    line.push(' ');
+    key.write(&mut line);
+    // A string takes whatever is written.
+    let _ = writeln!(line, " {version} {} {length}", state.name());
+    line
 }
 
 fn absent(schema: &str, key: &Key) -> String {
@@ -81,7 +91,7 @@ pub(crate) fn decode(schema: &str, key: &Key, version: &[u8], data: &Bytes) -> O
     let line = data.iter().position(|&byte| byte == b'\n')? + 1;
     let body = data.slice(line..);
     [State::Live, State::Deleted].into_iter().find_map(|state| {
-        let expected = format!("{schema} {key} {version} {} {}\n", state.name(), body.len());
+        let expected = self::line(schema, key, version, state, body.len());
         (data[..line] == *expected.as_bytes())
             .then(|| Loaded::Row(Entry { version, state, body: body.clone() }))
     })

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use ahash::RandomState;
 use futures_util::{FutureExt, future::Shared};
 use tokio::{
     sync::{Mutex as Turn, Notify, OwnedMutexGuard, oneshot},
@@ -30,7 +31,7 @@ pub(crate) type Landing = Shared<oneshot::Receiver<Outcome>>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
-    newest: Mutex<HashMap<Key, Newest>>,
+    newest: Mutex<HashMap<Key, Newest, RandomState>>,
     ids: AtomicU64,
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::RwLock};
 
+use ahash::RandomState;
 use tokio::time::Instant;
 
 use crate::{Key, Version, sync::Shared};
@@ -15,7 +16,7 @@ pub(crate) struct Floors {
 
 #[derive(Debug, Default)]
 struct Inner {
-    floors: HashMap<Key, Floor>,
+    floors: HashMap<Key, Floor, RandomState>,
     /// Floors were dropped for want of room, the last of which would have expired then. Until then nothing is known of
     /// any row, and the node shows only what it reads from Postgres.
     blind_until: Option<Instant>,

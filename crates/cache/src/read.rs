@@ -9,7 +9,10 @@ use std::{
 
 use bytes::Bytes;
 use metrics::Counter;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::OwnedMutexGuard,
+    time::{Instant, sleep},
+};
 
 use crate::{
     Entry, Inner, Key, Version,
@@ -184,11 +187,29 @@ impl Inner {
             Asked::MayFill(token) => Some(token),
             Asked::MayNotFill => None,
         };
+        // In a place of its own, so that flights which end here do not carry it along.
+        Box::pin(self.fetch(&era, key, flight, turn, &load, (token, budget))).await;
+    }
+
+    /// The rest of a flight that has found nothing in Redis. With a token it may fill.
+    async fn fetch<L, F, E>(
+        &self,
+        era: &Era,
+        key: Key,
+        flight: Flight,
+        turn: OwnedMutexGuard<()>,
+        load: &Mutex<Option<L>>,
+        (token, mut budget): (Option<String>, Budget),
+    ) where
+        L: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<Loaded, E>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
         if !planted::bug(Bug::JoinAnyFlight) {
             flight.close();
         }
         let Some(load) = load.locked().take() else { return };
-        let outcome = self.select(&era, key, load).await;
+        let outcome = self.select(era, key, load).await;
         drop(turn);
         if let (Some(run), Some(token)) = (&era.run, token) {
             let name = era.row(&key);

@@ -8,7 +8,7 @@ use deadpool_redis::redis;
 use crate::{
     Cache, Unreachable,
     budget::{Budget, left_of},
-    redis::Run,
+    redis::{Call, Run},
 };
 
 /// A script in Lua that touches one key and answers with whole numbers.
@@ -61,7 +61,7 @@ impl RedisRun {
         arguments: &[i64],
         patience: Duration,
     ) -> Result<Vec<i64>, Unreachable> {
-        let mut call = script.script.key(key);
+        let mut call = Call::new(&script.script, key);
         for argument in arguments {
             call.arg(argument);
         }

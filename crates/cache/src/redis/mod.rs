@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use deadpool_redis::redis::{
-    self, ConnectionInfo, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind,
+    self, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, ToRedisArgs,
     aio::MultiplexedConnection,
 };
 use futures_util::future::try_join_all;
@@ -166,7 +166,7 @@ impl Run {
         budget: &mut Budget,
     ) -> Result<Lease, Unreachable> {
         type Answer = (u8, Option<Vec<u8>>, Option<Vec<u8>>);
-        let mut call = self.redis.scripts.lease.key(key);
+        let mut call = Call::new(&self.redis.scripts.lease, key);
         call.arg(token).arg(millis(self.redis.times.lease)).arg(min).arg(rejected);
         match self.call::<Answer>("lease", key, &call, budget).await? {
             (1, Some(version), Some(data)) => Ok(Lease::Hit { version, data: data.into() }),
@@ -187,7 +187,7 @@ impl Run {
     ) -> Result<bool, Unreachable> {
         let Times { ttl, absent, .. } = self.redis.times;
         let ttl = jittered(if version > 0 { ttl } else { absent });
-        let mut call = self.redis.scripts.fill.key(key);
+        let mut call = Call::new(&self.redis.scripts.fill, key);
         call.arg(token).arg(version).arg(data).arg(millis(ttl));
         self.call("fill", key, &call, budget).await
     }
@@ -210,7 +210,7 @@ impl Run {
         token: &str,
         budget: &mut Budget,
     ) -> Result<(), Unreachable> {
-        let mut call = self.redis.scripts.floor.key(key);
+        let mut call = Call::new(&self.redis.scripts.floor, key);
         call.arg(version).arg(token).arg(millis(self.redis.times.lease)).arg(millis(self.redis.times.floor));
         self.call::<u8>("floor", key, &call, budget).await.map(drop)
     }
@@ -222,9 +222,9 @@ impl Run {
         budget: &mut Budget,
     ) -> Result<(), Unreachable> {
         let placed = floors.iter().map(|(key, version)| async move {
-            let mut call = self.redis.scripts.floor.key(key);
+            let mut call = Call::new(&self.redis.scripts.floor, key);
             call.arg(version).arg("").arg(millis(self.redis.times.lease)).arg(millis(self.redis.times.floor));
-            call.invoke_async::<u8>(&mut self.connection(key)?).await
+            call.send::<u8>(&mut self.connection(key)?).await
         });
         self.all("floor", try_join_all(placed), budget).await.map(drop)
     }
@@ -236,7 +236,7 @@ impl Run {
         token: &str,
         budget: &mut Budget,
     ) -> Result<(), Unreachable> {
-        let mut call = self.redis.scripts.unfloor.key(key);
+        let mut call = Call::new(&self.redis.scripts.unfloor, key);
         call.arg(token);
         self.call::<u8>("unfloor", key, &call, budget).await.map(drop)
     }
@@ -312,10 +312,10 @@ impl Run {
         &self,
         name: &'static str,
         key: &str,
-        call: &redis::ScriptInvocation<'_>,
+        call: &Call<'_>,
         budget: &mut Budget,
     ) -> Result<T, Unreachable> {
-        let call = async { call.invoke_async(&mut self.connection(key)?).await };
+        let call = async { call.send(&mut self.connection(key)?).await };
         self.all(name, call, budget).await
     }
 
@@ -348,6 +348,37 @@ impl Run {
             Ok(_) => self.redis.breaker.answered(ticket),
             Err(error) if error.is_refusal() => self.redis.breaker.answered(ticket),
             Err(_) => self.redis.breaker.failed(ticket),
+        }
+    }
+}
+
+/// A script on its way to one key. (The crate's own keeps each argument by itself before it writes it.)
+pub(crate) struct Call<'a> {
+    script: &'a Script,
+    command: Cmd,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(script: &'a Script, key: &str) -> Self {
+        let mut command = Cmd::with_capacity(8, 256);
+        command.arg("EVALSHA").arg(script.get_hash()).arg(1).arg(key);
+        Self { script, command }
+    }
+
+    pub(crate) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
+        self.command.arg(argument);
+        self
+    }
+
+    /// Sends it, and first the script itself to a server that does not know it.
+    async fn send<T: FromRedisValue>(&self, connection: &mut MultiplexedConnection) -> Result<T, RedisError> {
+        match self.command.query_async(connection).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                // Seldom, and in a place of its own: the future of each call has room for this.
+                Box::pin(self.script.load_async(connection)).await?;
+                Box::pin(self.command.query_async(connection)).await
+            }
+            answer => answer,
         }
     }
 }
