@@ -8,6 +8,7 @@ mod clock;
 pub mod commands;
 pub mod config;
 pub mod dev;
+mod digits;
 mod encryption_keys;
 mod error;
 mod imports;

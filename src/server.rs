@@ -113,10 +113,7 @@ impl Bound {
         let Self { state, listener, transport, .. } = self;
         let house = state.clone();
         let layers = Arc::new(Layers::new(state));
-        let service = move |request| {
-            let layers = layers.clone();
-            tenantry_cache::one_request(async move { layers.around(request).await })
-        };
+        let service = move |request| tenantry_cache::one_request(layers.clone().around(request));
         let serve = transport::serve(listener, transport, stop.clone(), service);
         let served = following(&house.app, &stop, async {
             tokio::select! {

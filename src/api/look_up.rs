@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use poem::{
     Request,
-    http::{HeaderMap, HeaderName, Method, header},
+    http::{HeaderMap, HeaderName, Method, StatusCode, header},
 };
 use tenantry_accounts::{TenantId, UserId, users};
 use tenantry_cache::Level;
@@ -99,6 +99,10 @@ pub(super) async fn find(
 }
 
 impl LookedUp {
+    pub(crate) const fn status(&self) -> StatusCode {
+        if self.body.is_some() { StatusCode::OK } else { StatusCode::NOT_MODIFIED }
+    }
+
     pub(super) fn of(found: &users::Found, known: Option<Condition>) -> Self {
         let (version, level) = (found.entry.version, found.level);
         let is_known = known.is_some_and(|known| known.holds(version));

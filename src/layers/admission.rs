@@ -1,6 +1,6 @@
 //! Who asks, and whether they are let in.
 
-use poem::Request;
+use poem::http::HeaderMap;
 use tenantry_accounts::{ApiKeyId, UserId, api_keys::Presented};
 use tenantry_cache::planted::{self, Bug};
 
@@ -30,10 +30,10 @@ impl Admission {
 pub(super) async fn admit(
     state: &State,
     asked: &Asked,
-    request: &Request,
+    headers: &HeaderMap,
     admission: &mut Admission,
 ) -> Result<Credential, ApiError> {
-    let (mut credential, unknown_key) = at_hand(state, request);
+    let (mut credential, unknown_key) = at_hand(state, headers);
     if asked.is_preflight {
         return Ok(credential);
     }
@@ -63,8 +63,8 @@ pub(super) async fn admit(
 }
 
 /// What the request came with as far as this process knows by itself, and the key that it would have to ask for.
-fn at_hand(state: &State, request: &Request) -> (Credential, Option<Presented>) {
-    let Some(text) = caller::bearer(request) else { return (Credential::None, None) };
+fn at_hand(state: &State, headers: &HeaderMap) -> (Credential, Option<Presented>) {
+    let Some(text) = caller::bearer(headers) else { return (Credential::None, None) };
     let revocations = &state.app.revocations;
     if !Presented::looks_like_one(text) {
         let claims = state.tokens.verify(text).filter(|claims| revocations.stands(&claims.basis()));

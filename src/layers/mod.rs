@@ -10,10 +10,15 @@ mod timing;
 mod trace;
 mod traffic;
 
-use std::{panic::AssertUnwindSafe, time::Instant};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
-use futures_util::FutureExt;
-use poem::{PathPattern, Request, Response, http::StatusCode};
+use futures_util::{FutureExt, future::Either};
+use poem::{
+    PathPattern, Request, Response,
+    error::ResponseError,
+    http::{HeaderMap, StatusCode},
+};
+use tenantry_accounts::UserId;
 use tenantry_trace::Work;
 use tokio::time::timeout;
 
@@ -30,7 +35,6 @@ use crate::{
         Routes,
         look_up::{self, LookedUp},
     },
-    caller::Credential,
     error::ApiError,
     log,
     state::State,
@@ -43,95 +47,91 @@ pub(crate) struct Layers {
     traffic: Traffic,
 }
 
-/// What came of a request.
-enum Answer {
-    /// By a route.
-    Whole(Response),
-    /// By the way that look-ups have.
-    User(LookedUp),
-}
-
 impl Layers {
     pub(crate) fn new(state: State) -> Self {
         Self { routes: Routes::new(&state), state, traffic: Traffic::new() }
     }
 
     /// Serves one request, from its first line to its last header. Never fails.
-    pub(crate) async fn around(&self, request: Request) -> Response {
+    pub(crate) fn around(self: Arc<Self>, mut request: Request) -> impl Future<Output = Response> {
         let start = Instant::now();
         let asked = Asked::of(&self.state, &request);
-        let work = Work::request(asked.trace, asked.id());
-        let mut admission = Admission::default();
-        let answer = AssertUnwindSafe(self.in_time(request, &asked, &mut admission)).catch_unwind();
-        let answer = tenantry_trace::within(work.clone(), answer).await;
-        let answer = answer.unwrap_or_else(|_| {
-            work.during(|| tracing::error!("a handler panicked"));
-            Err(ApiError::internal().into())
-        });
-        let (answer, pattern) = match answer {
-            Ok(Answer::Whole(mut response)) => {
-                let pattern = response.extensions_mut().remove::<PathPattern>();
-                (Answer::Whole(response), pattern)
-            }
-            Ok(found @ Answer::User(_)) => (found, None),
-            Err(error) => {
-                let pattern = error.data::<PathPattern>().cloned();
-                let error = work.during(|| ApiError::from(error));
-                (Answer::Whole(error.into_response(asked.id(), asked.problem_details)), pattern)
-            }
-        };
-        let timing = Timing { took: start.elapsed(), work: &work };
-        let status = answer.status();
         match asked.user {
-            Some(_) => tell(self.traffic.look_ups(), &asked, &admission, status, &timing),
-            None => tell(&self.traffic.route(pattern.as_ref()), &asked, &admission, status, &timing),
-        }
-        match answer {
-            Answer::Whole(response) => headers::finish(response, &self.state, asked, admission, &timing),
-            Answer::User(found) => headers::looked_up(found, &self.state, asked, admission, &timing),
+            // Of the request no more than that, and the rest in a place of its own: what a look-up carries along is copied
+            // from hand to hand.
+            Some(id) => {
+                let headers = std::mem::take(request.headers_mut());
+                Either::Left(self.look_up(start, asked, id, headers))
+            }
+            None => Either::Right(Box::pin(self.serve(start, asked, request))),
         }
     }
 
-    /// The answer, or that it took too long: whatever a database or a Redis that hangs does, the client gets one. Changes go on
-    /// to their end.
-    async fn in_time(
-        &self,
-        request: Request,
-        asked: &Asked,
-        admission: &mut Admission,
-    ) -> poem::Result<Answer> {
-        let (deadline, body) = (body::deadline(&request), Awaited::default());
-        let answer = timeout(deadline, self.answer(request, asked, admission, &body));
-        answer.await.unwrap_or_else(|_| Err(late(&body).into()))
+    async fn look_up(
+        self: Arc<Self>,
+        start: Instant,
+        asked: Asked,
+        id: UserId,
+        headers: HeaderMap,
+    ) -> Response {
+        let work = Work::request(asked.trace, asked.id());
+        let mut admission = Admission::default();
+        let found = timeout(body::DEADLINE, async {
+            let credential = admission::admit(&self.state, &asked, &headers, &mut admission).await?;
+            look_up::look_up(&self.state, id, &credential, asked.client, &headers).await
+        });
+        let found = match guarded(&work, found).await {
+            Some(Ok(found)) => found,
+            Some(Err(_)) => Err(late(false)),
+            None => Err(ApiError::internal()),
+        };
+        let timing = Timing { took: start.elapsed(), work: &work };
+        let status = found.as_ref().map_or_else(ResponseError::status, LookedUp::status);
+        tell(self.traffic.look_ups(), &asked, &admission, status, &timing);
+        match found {
+            Ok(found) => headers::looked_up(found, &self.state, asked, admission, &timing),
+            Err(error) => {
+                let response = error.into_response(asked.id(), asked.problem_details);
+                headers::finish(response, &self.state, asked, admission, &timing)
+            }
+        }
+    }
+
+    async fn serve(self: Arc<Self>, start: Instant, asked: Asked, request: Request) -> Response {
+        let work = Work::request(asked.trace, asked.id());
+        let (mut admission, body) = (Admission::default(), Awaited::default());
+        let deadline = body::deadline(&request);
+        let answer = timeout(deadline, self.answer(request, &asked, &mut admission, &body));
+        let answer = match guarded(&work, answer).await {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) => Err(late(body.now()).into()),
+            None => Err(ApiError::internal().into()),
+        };
+        let (pattern, response) = match answer {
+            Ok(mut response) => (response.extensions_mut().remove::<PathPattern>(), response),
+            Err(error) => {
+                let pattern = error.data::<PathPattern>().cloned();
+                let error = work.during(|| ApiError::from(error));
+                (pattern, error.into_response(asked.id(), asked.problem_details))
+            }
+        };
+        let timing = Timing { took: start.elapsed(), work: &work };
+        let route = self.traffic.route(pattern.as_ref());
+        tell(&route, &asked, &admission, response.status(), &timing);
+        headers::finish(response, &self.state, asked, admission, &timing)
     }
 
     async fn answer(
         &self,
-        request: Request,
+        mut request: Request,
         asked: &Asked,
         admission: &mut Admission,
         body: &Awaited,
-    ) -> poem::Result<Answer> {
-        let credential = admission::admit(&self.state, asked, &request, admission).await?;
-        if let Some(id) = asked.user {
-            let (client, headers) = (asked.client, request.headers());
-            let found = look_up::look_up(&self.state, id, &credential, client, headers).await?;
-            return Ok(Answer::User(found));
-        }
-        if asked.is_preflight {
-            return Ok(Answer::Whole(Response::builder().status(StatusCode::NO_CONTENT).finish()));
-        }
-        // In a place of its own, so that look-ups do not carry it along.
-        Box::pin(self.route(request, asked, credential, body)).await.map(Answer::Whole)
-    }
-
-    async fn route(
-        &self,
-        mut request: Request,
-        asked: &Asked,
-        credential: Credential,
-        body: &Awaited,
     ) -> poem::Result<Response> {
+        let credential = admission::admit(&self.state, asked, request.headers(), admission).await?;
+        if asked.is_preflight {
+            return Ok(Response::builder().status(StatusCode::NO_CONTENT).finish());
+        }
         request.set_data(credential);
         request.set_data(asked.client);
         request.set_data(self.state.clone());
@@ -140,18 +140,18 @@ impl Layers {
     }
 }
 
-impl Answer {
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::Whole(response) => response.status(),
-            Self::User(LookedUp { body: Some(_), .. }) => StatusCode::OK,
-            Self::User(LookedUp { body: None, .. }) => StatusCode::NOT_MODIFIED,
-        }
+/// What becomes of something that is done for a request; none: it panicked, which is said.
+async fn guarded<T>(work: &Work, something: impl Future<Output = T>) -> Option<T> {
+    let ended = tenantry_trace::within(work.clone(), AssertUnwindSafe(something).catch_unwind()).await;
+    if ended.is_err() {
+        work.during(|| tracing::error!("a handler panicked"));
     }
+    ended.ok()
 }
 
-fn late(body: &Awaited) -> ApiError {
-    if body.now() {
+/// Whatever a database or a Redis that hangs does, the client gets an answer. Changes go on to their end.
+fn late(is_body_awaited: bool) -> ApiError {
+    if is_body_awaited {
         ApiError::slow_body()
     } else {
         ApiError::unavailable("This took too long, please try again", 1)

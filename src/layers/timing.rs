@@ -5,6 +5,8 @@ use std::{cell::RefCell, time::Duration};
 use poem::http::{HeaderName, HeaderValue};
 use tenantry_trace::Work;
 
+use crate::digits::{fraction, whole};
+
 pub(super) const PROCESS_TIME: HeaderName = HeaderName::from_static("x-process-time");
 pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub(super) const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
@@ -70,43 +72,9 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn whole(text: &mut String, number: u64) {
-    fraction::<0>(text, number);
-}
-
-/// Writes a number with so many of its digits behind the point.
-fn fraction<const DIGITS: usize>(text: &mut String, mut number: u64) {
-    // As many as there are.
-    let mut digits = [b'0'; 20];
-    let mut at = digits.len();
-    let point = at - DIGITS;
-    while number > 0 || at >= point {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-    }
-    let (whole, behind) = digits.split_at(point);
-    text.push_str(std::str::from_utf8(&whole[at..]).unwrap_or_default());
-    if DIGITS > 0 {
-        text.push('.');
-        text.push_str(std::str::from_utf8(behind).unwrap_or_default());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_fraction_has_all_its_digits() {
-        let written = |number| {
-            let mut text = String::new();
-            fraction::<3>(&mut text, number);
-            text
-        };
-        assert_eq!([0, 7, 1_000, 61_234_567].map(written), ["0.000", "0.007", "1.000", "61234.567"]);
-        assert_eq!(written(u64::MAX), "18446744073709551.615");
-    }
 
     #[test]
     fn a_tag_is_a_version_in_quotes() {

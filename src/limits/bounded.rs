@@ -117,7 +117,6 @@ impl ShrinkableKeyedStateStore<u128> for Bounded<Nanos> {
 mod tests {
     use std::{num::NonZeroU32, time::Duration};
 
-    use ahash::RandomState;
     use governor::{Quota, RateLimiter, clock::FakeRelativeClock, middleware::NoOpMiddleware};
 
     use super::*;

@@ -1,10 +1,10 @@
 //! Limits as clients are told of them: draft-ietf-httpapi-ratelimit-headers-11.
 
-use std::{fmt::Write, num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, time::Duration};
 
 use poem::http::{HeaderName, HeaderValue};
 
-use crate::error::ApiError;
+use crate::{digits::whole, error::ApiError};
 
 pub(crate) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub(crate) const STATE: HeaderName = HeaderName::from_static("ratelimit");
@@ -70,8 +70,12 @@ impl Verdict {
             self.states.push_str(", ");
         }
         self.policies.push_str(&policy.item);
-        // Writing to a string does not fail.
-        let _ = write!(self.states, "\"{}\";r={remaining};t={}", policy.name, seconds(time));
+        self.states.push('"');
+        self.states.push_str(policy.name);
+        self.states.push_str("\";r=");
+        whole(&mut self.states, remaining.into());
+        self.states.push_str(";t=");
+        whole(&mut self.states, seconds(time));
     }
 
     /// Whether no limit has refused it so far.

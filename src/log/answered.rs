@@ -10,13 +10,17 @@ use std::{
 use tenantry_accounts::{ApiKeyId, UserId};
 use tenantry_trace::Work;
 use tracing::Level;
+use uuid::Uuid;
 
 use super::{
     Format, format,
     json::{self, Escaped},
     lines,
 };
-use crate::clock;
+use crate::{
+    clock,
+    digits::{fraction, whole},
+};
 
 /// Where it is said to come from, for RUST_LOG.
 const TARGET: &str = "tenantry::layers";
@@ -55,7 +59,7 @@ impl Answered<'_> {
             }),
             Format::Pretty => self.work.during(|| {
                 let Self { method, route, status, user, api_key, .. } = *self;
-                let took = self.millis();
+                let took = self.took.as_micros() as f64 / 1e3;
                 let (user, api_key) =
                     (user.map(tracing::field::display), api_key.map(tracing::field::display));
                 tracing::info!(
@@ -66,12 +70,8 @@ impl Answered<'_> {
         }
     }
 
-    fn millis(&self) -> f64 {
-        self.took.as_micros() as f64 / 1e3
-    }
-
     fn write(&self, line: &mut String) -> fmt::Result {
-        let Self { method, route, status, .. } = self;
+        let Self { method, route, status, .. } = *self;
         let time = clock::now::<6>();
         line.push_str(r#"{"timestamp":""#);
         line.push_str(std::str::from_utf8(time.as_ref()).unwrap_or_default());
@@ -79,17 +79,21 @@ impl Answered<'_> {
         line.push_str(method);
         line.push(' ');
         Escaped(&mut *line).write_str(route)?;
-        write!(line, " {status}")?;
+        line.push(' ');
+        whole(line, status.into());
         line.push_str(r#"","http.method":""#);
         line.push_str(method);
         line.push_str(r#"","http.route":""#);
         Escaped(&mut *line).write_str(route)?;
-        write!(line, r#"","http.status":{status},"duration.ms":{}"#, self.millis())?;
-        if let Some(user) = self.user {
-            write!(line, r#","user.id":"{user}""#)?;
+        line.push_str(r#"","http.status":"#);
+        whole(line, status.into());
+        line.push_str(r#","duration.ms":"#);
+        fraction::<3>(line, u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX));
+        if let Some(UserId(user)) = self.user {
+            id(line, "user.id", user);
         }
-        if let Some(api_key) = self.api_key {
-            write!(line, r#","api_key.id":"{api_key}""#)?;
+        if let Some(ApiKeyId(api_key)) = self.api_key {
+            id(line, "api_key.id", api_key);
         }
         line.push_str(r#","target":""#);
         line.push_str(TARGET);
@@ -100,11 +104,18 @@ impl Answered<'_> {
     }
 }
 
+fn id(line: &mut String, name: &str, id: Uuid) {
+    line.push_str(",\"");
+    line.push_str(name);
+    line.push_str("\":\"");
+    line.push_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+    line.push('"');
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
     use tenantry_trace::Trace;
-    use uuid::Uuid;
 
     use super::*;
 

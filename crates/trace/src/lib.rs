@@ -351,7 +351,8 @@ mod tests {
     async fn what_is_done_for_a_request_knows_it() {
         let work = Work::request(Trace::begin(), "r-1");
         let id = || look(|work| work.request_id().map(str::to_owned));
-        let spawned = within(work.clone(), async { tokio::spawn(carried(async { id() })).await.unwrap() });
+        let spawned =
+            within(work.clone(), async { tokio::spawn(carried(async move { id() })).await.unwrap() });
         assert_eq!(spawned.await, Some(Some("r-1".into())));
         assert_eq!((work.during(id), id()), (Some(Some("r-1".into())), None));
     }
