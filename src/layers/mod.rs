@@ -5,6 +5,7 @@ mod admission;
 mod asked;
 mod body;
 mod headers;
+mod served;
 mod slow_body;
 mod timing;
 mod trace;
@@ -21,7 +22,7 @@ use tenantry_trace::Work;
 use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
-use self::{admission::Admission, asked::Asked, slow_body::Awaited, traffic::Traffic};
+use self::{admission::Admission, asked::Asked, served::Served, slow_body::Awaited, traffic::Traffic};
 pub(crate) use self::{asked::Client, body::is_too_large};
 use crate::{api::Routes, error::ApiError, state::State};
 
@@ -42,6 +43,7 @@ impl Layers {
         let start = Instant::now();
         let asked = Asked::of(&self.state, &request);
         let (span, work) = (asked.span(), Work::new(asked.trace));
+        let served = Served::begin(&asked);
         let mut admission = Admission::default();
         let answer = self.in_time(request, &asked, &mut admission);
         let answer = AssertUnwindSafe(tenantry_trace::within(work.clone(), answer).instrument(span.clone()))
@@ -62,6 +64,7 @@ impl Layers {
         let took = start.elapsed();
         let route = self.traffic.count(pattern.as_ref(), &asked.method, response.status(), took);
         tell(&span, &asked, &admission, &route, response.status(), took);
+        served.end(&route, response.status());
         headers::finish(&mut response, &self.state, asked, admission, (&work, took));
         response
     }

@@ -95,7 +95,8 @@ impl Collector {
         let mut response = request.send().await.map_err(away)?;
         let status = response.status();
         if !status.is_success() {
-            let wanted = response.headers().get(RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok());
+            let wanted =
+                response.headers().get(RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok());
             let problem = format!("it answered {status}");
             return Err(match status {
                 StatusCode::TOO_MANY_REQUESTS

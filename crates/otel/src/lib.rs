@@ -92,7 +92,9 @@ impl Export {
         }
         let left = self.queue.abandon();
         if left > 0 {
-            tracing::warn!("{left} spans were not handed over: the collector of traces did not take them in time");
+            tracing::warn!(
+                "{left} spans were not handed over: the collector of traces did not take them in time"
+            );
         }
     }
 }

@@ -1,9 +1,6 @@
 //! Time in the database, and what was asked there.
 
-use std::{
-    sync::atomic::Ordering::Relaxed,
-    time::Instant,
-};
+use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 use crate::{CURRENT, Kind, Span, Value};
 

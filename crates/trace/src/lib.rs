@@ -68,8 +68,7 @@ impl Trace {
     /// caller or not.
     pub fn received(self) -> Self {
         let child = self.child();
-        span::sampler()
-            .map_or(child, |sampler| child.sampled(sampler.follows(self.is_sampled(), child.span)))
+        span::sampler().map_or(child, |sampler| child.sampled(sampler.follows(self.is_sampled(), child.span)))
     }
 
     fn sampled(self, sampled: bool) -> Self {

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use tenantry_trace::{Finished, InDatabase, Kind, Sampler, Span, Trace, Value, Work, carried, install, within};
+use tenantry_trace::{
+    Finished, InDatabase, Kind, Sampler, Span, Trace, Value, Work, carried, install, within,
+};
 
 #[tokio::test]
 async fn spans_have_the_ids_of_the_work_and_below_it_of_who_called_them() {
