@@ -36,6 +36,7 @@ mod mails;
 mod metadata;
 mod node;
 mod operators;
+mod otel;
 mod passwords;
 #[path = "../harness/port.rs"]
 mod port;

@@ -146,3 +146,59 @@ async fn batch(spans: &mut Receiver<Finished>, stop: &CancellationToken) -> Vec<
     }
     batch
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use tenantry_trace::{Kind, Trace};
+
+    use super::*;
+
+    fn span() -> Finished {
+        let (start, end) = (SystemTime::now(), SystemTime::now());
+        let trace = Trace::begin();
+        Finished {
+            trace,
+            kind: Kind::Client,
+            name: "GET".into(),
+            start,
+            end,
+            attributes: vec![],
+            failed: false,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_is_full_takes_no_more_and_what_is_in_it_goes_in_batches() {
+        let (queue, mut spans) = Queue::new();
+        for _ in 0..LENGTH + 10 {
+            queue.push(span());
+        }
+        assert_eq!(queue.counters.under_way.load(SeqCst), LENGTH);
+        let stop = CancellationToken::new();
+        let begun = Instant::now();
+        for _ in 0..LENGTH / BATCH {
+            assert_eq!(batch(&mut spans, &stop).await.len(), BATCH);
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO, "full ones do not wait");
+        queue.push(span());
+        assert_eq!(batch(&mut spans, &stop).await.len(), 1);
+        assert_eq!(begun.elapsed(), COMPANY);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_sent_at_the_end_is_counted_and_nothing_goes_in_any_more() {
+        let (queue, mut spans) = Queue::new();
+        queue.push(span());
+        queue.push(span());
+        queue.settle(1, &Taken::default());
+        assert_eq!(queue.abandon(), 1);
+        queue.push(span());
+        assert_eq!(queue.abandon(), 0);
+        let stop = CancellationToken::new();
+        stop.cancel();
+        assert_eq!(batch(&mut spans, &stop).await.len(), 2, "what went in before");
+        assert!(batch(&mut spans, &stop).await.is_empty());
+    }
+}
