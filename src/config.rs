@@ -13,6 +13,8 @@ use std::{
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use tenantry_accounts::{billing::Price, feed::LONGEST_TTL, passwords::Cost, tenants::Plan};
+use tenantry_trace::Sampler;
+use uuid::Uuid;
 
 use crate::{
     limits::{ByPlan, Rate},
@@ -295,6 +297,36 @@ pub struct Config {
     #[arg(long, env = "RUST_LOG", global = true, default_value = "info", value_name = "FILTER")]
     pub rust_log: String,
 
+    /// Collector of OpenTelemetry that traces are sent to, by http/protobuf, such as http://127.0.0.1:4318; none: nothing is sent
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", global = true, value_name = "URL")]
+    pub otel_exporter_otlp_endpoint: Option<WebUrl>,
+
+    /// Headers for the collector: NAME=VALUE separated by commas, values percent-encoded
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_HEADERS",
+        global = true,
+        hide_env_values = true,
+        value_name = "HEADERS"
+    )]
+    pub otel_exporter_otlp_headers: Option<String>,
+
+    /// Milliseconds that the collector may take for a batch, all attempts together
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_TIMEOUT", global = true, default_value_t = 10_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    pub otel_exporter_otlp_timeout: u64,
+
+    /// What the service is called in traces
+    #[arg(long, env = "OTEL_SERVICE_NAME", global = true, default_value = "tenantry", value_name = "NAME")]
+    pub otel_service_name: String,
+
+    /// Which traces are sent; parentbased_* believe callers who say that theirs is recorded
+    #[arg(long, env = "OTEL_TRACES_SAMPLER", global = true, default_value = "parentbased_traceidratio", value_name = "SAMPLER", value_parser = clap::builder::PossibleValuesParser::new(Sampler::NAMES))]
+    pub otel_traces_sampler: String,
+
+    /// For the samplers traceidratio: the part of the traces, from 0 to 1
+    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", global = true, default_value = "1", value_parser = part, value_name = "PART")]
+    pub otel_traces_sampler_arg: f64,
+
     /// Jobs a worker process runs at once
     #[arg(long, env = "WORKER_CONCURRENCY", global = true, default_value_t = 16, value_name = "N", value_parser = at_least_one)]
     pub worker_concurrency: usize,
@@ -407,6 +439,32 @@ impl Config {
             grace: self.stripe_grace,
             settle: self.stripe_settle_delay,
         })
+    }
+
+    /// Where traces go, and which; none: nowhere.
+    ///
+    /// # Errors
+    /// When the headers or the sampler cannot be read.
+    pub fn traces(&self) -> Result<Option<tenantry_otel::Settings>, ConfigError> {
+        let Some(endpoint) = &self.otel_exporter_otlp_endpoint else { return Ok(None) };
+        // Not read by the command line, which says what was wrong: they are secrets.
+        let headers = self.otel_exporter_otlp_headers.as_deref().unwrap_or_default().parse();
+        let headers = headers.map_err(|error: tenantry_otel::WrongHeaders| {
+            ConfigError(format!("OTEL_EXPORTER_OTLP_HEADERS {error}"))
+        })?;
+        let sampler = Sampler::named(&self.otel_traces_sampler, self.otel_traces_sampler_arg);
+        Ok(Some(tenantry_otel::Settings {
+            endpoint: endpoint.0.clone(),
+            headers,
+            timeout: Duration::from_millis(self.otel_exporter_otlp_timeout),
+            sampler: sampler
+                .map_err(|_| ConfigError("OTEL_TRACES_SAMPLER is no sampler that there is".into()))?,
+            service: tenantry_otel::Service {
+                name: self.otel_service_name.clone(),
+                version: env!("CARGO_PKG_VERSION"),
+                instance: Uuid::new_v4().to_string(),
+            },
+        }))
     }
 
     /// How clients reach this service.
@@ -589,6 +647,11 @@ fn days(text: &str, least: u64) -> Result<Duration, String> {
     period(text).and_then(|time| {
         if bounds.contains(&time) { Ok(time) } else { Err(format!("must be between {least}d and 36500d")) }
     })
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    let part = text.parse().ok().filter(|part| (0.0..=1.0).contains(part));
+    part.ok_or_else(|| "must be a number from 0 to 1, such as 0.1".into())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -22,6 +22,7 @@ use tenantry_accounts::{
     primary::{NotPrimary, timeline},
 };
 use tenantry_cache::planted::{self, Bug};
+use tenantry_otel::Export;
 use tenantry_workers::Mailer;
 
 use crate::{api, config::Config, error::sources, layers::Layers, migrate, state::State, transport};
@@ -205,10 +206,13 @@ pub async fn run(
             false => api.await,
         }
     };
-    let result = tokio::select! {
-        result = parts => result,
-        result = serve_metrics(&state.app, &state.config, &stop) => result,
+    let served = async {
+        tokio::select! {
+            result = parts => result,
+            result = serve_metrics(&state.app, &state.config, &stop) => result,
+        }
     };
+    let result = exporting(&state.config, served).await;
     stop.cancel();
     result
 }
@@ -218,10 +222,31 @@ pub async fn run(
 /// # Errors
 /// When a setting is wrong, or the workers end by themselves.
 pub async fn run_workers(app: App, config: Config, stop: CancellationToken) -> Result<(), ServeError> {
-    tokio::select! {
-        result = work(&app, &config, &stop) => result,
-        result = serve_metrics(&app, &config, &stop) => result,
-    }
+    let worked = async {
+        tokio::select! {
+            result = work(&app, &config, &stop) => result,
+            result = serve_metrics(&app, &config, &stop) => result,
+        }
+    };
+    exporting(&config, worked).await
+}
+
+/// Does `work` while its spans are sent to a collector, if there is to be one; what has not been sent at its end is sent then, for
+/// two seconds at most.
+async fn exporting(
+    config: &Config,
+    work: impl Future<Output = Result<(), ServeError>>,
+) -> Result<(), ServeError> {
+    let refused = |error: &dyn std::error::Error| ServeError::Refused(error.to_string());
+    let Some(settings) = config.traces().map_err(|error| refused(&error))? else { return work.await };
+    tracing::info!(
+        "traces go to the collector of OTEL_EXPORTER_OTLP_ENDPOINT, by {}",
+        config.otel_traces_sampler
+    );
+    let export = Export::begin(settings).map_err(|error| refused(&error))?;
+    let result = work.await;
+    export.end().await;
+    result
 }
 
 async fn work(app: &App, config: &Config, stop: &CancellationToken) -> Result<(), ServeError> {

@@ -185,6 +185,8 @@ fn variable_of(error: &clap::Error, command: &clap::Command) -> Option<String> {
 
 async fn serve(config: Config, workers: bool) -> Result {
     server::metrics();
+    // What is wrong with them is said before anybody is waited for.
+    config.traces()?;
     let state = State::new(config.clone())?;
     server::check_database(&config).await?;
     state.check_encryption().await?;
@@ -195,6 +197,7 @@ async fn serve(config: Config, workers: bool) -> Result {
 
 async fn work(config: Config) -> Result {
     server::metrics();
+    config.traces()?;
     let app = state::app(&config)?;
     server::check_database(&config).await?;
     server::run_workers(app, config, stopping(None)?).await?;

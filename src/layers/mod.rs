@@ -5,6 +5,7 @@ mod admission;
 mod asked;
 mod body;
 mod headers;
+mod served;
 mod slow_body;
 mod timing;
 mod trace;
@@ -25,6 +26,7 @@ use tokio::time::timeout;
 use self::{
     admission::Admission,
     asked::Asked,
+    served::Served,
     slow_body::Awaited,
     timing::Timing,
     traffic::{Route, Traffic},
@@ -74,7 +76,7 @@ impl Layers {
         id: UserId,
         headers: HeaderMap,
     ) -> Response {
-        let work = Work::request(asked.trace, asked.id());
+        let (work, served) = (Work::request(asked.trace, asked.id()), Served::begin(&asked));
         let mut admission = Admission::default();
         let found = timeout(body::DEADLINE, async {
             let credential = admission::admit(&self.state, &asked, &headers, &mut admission).await?;
@@ -88,6 +90,7 @@ impl Layers {
         let timing = Timing { took: start.elapsed(), work: &work };
         let status = found.as_ref().map_or_else(ResponseError::status, LookedUp::status);
         tell(self.traffic.look_ups(), &asked, &admission, status, &timing);
+        served.end(&self.traffic.look_ups().name, status);
         match found {
             Ok(found) => headers::looked_up(found, &self.state, asked, admission, &timing),
             Err(error) => {
@@ -98,7 +101,7 @@ impl Layers {
     }
 
     async fn serve(self: Arc<Self>, start: Instant, asked: Asked, request: Request) -> Response {
-        let work = Work::request(asked.trace, asked.id());
+        let (work, served) = (Work::request(asked.trace, asked.id()), Served::begin(&asked));
         let (mut admission, body) = (Admission::default(), Awaited::default());
         let deadline = body::deadline(&request);
         let answer = timeout(deadline, self.answer(request, &asked, &mut admission, &body));
@@ -118,6 +121,7 @@ impl Layers {
         let timing = Timing { took: start.elapsed(), work: &work };
         let route = self.traffic.route(pattern.as_ref());
         tell(&route, &asked, &admission, response.status(), &timing);
+        served.end(&route.name, response.status());
         headers::finish(response, &self.state, asked, admission, &timing)
     }
 

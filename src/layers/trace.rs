@@ -15,7 +15,7 @@ pub(super) fn of(headers: &HeaderMap) -> Trace {
     let mut sent = headers.get_all(TRACEPARENT).iter();
     match (sent.next().map(HeaderValue::to_str), sent.next()) {
         // Of two nobody knows which is meant.
-        (Some(Ok(text)), None) => text.parse().map_or_else(|_| Trace::begin(), Trace::child),
+        (Some(Ok(text)), None) => text.parse().map_or_else(|_| Trace::begin(), Trace::received),
         _ => Trace::begin(),
     }
 }

@@ -37,6 +37,7 @@ mod mails;
 mod metadata;
 mod node;
 mod operators;
+mod otel;
 mod passwords;
 #[path = "../harness/port.rs"]
 mod port;

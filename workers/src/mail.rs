@@ -12,6 +12,7 @@ use lettre::{
 };
 use tenantry_accounts::{App, Error, TenantId, db};
 use tenantry_queue::{CompleteError, JobId, Leased, Outcome};
+use tenantry_trace::{Kind, Span};
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::Handlers;
@@ -32,6 +33,16 @@ pub struct Mailer {
 enum Way {
     Smtp(AsyncSmtpTransport<Tokio1Executor>),
     Folder(Arc<PathBuf>),
+}
+
+impl Way {
+    /// Of its spans, which tell nothing of a mail.
+    fn name(&self) -> &'static str {
+        match self {
+            Way::Smtp(_) => "SMTP send",
+            Way::Folder(_) => "write mail",
+        }
+    }
 }
 
 /// A setting for mail that cannot be used.
@@ -116,7 +127,8 @@ impl Mailer {
                     .singlepart(part(ContentType::TEXT_HTML, mail.html)),
             );
         let Ok(message) = message else { return Outcome::Dead("the mail could not be built".into()) };
-        match &self.way {
+        let mut span = Span::child(Kind::Client, self.way.name());
+        let outcome = match &self.way {
             Way::Smtp(transport) => match transport.send(message).await {
                 Ok(_) => Outcome::Done,
                 // The server's words may repeat the address: its code is enough.
@@ -134,7 +146,13 @@ impl Mailer {
                 Ok(()) => Outcome::Done,
                 Err(error) => Outcome::Retry(format!("the mail could not be written: {error}")),
             },
+        };
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Dead(_) => span.fail("refused"),
+            _ => span.fail("failed"),
         }
+        outcome
     }
 }
 

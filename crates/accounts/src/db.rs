@@ -1,11 +1,16 @@
 //! Connections and the transactions that run in them. Nobody else writes `begin` or sets a role.
 
-use std::{ops::Deref, time::Instant};
+use std::{
+    ops::Deref,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 
 use deadpool_postgres::{Client, Pool};
 use tenantry_queue::Nudge;
 use tenantry_trace::InDatabase;
 use tokio_postgres::{
+    Row, Statement,
     error::SqlState,
     types::{ToSql, Type},
 };
@@ -44,7 +49,7 @@ impl Db {
 
     /// A connection; waits at most the pool's time-out.
     pub async fn client(&self) -> Result<Client> {
-        let _waiting = InDatabase::begin();
+        let _waiting = InDatabase::waiting();
         Ok(self.pool.get().await?)
     }
 }
@@ -53,13 +58,13 @@ impl Db {
 pub struct Transaction<'a> {
     inner: deadpool_postgres::Transaction<'a>,
     opened: Instant,
-    _busy: InDatabase,
+    busy: Mutex<InDatabase>,
 }
 
 impl<'a> Transaction<'a> {
     async fn begin(client: &'a mut Client) -> Result<Self> {
         let (opened, busy) = (Client::metrics(client).created, InDatabase::begin());
-        Ok(Self { inner: client.transaction().await?, opened, _busy: busy })
+        Ok(Self { inner: client.transaction().await?, opened, busy: Mutex::new(busy) })
     }
 
     /// When its connection was opened.
@@ -69,7 +74,33 @@ impl<'a> Transaction<'a> {
 
     /// Ends it, for good.
     pub async fn commit(self) -> std::result::Result<(), tokio_postgres::Error> {
-        self.inner.commit().await
+        let committed = self.inner.commit().await;
+        if let Err(error) = &committed {
+            let mut busy = self.busy.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let state = error.code().map_or("connection", SqlState::code);
+            busy.span().fail(state.to_owned());
+        }
+        committed
+    }
+
+    /// As that of the driver; its span tells what is asked.
+    pub async fn prepare_cached(&self, sql: &str) -> std::result::Result<Statement, tokio_postgres::Error> {
+        self.asks(sql);
+        self.inner.prepare_cached(sql).await
+    }
+
+    /// As that of the driver; its span tells what is asked.
+    pub async fn query_typed(
+        &self,
+        sql: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> std::result::Result<Vec<Row>, tokio_postgres::Error> {
+        self.asks(sql);
+        self.inner.query_typed(sql, params).await
+    }
+
+    fn asks(&self, sql: &str) {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).span().asks(sql);
     }
 
     /// Ends it without a trace.
@@ -90,6 +121,7 @@ impl<'a> Deref for Transaction<'a> {
 pub async fn as_tenant(client: &mut Client, tenant: TenantId) -> Result<Transaction<'_>> {
     let tx = Transaction::begin(client).await?;
     let statement = tx
+        .inner
         .prepare_cached(
             "select set_config('role', 'tenantry_app', true), set_config('tenantry.tenant', $1::uuid::text, true),
                set_config('tenantry.traceparent', $2, true)",
@@ -105,6 +137,7 @@ pub async fn as_tenant(client: &mut Client, tenant: TenantId) -> Result<Transact
 pub(crate) async fn as_reader(client: &mut Client, tenant: TenantId) -> Result<Transaction<'_>> {
     let tx = Transaction::begin(client).await?;
     let statement = tx
+        .inner
         .prepare_cached(
             "select set_config('role', 'tenantry_app', true), set_config('tenantry.tenant', $1::uuid::text, true),
                set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
@@ -146,7 +179,7 @@ pub async fn as_system(client: &mut Client) -> Result<Transaction<'_>> {
     let parameter = [(&traceparent() as &(dyn ToSql + Sync), Type::TEXT)];
     let sql =
         "select set_config('role', 'tenantry_system', true), set_config('tenantry.traceparent', $1, true)";
-    tx.query_typed(sql, &parameter).await?;
+    tx.inner.query_typed(sql, &parameter).await?;
     Ok(tx)
 }
 

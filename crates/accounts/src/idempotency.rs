@@ -81,6 +81,7 @@ impl Named {
 /// [`Error::KeyReused`] when that was another request.
 pub async fn answered(app: &App, request: &Named) -> Result<Option<Vec<u8>>> {
     let client = app.db.client().await?;
+    let _asking = tenantry_trace::InDatabase::asking("select tenantry.idempotent_answer");
     let statement = client
         .prepare_cached(
             "select key_id, fingerprint, answer from tenantry.idempotent_answer($1, $2, make_interval(secs => $3))",

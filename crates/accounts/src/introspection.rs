@@ -8,6 +8,7 @@ use crate::{App, Result, revocations::Basis};
 /// When the database cannot be asked.
 pub async fn stands(app: &App, basis: &Basis) -> Result<bool> {
     let client = app.db.client().await?;
+    let _asking = tenantry_trace::InDatabase::asking("select tenantry.token_stands");
     let statement = client.prepare_cached("select tenantry.token_stands($1, $2, $3, $4, $5)").await?;
     let Basis { tenant, user, session, user_version, tenant_version } = basis;
     let row =

@@ -29,6 +29,7 @@ pub async fn forgot(app: &App, tenant: &str, email: &Email) -> Result<()> {
 /// One statement, known or not.
 pub(crate) async fn request_mail(app: &App, kind: Kind, tenant: &str, email: &Email) -> Result<()> {
     let client = app.db.client().await?;
+    let _asking = tenantry_trace::InDatabase::asking("select tenantry.request_mail");
     let sql = "select tenantry.request_mail($1, $2, $3) from set_config('tenantry.traceparent', $4, true)";
     let statement = client.prepare_cached(sql).await?;
     client.execute(&statement, &[&kind.as_str(), &tenant, &email.as_str(), &db::traceparent()]).await?;

@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use metrics::Counter;
+use tenantry_trace::Carrier;
 use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, sleep},
@@ -135,7 +136,9 @@ impl Inner {
         let load = Arc::new(Mutex::new(Some(load)));
         let left = Some(budget.left()).filter(|left| *left < self.settings.redis_budget);
         let landing = era.flights.join(key, left, |flight| {
-            tokio::spawn(self.clone().fly(era.clone(), key, flight, load.clone(), budget));
+            // It is a part of the work of whoever was first, whoever joins it.
+            let flying = self.clone().fly(era.clone(), key, flight, load.clone(), budget);
+            tokio::spawn(Carrier::here().carry(flying));
         });
         planted::point("after-join").await;
         let mut read = match landing.await {

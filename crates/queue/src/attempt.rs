@@ -8,7 +8,7 @@ use tokio_util::{
 };
 use tracing::{Instrument, error, info, info_span, warn};
 
-use crate::{Leased, Outcome, store::Store};
+use crate::{Leased, Outcome, span, store::Store};
 
 /// Runs the handler on `job` in a task of its own and stores the outcome. A panic or a time-out is a failure of the
 /// job and of nothing else; a lease that is lost ends the attempt. Dropping this stops the handler at its next await.
@@ -27,13 +27,15 @@ pub(crate) async fn attempt<H>(
         "job", trace.id = %trace.trace_id(), span.id = %trace.span_id(),
         job.id = %job.id, job.kind = %job.kind, job.attempt = job.attempt, tenant.id = %job.tenant
     );
+    let mut recorded = span::attempts(trace, &job);
     let ended = async {
         tokio::select! {
             outcome = outcome(tasks, handler.clone(), job.clone()) => settle(store, &job, &outcome, &lost).await,
             () = lost.cancelled() => lease_lost(&job),
         }
     };
-    tenantry_trace::within(Work::new(trace), ended).instrument(span).await;
+    let outcome = tenantry_trace::within(Work::new(trace), ended).instrument(span).await;
+    span::ended(&mut recorded, outcome);
 }
 
 async fn outcome<H>(tasks: &TaskTracker, handler: H, job: Leased) -> Outcome
@@ -60,8 +62,14 @@ fn message(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-/// Stores the outcome, for as long as that takes while the database is away: otherwise the job would run again.
-pub(crate) async fn settle(store: &Store, job: &Leased, outcome: &Outcome, lost: &CancellationToken) {
+/// Stores the outcome, for as long as that takes while the database is away: otherwise the job would run again. Says as what it is
+/// counted.
+pub(crate) async fn settle(
+    store: &Store,
+    job: &Leased,
+    outcome: &Outcome,
+    lost: &CancellationToken,
+) -> &'static str {
     let mut pause = Duration::from_millis(50);
     loop {
         match store.settle(job, outcome).await {
@@ -80,7 +88,7 @@ pub(crate) async fn settle(store: &Store, job: &Leased, outcome: &Outcome, lost:
     }
 }
 
-fn settled(job: &Leased, outcome: &Outcome, state: &str) {
+fn settled(job: &Leased, outcome: &Outcome, state: &str) -> &'static str {
     match (state, outcome) {
         ("done", _) => info!("done"),
         ("cancelled", Outcome::Cancel(reason)) => info!("cancelled: {reason}"),
@@ -88,17 +96,25 @@ fn settled(job: &Leased, outcome: &Outcome, state: &str) {
         ("failed", Outcome::Retry(reason)) => warn!("failed, to be tried again: {reason}"),
         _ => info!("is {state}"),
     }
-    count(job.kind, if state == "pending" { "snoozed" } else { state });
+    let counted = match state {
+        "done" => "done",
+        "cancelled" => "cancelled",
+        "dead" => "dead",
+        "failed" => "failed",
+        _ => "snoozed",
+    };
+    count(job.kind, counted)
 }
 
-fn lease_lost(job: &Leased) {
+fn lease_lost(job: &Leased) -> &'static str {
     warn!("the lease is lost: another worker has the job, or it was cancelled");
-    count(job.kind, "lost");
+    count(job.kind, "lost")
 }
 
-pub(crate) fn count(kind: tenantry_jobs::Kind, outcome: &str) {
-    metrics::counter!("tenantry_jobs_total", "kind" => kind.as_str(), "outcome" => outcome.to_owned())
-        .increment(1);
+/// Counts it, and says as what.
+pub(crate) fn count(kind: tenantry_jobs::Kind, outcome: &'static str) -> &'static str {
+    metrics::counter!("tenantry_jobs_total", "kind" => kind.as_str(), "outcome" => outcome).increment(1);
+    outcome
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use tenantry_jobs::{Job, Kind};
 use tokio_postgres::types::{Json, ToSql, Type};
 use uuid::Uuid;
 
-use crate::JobId;
+use crate::{JobId, span};
 
 /// When and how a job is to run; the default is now, with priority 0.
 #[derive(Debug, Clone, Copy, Default)]
@@ -64,6 +64,7 @@ async fn insert(
     payload: &(dyn ToSql + Sync),
     options: Options<'_>,
 ) -> Result<JobId, tokio_postgres::Error> {
+    let mut span = span::enqueues(kind, 1);
     // Prepared anew, but in one round trip, and it works behind a transaction pooler; the plans that cost are kept
     // inside the function.
     let row = tx
@@ -81,7 +82,11 @@ async fn insert(
             ],
         )
         .await?;
-    Ok(JobId(row.try_get(0)?))
+    let id = JobId(row.try_get(0)?);
+    if let Some(span) = span.recorded() {
+        span.set("messaging.message.id", id.to_string());
+    }
+    Ok(id)
 }
 
 /// Enqueues many jobs of one kind for one tenant in one statement; their ids are in the order of `jobs`. As
@@ -96,6 +101,7 @@ pub async fn enqueue_many<J: Job>(
     run_at: Option<DateTime<Utc>>,
     priority: i32,
 ) -> Result<Vec<JobId>, tokio_postgres::Error> {
+    let _span = span::enqueues(J::KIND, jobs.len());
     let payloads: Vec<Json<&J>> = jobs.iter().map(Json).collect();
     let rows = tx
         .query_typed(

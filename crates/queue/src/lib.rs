@@ -22,6 +22,7 @@ mod nudge;
 mod registry;
 mod room;
 mod source;
+mod span;
 mod step;
 mod store;
 mod worker;

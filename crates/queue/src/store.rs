@@ -5,6 +5,7 @@ use std::{
 
 use deadpool_postgres::{Object, Pool};
 use tenantry_jobs::{Backoff, Kind};
+use tenantry_trace::InDatabase;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout_at},
@@ -305,6 +306,7 @@ impl Store {
         params: Params<'_>,
     ) -> Result<Vec<Row>, StoreError> {
         let deadline = Instant::now() + patience.max(Duration::from_secs(1));
+        let _asking = InDatabase::asking(sql);
         let client = timeout_at(deadline, self.pool.get())
             .await
             .map_err(|_| StoreError::TimedOut)?

@@ -418,7 +418,9 @@ impl Worker {
     async fn hand_back(&self, held: Vec<Held>) {
         join_all(held.iter().map(|held| async {
             match self.store.release(held).await {
-                Ok(_) => count(held.kind, "released"),
+                Ok(_) => {
+                    count(held.kind, "released");
+                }
                 Err(cause) => {
                     warn!(job.id = %held.id, error = ?cause, "handing back failed; the lease will run out")
                 }

@@ -15,6 +15,7 @@ use reqwest::{
     header::{DATE, HeaderMap},
 };
 use serde_json::Value;
+use tenantry_trace::{Kind, Span};
 
 pub use check::Price;
 pub use list::{Listed, Listing, Page, Place};
@@ -371,8 +372,15 @@ impl Client {
         self.limit.until_ready().await;
         // Without the URL, which may name a customer.
         let away = |error: reqwest::Error| Error::Unavailable(error.without_url().to_string());
-        let response = request.send().await.map_err(away)?;
+        let request = request.build().map_err(away)?;
+        let mut span = asks(&request);
+        let response = self.http.execute(request).await;
+        let response = response.inspect_err(|_| span.fail("unavailable")).map_err(away)?;
         let (status, headers) = (response.status(), response.headers().clone());
+        span.set("http.response.status_code", i64::from(status.as_u16()));
+        if status.is_client_error() || status.is_server_error() {
+            span.fail(status.as_str().to_owned());
+        }
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let at = header(DATE.as_str()).and_then(seconds);
         let wait = header("retry-after").and_then(|wait| wait.parse().ok());
@@ -438,4 +446,18 @@ fn without_addresses(message: &str) -> String {
 fn seconds(date: &str) -> Option<i64> {
     let at = httpdate::parse_http_date(date).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     i64::try_from(at.as_secs()).ok()
+}
+
+/// The span of a call. It tells of what kind the object is, and not which.
+fn asks(request: &reqwest::Request) -> Span {
+    let mut span = Span::child(Kind::Client, "HTTP");
+    if let Some(span) = span.recorded() {
+        let (method, url) = (request.method().as_str(), request.url());
+        let noun = url.path_segments().and_then(|mut parts| parts.nth(1)).unwrap_or_default();
+        span.name = format!("{method} /v1/{noun}").into();
+        span.set("http.request.method", method.to_owned());
+        span.set("url.template", format!("/v1/{noun}"));
+        span.set("server.address", url.host_str().unwrap_or_default().to_owned());
+    }
+    span
 }

@@ -1,9 +1,13 @@
 //! [W3C Trace Context](https://www.w3.org/TR/trace-context-2/): what happens for one request, here and elsewhere, has one trace
 //! id. It comes in a header of the request, is in its log lines, goes into the jobs that it enqueues and from there into theirs.
 //!
-//! Values are small and copied, since every request has one. Spans are exported by nobody here; whoever exports them finds the
-//! ids of a span in its fields `trace.id` and `span.id`.
+//! Values are small and copied, since every request has one. Log lines have the ids of a span in their fields `trace.id` and
+//! `span.id`. Spans of traces that are [sampled](Sampler) go to whoever has [asked for them](install); where nobody has, none is made.
 #![warn(missing_docs)]
+
+mod database;
+mod sampler;
+mod span;
 
 use std::{
     fmt,
@@ -12,17 +16,25 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rand::Rng;
 use tracing::Instrument;
+
+pub use self::{
+    database::InDatabase,
+    sampler::{Sampler, UnknownSampler},
+    span::{Finished, Kind, Span, Value, install},
+};
 
 /// Where one is in a trace: which it is, and which span of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trace {
     trace: TraceId,
     span: SpanId,
+    /// Who has called the span, as far as that was told.
+    parent: Option<SpanId>,
     flags: u8,
 }
 
@@ -40,15 +52,42 @@ const SAMPLED: u8 = 0b01;
 const RANDOM: u8 = 0b10;
 
 impl Trace {
-    /// A new trace. Whether to record it is for others to say.
+    /// A new trace. Whether it is recorded the [`Sampler`] says; where nothing is, that is for others to say.
     pub fn begin() -> Self {
         let trace = TraceId(rand::rng().random_range(1..=u128::MAX));
-        Self { trace, span: SpanId::random(), flags: RANDOM }
+        let begun = Self { trace, span: SpanId::random(), parent: None, flags: RANDOM };
+        span::sampler().map_or(begun, |sampler| begun.sampled(sampler.begins(trace)))
     }
 
     /// A span that this one has called.
     pub fn child(self) -> Self {
-        Self { span: SpanId::random(), ..self }
+        Self { span: SpanId::random(), parent: Some(self.span), ..self }
+    }
+
+    /// A span that was called from outside by this one. Whether it is recorded is for our [`Sampler`] to say, who may believe the
+    /// caller or not.
+    pub fn received(self) -> Self {
+        let child = self.child();
+        span::sampler().map_or(child, |sampler| child.sampled(sampler.follows(self.is_sampled(), child.span)))
+    }
+
+    fn sampled(self, sampled: bool) -> Self {
+        Self { flags: if sampled { self.flags | SAMPLED } else { self.flags & !SAMPLED }, ..self }
+    }
+
+    /// Whether somebody records this trace.
+    pub fn is_sampled(self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+
+    /// The flags as `traceparent` has them.
+    pub fn flags(self) -> u8 {
+        self.flags
+    }
+
+    /// Which span has called this one; none: it is the first.
+    pub fn parent_id(self) -> Option<SpanId> {
+        self.parent
     }
 
     /// Which trace it is.
@@ -62,7 +101,19 @@ impl Trace {
     }
 }
 
+impl TraceId {
+    /// As it goes over the wire.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+}
+
 impl SpanId {
+    /// As it goes over the wire.
+    pub fn to_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+
     fn random() -> Self {
         Self(rand::rng().random_range(1..=u64::MAX))
     }
@@ -92,7 +143,8 @@ impl FromStr for Trace {
             return Err(NoTrace);
         }
         // Each has as many digits as fit.
-        Ok(Self { trace: TraceId(trace), span: SpanId(span as u64), flags: flags as u8 & (SAMPLED | RANDOM) })
+        let flags = flags as u8 & (SAMPLED | RANDOM);
+        Ok(Self { trace: TraceId(trace), span: SpanId(span as u64), parent: None, flags })
     }
 }
 
@@ -247,25 +299,6 @@ impl Carrier {
     }
 }
 
-/// This task is in the database until the value goes.
-#[must_use]
-pub struct InDatabase(Instant);
-
-impl InDatabase {
-    /// From now on.
-    pub fn begin() -> Self {
-        Self(Instant::now())
-    }
-}
-
-impl Drop for InDatabase {
-    fn drop(&mut self) {
-        let spent = u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX);
-        // Outside of any work nobody asks.
-        let _ = CURRENT.try_with(|work| work.0.in_database.fetch_add(spent, Relaxed));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,6 +318,9 @@ mod tests {
         let child = trace.child();
         assert_eq!(child.trace_id(), trace.trace_id());
         assert_ne!(child.span_id(), trace.span_id());
+        assert_eq!((child.parent_id(), trace.parent_id()), (Some(trace.span_id()), None));
+        // Where nothing is exported the caller's word is handed on.
+        assert!(trace.received().is_sampled());
     }
 
     #[test]
@@ -361,7 +397,7 @@ mod tests {
     async fn work_knows_how_long_it_was_in_the_database() {
         let work = Work::new(Trace::begin());
         let busy = async || {
-            let _in = InDatabase::begin();
+            let _in = InDatabase::waiting();
             tokio::time::sleep(Duration::from_millis(2)).await;
         };
         busy().await;

@@ -240,6 +240,7 @@ pub struct Valid {
 /// When the database cannot be asked.
 pub async fn check(app: &App, key: &Presented) -> Result<Option<Valid>> {
     let client = app.db.client().await?;
+    let _asking = tenantry_trace::InDatabase::asking("select tenantry.api_key_by_id");
     let statement = client
         .prepare_cached(
             "select scopes, requests_per_minute, expires_at, tenant_slug, tenant_plan as plan, tenant_version

@@ -23,6 +23,7 @@ pub enum By {
 /// When the database cannot be asked: then Stripe has to send it again.
 pub async fn receive(app: &App, event: &Event, by: By) -> Result<bool> {
     let client = app.db.client().await?;
+    let _asking = tenantry_trace::InDatabase::asking("select tenantry.receive_stripe_event");
     let sql = "select tenantry.receive_stripe_event($1, $2, $3, $4, $5, $6)
                from set_config('tenantry.traceparent', $7, true)";
     let statement = client.prepare_cached(sql).await?;

@@ -63,6 +63,7 @@ impl Begun {
 /// When the database cannot be asked.
 pub async fn begin(app: &App, subscription: &str) -> Result<Begun> {
     let client = app.db.client().await?;
+    let _asking = tenantry_trace::InDatabase::asking("select tenantry.begin_stripe_fetch");
     let sql =
         "select number, dirty, synced, newest_event, parked, tenant_id from tenantry.begin_stripe_fetch($1)";
     let statement = client.prepare_cached(sql).await?;

@@ -171,6 +171,7 @@ struct Account {
 
 async fn account(app: &App, tenant: &str, email: &Email) -> Result<Option<Account>> {
     let client = app.db.client().await?;
+    let _asking = tenantry_trace::InDatabase::asking("select tenantry.login_by_email");
     let statement = client
         .prepare_cached("select tenant_id, user_id, password_hash from tenantry.login_by_email($1, $2)")
         .await?;

@@ -361,6 +361,7 @@ pub(crate) async fn set_plan(
 /// [`Error::NoTenant`].
 pub async fn find(app: &App, reference: &str) -> Result<TenantId> {
     let client = app.db.client().await?;
+    let _asking = tenantry_trace::InDatabase::asking("select tenantry.tenant_named");
     let statement = client.prepare_cached("select tenantry.tenant_named($1)").await?;
     let id: Option<uuid::Uuid> = client.query_one(&statement, &[&reference]).await?.try_get(0)?;
     id.map(TenantId).ok_or(Error::NoTenant)

@@ -23,7 +23,7 @@ use tenantry_cache::{
     Entry, Key, Level, Loaded, Pointer, Read, ReadError, State, Version,
     planted::{self, Bug},
 };
-use tenantry_trace::Carrier;
+use tenantry_trace::InDatabase;
 use tokio_postgres::Row;
 
 pub use bulk::{BulkRow, Extent, Outcome, Outcomes, Refused, create_many};
@@ -146,8 +146,8 @@ pub struct Found {
 /// # Errors
 /// [`Error::NoUser`], also for users of other tenants and deleted ones; [`Error::VersionNotReached`].
 pub async fn get(app: &App, tenant: TenantId, id: UserId, min: Option<Version>) -> Result<Found> {
-    let (key, reader, carrier) = (key(tenant, id), app.clone(), Carrier::here());
-    let load = move || carrier.carry(async move { select(&reader, tenant, id).await });
+    let (key, reader) = (key(tenant, id), app.clone());
+    let load = move || async move { select(&reader, tenant, id).await };
     let read = app.cache.read_through(&key, min, load).await.map_err(read_error)?;
     match read.entry {
         Some(entry) if entry.state == State::Live => {
@@ -167,8 +167,8 @@ pub async fn get(app: &App, tenant: TenantId, id: UserId, min: Option<Version>) 
 pub async fn get_by_email(app: &App, tenant: TenantId, email: &Email) -> Result<Found> {
     let mut lookup = app.cache.look_up(&pointer(tenant, email)).await;
     if let Some(id) = lookup.target().map(UserId) {
-        let (key, reader, carrier) = (key(tenant, id), app.clone(), Carrier::here());
-        let load = move || carrier.carry(async move { select(&reader, tenant, id).await });
+        let (key, reader) = (key(tenant, id), app.clone());
+        let load = move || async move { select(&reader, tenant, id).await };
         let read = lookup.read(&key, load).await;
         let Read { entry, level, .. } = read.map_err(read_error)?;
         let believed = planted::bug(Bug::PointerBelieved);
@@ -193,6 +193,7 @@ fn has_address(entry: &Entry, email: &Email) -> bool {
 
 async fn select_by_email(app: &App, tenant: TenantId, email: &Email) -> Result<Option<User>> {
     let client = app.db.client().await?;
+    let _asking = InDatabase::asking("select tenantry.user_by_email");
     let statement =
         client.prepare_cached(&format!("select {COLUMNS} from tenantry.user_by_email($1, $2)")).await?;
     client
@@ -254,6 +255,7 @@ pub(crate) async fn read(
 /// Reads the row that the cache misses: one statement, one round trip, walled to the tenant.
 async fn select(app: &App, tenant: TenantId, id: UserId) -> Result<Loaded> {
     let client = app.db.client().await?;
+    let _asking = InDatabase::asking("select tenantry.user_by_id");
     let statement = client
         .prepare_cached(&format!(
             "select {COLUMNS}, deleted_at is not null as deleted from tenantry.user_by_id($1, $2)"
@@ -275,6 +277,7 @@ async fn select(app: &App, tenant: TenantId, id: UserId) -> Result<Loaded> {
 
 async fn select_many(app: &App, tenant: TenantId, ids: &[uuid::Uuid]) -> Result<Vec<(Key, Loaded)>> {
     let client = app.db.client().await?;
+    let _asking = InDatabase::asking("select tenantry.users_by_id");
     let statement = client
         .prepare_cached(&format!(
             "select {COLUMNS}, deleted_at is not null as deleted from tenantry.users_by_id($1, $2)"

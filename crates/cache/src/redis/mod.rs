@@ -6,6 +6,7 @@
 mod keeper;
 mod link;
 mod servers;
+mod span;
 
 use std::{
     sync::{Arc, RwLock},
@@ -303,7 +304,9 @@ impl Run {
         budget: &mut Budget,
     ) -> Result<T, Unreachable> {
         let ticket = self.admit(budget)?;
+        let mut span = span::begin(name);
         let result = result(name, budget.spend(calls).await);
+        span::end(&mut span, &result);
         self.told(ticket, &result);
         result
     }
