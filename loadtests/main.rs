@@ -18,10 +18,12 @@ mod connection;
 mod enumeration;
 mod export;
 mod figures;
+mod growth;
 mod imports;
 mod instructions;
 mod limits;
 mod lists;
+mod plot;
 mod process;
 #[path = "../tests/harness/provenance.rs"]
 mod provenance;
@@ -31,7 +33,10 @@ mod soak;
 mod stats;
 mod suite;
 mod table;
+#[path = "../tests/harness/turns.rs"]
+mod turns;
 mod walls;
+mod writes;
 mod wrk;
 
 use std::{fs, path::PathBuf, process::ExitCode};
@@ -71,6 +76,12 @@ pub(crate) struct Settings {
     /// Where the page of the suite goes
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
+    /// The folder that plots go to
+    #[arg(long, value_name = "FOLDER")]
+    plots: Option<PathBuf>,
+    /// The document that shows the table of the suite, between its two marks
+    #[arg(long, value_name = "FILE")]
+    readme: Option<PathBuf>,
     /// Where the table goes, too
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -102,6 +113,10 @@ pub(crate) enum Question {
     Limits,
     /// Memory with users cached, and over time
     Soak,
+    /// Look-ups of a thousand users and of up to a million, by one process and by up to four
+    Growth,
+    /// The cold path and changes: round trips, processor time, log
+    Writes,
     /// Requests of many kinds at constant rates, with thresholds
     Suite,
 }
@@ -153,6 +168,8 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
         Question::Limits => return Ok(limits::measure(settings, servers).await?.to_string()),
         Question::Suite => return Ok(suite::measure(settings, servers).await?.to_string()),
         Question::Soak => return Ok(soak::measure(settings, servers).await?.to_string()),
+        Question::Growth => return Ok(growth::measure(settings, servers).await?.to_string()),
+        Question::Writes => return Ok(writes::measure(settings, servers).await?.to_string()),
         Question::Export => return Ok(export::measure(settings, servers).await?.to_string()),
     };
     Ok(by_turns(settings, servers, table, &cases).await?.to_string())
