@@ -39,7 +39,11 @@ mod walls;
 mod writes;
 mod wrk;
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, ValueEnum};
 
@@ -149,9 +153,22 @@ async fn run(settings: &Settings) -> Result<()> {
     let page = measured?;
     print!("{page}");
     if let Some(report) = &settings.report {
-        fs::write(report, page)?;
+        fs::write(report, &page)?;
+    }
+    // Not before it is in its file, and not where thresholds were passed: a test compares the two.
+    if let Some(document) = &settings.readme {
+        show(&page, document)?;
     }
     Ok(())
+}
+
+/// Puts the table between the marks of a document.
+fn show(page: &str, document: &Path) -> Result<()> {
+    const MARKS: [&str; 2] = ["<!-- suite -->\n", "<!-- /suite -->"];
+    let text = fs::read_to_string(document)?;
+    let (before, rest) = text.split_once(MARKS[0]).ok_or("the document has no place for the table")?;
+    let (_, after) = rest.split_once(MARKS[1]).ok_or("the place for the table has no end")?;
+    Ok(fs::write(document, format!("{before}{}```\n{page}```\n{}{after}", MARKS[0], MARKS[1]))?)
 }
 
 async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {

@@ -28,8 +28,6 @@ const CONNECTIONS: usize = 128;
 const WARM_UP: Duration = Duration::from_secs(1);
 /// What is promised of the p99 of look-ups in memory at half load, in milliseconds.
 const HALF_LOAD: f64 = 5.0;
-/// Between these the README shows the table.
-const MARKS: [&str; 2] = ["<!-- suite -->\n", "<!-- /suite -->"];
 
 /// What was seen of a scenario.
 pub(crate) struct Outcome {
@@ -126,14 +124,6 @@ pub(crate) async fn measure(settings: &Settings, servers: &Servers) -> Result<Re
     let report = Report { outcomes, mixed, head };
     if let Some(file) = &settings.page {
         fs::write(file, page::html(&report))?;
-    }
-    if let Some(file) = &settings.readme {
-        let document = fs::read_to_string(file)?;
-        let shown = document
-            .split_once(MARKS[0])
-            .and_then(|(before, rest)| Some((before, rest.split_once(MARKS[1])?.1)));
-        let (before, after) = shown.ok_or("the document has no place for the table")?;
-        fs::write(file, format!("{before}{}```\n{report}```\n{}{after}", MARKS[0], MARKS[1]))?;
     }
     let over: Vec<_> = report.outcomes.iter().filter(|one| !one.holds()).map(|one| one.name).collect();
     if over.is_empty() && report.mixed.holds() {
