@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use crate::{
     Result, Settings,
     auth::{Person, people},
+    connection::Connection,
     plot::{Curve, Panel, svg},
     process::{Process, free_address},
     provenance::provenance,
@@ -25,6 +26,9 @@ const PROCESSES: [usize; 3] = [1, 2, 4];
 const CONNECTIONS: usize = 32;
 /// Of so many requests one is a change, where some are.
 const CHANGES: u64 = 20;
+/// After this every process has heard of a change, and of so many users it is looked whether they have.
+const HEARD: Duration = Duration::from_millis(1_300);
+const AGREED: usize = 50;
 const LEVELS: [&str; 3] = ["local", "redis", "postgres"];
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -45,10 +49,13 @@ const COLUMNS: [&str; 11] = [
 const OURS: usize = 1;
 const P99: usize = 8;
 
+/// What was measured of a row, by round.
+type Rounds = Vec<[f64; COLUMNS.len()]>;
+
 /// Medians of rounds, by row.
 pub(crate) struct Report {
     head: String,
-    sections: Vec<(&'static str, BTreeMap<u64, Vec<[f64; COLUMNS.len()]>>)>,
+    sections: Vec<(&'static str, BTreeMap<u64, Rounds>)>,
 }
 
 pub(crate) async fn measure(settings: &Settings, servers: &Servers) -> Result<Report> {
@@ -135,6 +142,9 @@ async fn one(
     let (cpu_after, reads_after) = (costs()?, self::reads(&nodes).await?);
     let reads: [f64; 3] = std::array::from_fn(|n| reads_after[n] - reads[n]);
     let [p50, p99] = half(&nodes, rate / 2.0, time, next(3)).await?;
+    if changes {
+        all_agree(&nodes, people).await?;
+    }
     let memory = nodes.iter().map(|(node, _)| node.memory()).collect::<Result<Vec<_>>>()?;
     for (node, _) in nodes {
         node.stop().await?;
@@ -153,7 +163,7 @@ fn request(people: &[Person], n: u64, changes: bool) -> Ask {
     let rank = (people.len() as f64).powf(SmallRng::seed_from_u64(n).random::<f64>());
     let who = &people[(rank as usize - 1).min(people.len() - 1)];
     let path = format!("/api/v1/users/{}", who.id);
-    match changes && n % CHANGES == 0 {
+    match changes && n.is_multiple_of(CHANGES) {
         true => Ask::send("PATCH", &path, &who.token, &json!({"name": format!("Name {n}")})),
         false => Ask::get(path, &who.token),
     }
@@ -209,6 +219,23 @@ async fn half(
         );
     }
     Ok([percentile(&answers, 0.5), percentile(&answers, 0.99)])
+}
+
+/// A while after the last change every process says the same of those who are changed most.
+async fn all_agree(nodes: &Nodes, people: &[Person]) -> Result<()> {
+    tokio::time::sleep(HEARD).await;
+    for who in people.iter().take(AGREED) {
+        let mut said = vec![];
+        for (node, _) in nodes {
+            let path = format!("/api/v1/users/{}", who.id);
+            let answer = Connection::new(node.address).ask("GET", &path, &who.token, "").await?;
+            said.push(answer.json()?["data"].clone());
+        }
+        if said.iter().any(|other| *other != said[0] || other["version"].is_null()) {
+            return Err(format!("processes say different things of one user: {said:?}").into());
+        }
+    }
+    Ok(())
 }
 
 /// How many look-ups each level has answered so far.

@@ -13,7 +13,6 @@ mod auth;
 mod bulk;
 mod cases;
 #[path = "../tests/harness/connection.rs"]
-#[expect(dead_code, reason = "what is measured here are times, and those who test read bodies")]
 mod connection;
 mod enumeration;
 mod export;
