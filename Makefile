@@ -35,7 +35,7 @@ sdk: ## clients of TypeScript, Python and Rust out of the OpenAPI document, into
 load: ## requests of many kinds at constant rates, with thresholds; a page in target/load.html (release build; ARGS="--seconds 30")
 	scripts/clients k6
 	cargo build --release --workspace --bin tenantry --example load
-	target/release/examples/load suite --seconds 5 --report loadtests/suite.txt --page target/load.html $(ARGS)
+	target/release/examples/load suite --seconds 5 --report loadtests/suite.txt --readme README.md --page target/load.html $(ARGS)
 
 bench: ## look-ups by level beside a bare server (release build; needs wrk)
 	cargo build --release --workspace --bin tenantry --example bare --example load
@@ -81,9 +81,17 @@ load-limits: ## what limits of requests cost, and how many decisions Redis makes
 	cargo build --release --workspace --bin tenantry --example load
 	target/release/examples/load limits --seconds 4 --report loadtests/limits.txt $(ARGS)
 
+load-growth: ## look-ups of 1,000 users and of up to a million, by 1, 2 and 4 processes (release build; ARGS="--users 100000")
+	cargo build --release --workspace --bin tenantry --example load
+	target/release/examples/load growth --seconds 5 --report loadtests/growth.txt --plots docs/plots $(ARGS)
+
+load-writes: ## the cold path and changes: round trips, processor time, log, times of answers (release build; ARGS="--rounds 1")
+	cargo build --release --workspace --bin tenantry --example load
+	target/release/examples/load writes --seconds 4 --report loadtests/writes.txt $(ARGS)
+
 soak: ## memory with 100,000 users cached, and over half an hour under load (release build; ARGS="--seconds 60")
 	cargo build --release --workspace --bin tenantry --example load
-	target/release/examples/load soak --seconds 1800 --rounds 1 --report loadtests/soak.txt $(ARGS)
+	target/release/examples/load soak --seconds 1800 --rounds 1 --report loadtests/soak.txt --plots docs/plots $(ARGS)
 
 load-stripe: ## the storm twice, webhooks at 200 a second, a backfill (release build; writes loadtests/stripe.txt)
 	cargo build --release --workspace --bin tenantry --example stripe-storm

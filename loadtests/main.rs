@@ -13,15 +13,16 @@ mod auth;
 mod bulk;
 mod cases;
 #[path = "../tests/harness/connection.rs"]
-#[expect(dead_code, reason = "what is measured here are times, and those who test read bodies")]
 mod connection;
 mod enumeration;
 mod export;
 mod figures;
+mod growth;
 mod imports;
 mod instructions;
 mod limits;
 mod lists;
+mod plot;
 mod process;
 #[path = "../tests/harness/provenance.rs"]
 mod provenance;
@@ -31,10 +32,17 @@ mod soak;
 mod stats;
 mod suite;
 mod table;
+#[path = "../tests/harness/turns.rs"]
+mod turns;
 mod walls;
+mod writes;
 mod wrk;
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, ValueEnum};
 
@@ -71,6 +79,12 @@ pub(crate) struct Settings {
     /// Where the page of the suite goes
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
+    /// The folder that plots go to
+    #[arg(long, value_name = "FOLDER")]
+    plots: Option<PathBuf>,
+    /// The document that shows the table of the suite, between its two marks
+    #[arg(long, value_name = "FILE")]
+    readme: Option<PathBuf>,
     /// Where the table goes, too
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -102,6 +116,10 @@ pub(crate) enum Question {
     Limits,
     /// Memory with users cached, and over time
     Soak,
+    /// Look-ups of a thousand users and of up to a million, by one process and by up to four
+    Growth,
+    /// The cold path and changes: round trips, processor time, log
+    Writes,
     /// Requests of many kinds at constant rates, with thresholds
     Suite,
 }
@@ -134,9 +152,22 @@ async fn run(settings: &Settings) -> Result<()> {
     let page = measured?;
     print!("{page}");
     if let Some(report) = &settings.report {
-        fs::write(report, page)?;
+        fs::write(report, &page)?;
+    }
+    // Not before it is in its file, and not where thresholds were passed: a test compares the two.
+    if let Some(document) = &settings.readme {
+        show(&page, document)?;
     }
     Ok(())
+}
+
+/// Puts the table between the marks of a document.
+fn show(page: &str, document: &Path) -> Result<()> {
+    const MARKS: [&str; 2] = ["<!-- suite -->\n", "<!-- /suite -->"];
+    let text = fs::read_to_string(document)?;
+    let (before, rest) = text.split_once(MARKS[0]).ok_or("the document has no place for the table")?;
+    let (_, after) = rest.split_once(MARKS[1]).ok_or("the place for the table has no end")?;
+    Ok(fs::write(document, format!("{before}{}```\n{page}```\n{}{after}", MARKS[0], MARKS[1]))?)
 }
 
 async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
@@ -153,6 +184,8 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
         Question::Limits => return Ok(limits::measure(settings, servers).await?.to_string()),
         Question::Suite => return Ok(suite::measure(settings, servers).await?.to_string()),
         Question::Soak => return Ok(soak::measure(settings, servers).await?.to_string()),
+        Question::Growth => return Ok(growth::measure(settings, servers).await?.to_string()),
+        Question::Writes => return Ok(writes::measure(settings, servers).await?.to_string()),
         Question::Export => return Ok(export::measure(settings, servers).await?.to_string()),
     };
     Ok(by_turns(settings, servers, table, &cases).await?.to_string())

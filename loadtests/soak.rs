@@ -13,7 +13,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::{
     Result, Settings,
     figures::Figures,
+    plot::{Curve, Panel, svg},
     process::{Process, free_address},
+    provenance::provenance,
     rate::{Answered, Ask, ask},
     servers::{Database, Servers},
 };
@@ -24,7 +26,9 @@ const USERS: u64 = 100_000;
 const RATE: f64 = 500.0;
 const CONNECTIONS: usize = 64;
 /// How often memory is looked at.
-const SAMPLES: u32 = 60;
+const SAMPLES: u32 = 360;
+/// Of those, how many the table has.
+const SHOWN: usize = 30;
 /// What the last quarter may have more than the second one: an allocator keeps what it has split.
 const FLAT: f64 = 1.05;
 const MIB: f64 = 1024.0 * 1024.0;
@@ -63,10 +67,14 @@ pub(crate) async fn measure(settings: &Settings, servers: &Servers) -> Result<Fi
     figures.add(MEMORY, "the last quarter of the time, times the second", "", growth);
     figures.add(MEMORY, "the most (VmHWM)", "MiB", node.peak_memory()? / MIB);
     requests(&mut figures, &answers);
-    for (at, bytes) in &curve {
+    for (at, bytes) in curve.iter().step_by((curve.len() / SHOWN).max(1)) {
         figures.add(CURVE, format!("after {:5.0} s", at.as_secs_f64()), "MiB", bytes / MIB);
     }
     node.stop().await?;
+    if let Some(folder) = &settings.plots {
+        fs::create_dir_all(folder)?;
+        fs::write(folder.join("soak.svg"), plot(&curve, users))?;
+    }
     if growth > FLAT {
         return Err(format!("memory grows: {growth:.3} times\n{figures}").into());
     }
@@ -122,6 +130,18 @@ async fn memory_over(time: Duration, node: &Process) -> Result<Vec<(Duration, f6
         curve.push((start.elapsed(), node.memory()?));
     }
     Ok(curve)
+}
+
+fn plot(curve: &[(Duration, f64)], users: u64) -> String {
+    let points = curve.iter().map(|(at, bytes)| (at.as_secs_f64() / 60.0, bytes / MIB)).collect();
+    let panel = Panel {
+        title: format!("Resident memory with {users} users cached"),
+        x: "minutes",
+        y: "MiB",
+        logarithmic: false,
+        curves: vec![Curve { name: format!("{RATE} requests a second"), points }],
+    };
+    svg(&[panel], &format!("loadtests/soak.txt; {}", provenance()))
 }
 
 fn median(samples: &[(Duration, f64)]) -> f64 {

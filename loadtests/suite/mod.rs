@@ -18,7 +18,7 @@ use crate::{
     Result, Settings,
     process::{Process, cpu},
     provenance::provenance,
-    rate::{Answered, ask},
+    rate::{Answered, as_fast_as_can_be, ask},
     servers::{Database, Servers},
 };
 
@@ -26,6 +26,8 @@ const USERS: u64 = 20_000;
 const CONNECTIONS: usize = 128;
 /// Of each scenario, before it is measured.
 const WARM_UP: Duration = Duration::from_secs(1);
+/// What is promised of the p99 of look-ups in memory at half load, in milliseconds.
+const HALF_LOAD: f64 = 5.0;
 
 /// What was seen of a scenario.
 pub(crate) struct Outcome {
@@ -110,7 +112,7 @@ pub(crate) async fn measure(settings: &Settings, servers: &Servers) -> Result<Re
         provenance(),
         settings.seconds
     );
-    let mut outcomes = vec![];
+    let mut outcomes = vec![half_load(settings, servers, &database).await?];
     for scenario in scenarios::all(&database)? {
         eprintln!("{}: {}", scenario.name, scenario.what);
         outcomes.push(run(settings, servers, &database, scenario).await?);
@@ -134,6 +136,27 @@ pub(crate) async fn measure(settings: &Settings, servers: &Servers) -> Result<Re
         )
         .into())
     }
+}
+
+/// Look-ups in the process's memory at half of what can be done at all, which is measured first.
+async fn half_load(settings: &Settings, servers: &Servers, database: &Database) -> Result<Outcome> {
+    let hot = |rate| scenarios::hot(database, "half load", rate);
+    let Scenario { next, settings: different, .. } = hot(0.0)?;
+    eprintln!("half load: how many look-ups a second can be done");
+    let node = start(servers, database, "api", &different, "capacity").await?;
+    let next = std::sync::Arc::new(next);
+    let mut rate = 0.0;
+    // The first time is to warm up.
+    for time in [WARM_UP, Duration::from_secs(settings.seconds)] {
+        let next = next.clone();
+        let (done, took) = as_fast_as_can_be(node.address, time, CONNECTIONS / 4, move |n| next(n)).await?;
+        rate = done as f64 / took.as_secs_f64();
+    }
+    node.stop().await?;
+    eprintln!("half load: half of {rate:.0} a second");
+    let scenario = Scenario { threshold: HALF_LOAD, ..hot(rate / 2.0)? };
+    let outcome = run(settings, servers, database, scenario).await?;
+    Ok(Outcome { more: format!("{}half of {rate:.0} a second", outcome.more), ..outcome })
 }
 
 async fn run(

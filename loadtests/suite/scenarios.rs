@@ -65,11 +65,17 @@ fn look_up(person: &Person) -> Ask {
     Ask::get(path(person), &person.token)
 }
 
+/// Look-ups of a thousand users.
+pub(super) fn hot(database: &Database, name: &'static str, rate: f64) -> Result<Scenario> {
+    let hot: People = Arc::new(people(database)?.into_iter().take(HOT).collect());
+    Ok(with(&hot, plain(name, "look-ups of a thousand users", rate, 30.0), |hot, n| look_up(at(hot, n))))
+}
+
 pub(super) fn all(database: &Database) -> Result<Vec<Scenario>> {
     let people: People = Arc::new(people(database)?);
     let hot: People = Arc::new(people.iter().take(HOT).cloned().collect());
     Ok(vec![
-        with(&hot, plain("hot", "look-ups of a thousand users", 2_000.0, 30.0), |hot, n| look_up(at(hot, n))),
+        self::hot(database, "hot", 2_000.0)?,
         with(&people, plain("zipf", "look-ups, the rarer the less wanted", 2_000.0, 50.0), |people, n| {
             // Log-uniform ranks: Zipf's law with exponent 1.
             let rank = (people.len() as f64).powf(chance(n).random::<f64>());

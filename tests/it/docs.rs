@@ -37,6 +37,16 @@ fn every_requirement_of_the_asvs_is_met_open_or_not_applicable() {
 }
 
 #[test]
+fn the_readme_shows_the_last_run_of_the_load_suite() {
+    let shown = fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, shown) = shown.split_once("<!-- suite -->\n```\n").unwrap();
+    let (shown, _) = shown.split_once("```\n<!-- /suite -->").unwrap();
+    let measured = fs::read_to_string(root().join("loadtests/suite.txt")).unwrap();
+    assert_eq!(shown, measured, "`make load` writes both");
+    assert!(measured.contains(", commit ") && measured.contains(" cores of "), "of what, where and when");
+}
+
+#[test]
 fn every_action_of_the_audit_trail_is_documented() {
     let nouns = ["session", "user", "invitation", "tenant", "job", "api_key", "import"];
     let actions = |text: &str, quotes: &[char]| -> BTreeSet<String> {

@@ -56,5 +56,8 @@ mod tenants;
 mod timing;
 mod trace;
 mod transport;
+mod trips;
+#[path = "../harness/turns.rs"]
+mod turns;
 mod users;
 mod walls;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use deadpool_postgres::{Client, Pool};
+use futures_util::future::join;
 use tenantry_queue::Nudge;
 use tenantry_trace::InDatabase;
 use tokio_postgres::{
@@ -120,15 +121,28 @@ impl<'a> Deref for Transaction<'a> {
 /// A transaction that sees rows of `tenant` only, whatever its statements say: row-level security is its wall.
 pub async fn as_tenant(client: &mut Client, tenant: TenantId) -> Result<Transaction<'_>> {
     let tx = Transaction::begin(client).await?;
-    let statement = tx
-        .inner
-        .prepare_cached(
-            "select set_config('role', 'tenantry_app', true), set_config('tenantry.tenant', $1::uuid::text, true),
-               set_config('tenantry.traceparent', $2, true)",
-        )
-        .await?;
+    let statement = tx.prepare_cached(ENTER).await?;
     tx.execute(&statement, &[&tenant.0, &traceparent()]).await?;
     Ok(tx)
+}
+
+/// Makes a transaction one of a tenant.
+const ENTER: &str =
+    "select set_config('role', 'tenantry_app', true), set_config('tenantry.tenant', $1::uuid::text, true),
+       set_config('tenantry.traceparent', $2, true)";
+
+/// Does `first` and `then` in one round trip: what `then` asks for goes out right behind, and the server does one after the
+/// other. When `first` fails so does the transaction, and `then` with it; it is the failure of `first` that counts.
+///
+/// What `first` asks for must go out as soon as it is polled: its statement is prepared, or of `query_typed`. Otherwise `then`
+/// might be done before it.
+pub(crate) async fn pipelined<A, B>(
+    first: impl Future<Output = Result<A>>,
+    then: impl Future<Output = Result<B>>,
+) -> Result<(A, B)> {
+    // Not `try_join`: of two failures it may see the second one first.
+    let (first, then) = join(first, then).await;
+    Ok((first?, then?))
 }
 
 /// As [`as_tenant`], for statements that read a page out of however many rows. Their plans are made once, without a look at the
@@ -151,8 +165,10 @@ pub(crate) async fn as_reader(client: &mut Client, tenant: TenantId) -> Result<T
 /// As [`as_tenant`], for a change that `actor` makes: refused when the actor was deactivated, deleted or given another
 /// role since the token was made. What a token says may be minutes old; what it may change is asked of the row.
 pub(crate) async fn as_actor(client: &mut Client, actor: Actor, tenant: TenantId) -> Result<Transaction<'_>> {
-    let tx = as_tenant(client, tenant).await?;
-    stands(&tx, actor).await?;
+    let tx = Transaction::begin(client).await?;
+    let (statement, trace) = (tx.prepare_cached(ENTER).await?, traceparent());
+    let enter = async { Ok(tx.execute(&statement, &[&tenant.0, &trace]).await?) };
+    pipelined(enter, stands(&tx, actor)).await?;
     Ok(tx)
 }
 

@@ -186,19 +186,22 @@ async fn make(
         let mut client = app.db.client().await?;
         let tx = db::as_system(&mut client).await?;
         let once = once.begin(&tx).await?;
-        tx.execute(
-            "insert into tenantry.tenants (id, name, slug, plan) values ($1, $2, $3, $4)",
-            &[&id.0, &new.name.as_str(), &new.slug.as_str(), &plan.as_str()],
-        )
-        .await
-        .on_constraint("tenants_slug_key", Error::SlugTaken)?;
-        seats::open(&tx, id, app.settings.seats.of(plan)).await?;
+        let sql = "insert into tenantry.tenants (id, name, slug, plan) values ($1, $2, $3, $4)";
+        let statement = tx.prepare_cached(sql).await?;
+        let insert = async {
+            let (name, slug, plan) = (new.name.as_str(), new.slug.as_str(), plan.as_str());
+            let inserted = tx.execute(&statement, &[&id.0, &name, &slug, &plan]).await;
+            inserted.on_constraint("tenants_slug_key", Error::SlugTaken)
+        };
+        db::pipelined(insert, seats::open(&tx, id, app.settings.seats.of(plan))).await?;
         let (email, name, password) = (new.email, new.admin_name, new.password);
         let password = password.map(Password::Chosen);
         let admin = NewUser { email, name, password, role: Role::Admin, verified: false };
         let user = users::insert(&tx, id, &admin, hash.as_deref()).await?;
-        let tenant = read(&tx, id).await?;
-        audit::record(&tx, id, by(user.id), "tenant.created", id.0, json!({"plan": plan})).await?;
+        // It only reads: which of the two is done first does not matter.
+        let detail = json!({"plan": plan});
+        let record = audit::record(&tx, id, by(user.id), "tenant.created", id.0, detail);
+        let (tenant, ()) = db::pipelined(read(&tx, id), record).await?;
         if app.settings.billing.is_some() {
             customers::request(&tx, id).await?;
         }

@@ -29,11 +29,9 @@ impl Seats {
 
 /// Opens the account of a new tenant, with the administrator in the first seat.
 pub(crate) async fn open(tx: &Transaction<'_>, tenant: TenantId, max: Option<i32>) -> Result<()> {
-    tx.execute(
-        "insert into tenantry.tenant_seats (tenant_id, used, max) values ($1, 1, $2)",
-        &[&tenant.0, &max],
-    )
-    .await?;
+    let sql = "insert into tenantry.tenant_seats (tenant_id, used, max) values ($1, 1, $2)";
+    let statement = tx.prepare_cached(sql).await?;
+    tx.execute(&statement, &[&tenant.0, &max]).await?;
     Ok(())
 }
 

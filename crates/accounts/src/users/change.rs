@@ -10,6 +10,7 @@ use tenantry_cache::{
 };
 use tenantry_jobs::{InvalidateUser, ResetPasswordEmail, Stale, VerifyEmail};
 use tenantry_queue::Options;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::{COLUMNS, Role, User, key, pointer};
@@ -120,51 +121,57 @@ pub(crate) async fn insert(
     user: &NewUser,
     password_hash: Option<&str>,
 ) -> Result<User> {
-    let user = insert_row(tx, tenant, user, password_hash).await?;
-    if password_hash.is_none() {
-        tenantry_queue::enqueue(tx, tenant.0, &ResetPasswordEmail { user_id: user.id.0 }).await?;
-    } else if !user.email_verified {
-        tenantry_queue::enqueue(tx, tenant.0, &VerifyEmail { user_id: user.id.0 }).await?;
-    }
+    let id = UserId::generate();
+    let row = insert_row(tx, tenant, id, user).await?;
+    let credentials = insert_credentials(tx, tenant, id, password_hash).await?;
+    let mail = async {
+        if password_hash.is_none() {
+            tenantry_queue::enqueue(tx, tenant.0, &ResetPasswordEmail { user_id: id.0 }).await?;
+        } else if !user.verified {
+            tenantry_queue::enqueue(tx, tenant.0, &VerifyEmail { user_id: id.0 }).await?;
+        }
+        Ok(())
+    };
+    let (user, _) = db::pipelined(row, db::pipelined(credentials, mail)).await?;
     Ok(user)
 }
 
-async fn insert_row(
-    tx: &Transaction<'_>,
+/// Prepares what inserts the row.
+async fn insert_row<'a>(
+    tx: &'a Transaction<'_>,
     tenant: TenantId,
-    user: &NewUser,
-    password_hash: Option<&str>,
-) -> Result<User> {
-    let id = UserId::generate();
+    id: UserId,
+    user: &'a NewUser,
+) -> Result<impl Future<Output = Result<User>> + 'a> {
     let statement = tx
         .prepare_cached(&format!(
             "insert into tenantry.users (tenant_id, id, email, name, role, email_verified)
              values ($1, $2, $3, $4, $5, $6) returning {COLUMNS}"
         ))
         .await?;
-    let row = tx
-        .query_one(
-            &statement,
-            &[
-                &tenant.0,
-                &id.0,
-                &user.email.as_str(),
-                &user.name.as_str(),
-                &user.role.as_str(),
-                &user.verified,
-            ],
-        )
-        .await
-        .on_constraint("users_tenant_email_key", Error::EmailTaken)?;
-    if let Some(hash) = password_hash {
-        let statement = tx
-            .prepare_cached(
-                "insert into tenantry.credentials (tenant_id, user_id, password_hash) values ($1, $2, $3)",
-            )
-            .await?;
-        tx.execute(&statement, &[&tenant.0, &id.0, &hash]).await?;
-    }
-    User::try_from(&row)
+    Ok(async move {
+        let (email, name, role) = (user.email.as_str(), user.name.as_str(), user.role.as_str());
+        let values: [&(dyn ToSql + Sync); 6] = [&tenant.0, &id.0, &email, &name, &role, &user.verified];
+        let row = tx.query_one(&statement, &values).await;
+        User::try_from(&row.on_constraint("users_tenant_email_key", Error::EmailTaken)?)
+    })
+}
+
+/// Prepares what inserts the hash, if there is one.
+async fn insert_credentials<'a>(
+    tx: &'a Transaction<'_>,
+    tenant: TenantId,
+    id: UserId,
+    hash: Option<&'a str>,
+) -> Result<impl Future<Output = Result<()>> + 'a> {
+    let sql = "insert into tenantry.credentials (tenant_id, user_id, password_hash) values ($1, $2, $3)";
+    let statement = tx.prepare_cached(sql).await?;
+    Ok(async move {
+        if let Some(hash) = hash {
+            tx.execute(&statement, &[&tenant.0, &id.0, &hash]).await?;
+        }
+        Ok(())
+    })
 }
 
 /// What shall be different. What is none stays.
@@ -241,21 +248,17 @@ pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_matc
                  returning {COLUMNS}"
             ))
             .await?;
-        let row = tx
-            .query_one(
-                &statement,
-                &[
-                    &actor.tenant.0,
-                    &id.0,
-                    &email.as_str(),
-                    &name,
-                    &role.as_str(),
-                    &is_active,
-                    &pending_email.as_ref().map(Email::as_str),
-                ],
-            )
-            .await
-            .on_constraint("users_tenant_email_key", Error::EmailTaken)?;
+        let pending = pending_email.as_ref().map(Email::as_str);
+        let update = async {
+            let (email, role) = (email.as_str(), role.as_str());
+            let values: [&(dyn ToSql + Sync); 7] =
+                [&actor.tenant.0, &id.0, &email, &name, &role, &is_active, &pending];
+            tx.query_one(&statement, &values).await.on_constraint("users_tenant_email_key", Error::EmailTaken)
+        };
+        let fields: Vec<_> = changed.iter().filter(|(_, changed)| *changed).map(|(field, _)| field).collect();
+        let detail = json!({"fields": fields, "role": change.role, "is_active": change.is_active});
+        let record = audit::record(&tx, actor.tenant, actor, "user.updated", id.0, detail);
+        let (row, ()) = db::pipelined(update, record).await?;
         let user = User::try_from(&row)?;
         let mut revoked = vec![];
         if role != before.role || is_active != before.is_active {
@@ -267,9 +270,6 @@ pub async fn update(app: &App, actor: Actor, id: UserId, change: Change, if_matc
         if (&user.email, &user.pending_email) != (&before.email, &before.pending_email) {
             address_changes(&tx, &before, &user).await?;
         }
-        let fields: Vec<_> = changed.iter().filter(|(_, changed)| *changed).map(|(field, _)| field).collect();
-        let detail = json!({"fields": fields, "role": change.role, "is_active": change.is_active});
-        audit::record(&tx, actor.tenant, actor, "user.updated", id.0, detail).await?;
         let moved = [&before.email, &user.email];
         commit(&app, tx, &user, State::Live, if user.email != before.email { &moved } else { &[] }).await?;
         app.revocations.add(&revoked);
