@@ -116,7 +116,10 @@ storm: ## 10,000 events of 500 subscriptions, shuffled, doubled and lost, on wor
 
 chaos-service: ## deployments, kills, a database that falls, clocks that step, crowds, a full disk (as root; ARGS="--only restart")
 	cargo build --workspace --bin tenantry --example faults
-	$${CARGO_TARGET_DIR:-target}/debug/examples/faults --report $${CARGO_TARGET_DIR:-target}/faults.txt $(ARGS)
+	$${CARGO_TARGET_DIR:-target}/debug/examples/faults --report docs/faults.txt $(ARGS)
+
+promises: ## all that measures promises, one after the other on one release build, each into its own file (ARGS="auth faults" for some)
+	@scripts/promises $(ARGS)
 
 upgrade: ## replaces an older program by this one under load: schema, then processes (OLD=<commit or tag>)
 	@scripts/upgrade $(OLD) $(ARGS)

@@ -10,8 +10,8 @@ use uuid::Uuid;
 use crate::{
     Result, Settings,
     figures::Figures,
-    process::Process,
-    rate::{Answered, Ask, as_fast_as_can_be, ask},
+    process::{Process, free_address},
+    rate::{Answered, Ask, as_fast_as_can_be, ask, ask_apart},
     servers::{Database, Servers},
     walls,
     wrk::{self, Order, Requests},
@@ -115,7 +115,9 @@ async fn sign_in(
     people: &Arc<Vec<Person>>,
 ) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let process = start(servers, database, &[("CACHE_LOCAL_TTL", "10m")]).await?;
+    let metrics = free_address()?.to_string();
+    let different = [("CACHE_LOCAL_TTL", "10m"), ("METRICS_LISTEN", metrics.as_str())];
+    let process = start(servers, database, &different).await?;
     let address = process.address;
     // Warm: pools, statements, what is looked up.
     ask(address, LOOK_UPS, Duration::from_secs(3), CONNECTIONS, look_up(people)).await?;
@@ -139,10 +141,13 @@ async fn sign_in(
     figures.add(SIGN_IN, "half as many: p50", "ms", millis(&signed_in, 0.5));
     figures.add(SIGN_IN, "half as many: p99", "ms", millis(&signed_in, 0.99));
 
-    let idle = ask(address, LOOK_UPS, time(settings), CONNECTIONS, look_up(people)).await?;
-    let reads = ask(address, LOOK_UPS, time(settings), CONNECTIONS, look_up(people));
+    let idle = ask_apart(address, LOOK_UPS, time(settings), CONNECTIONS, look_up(people)).await?;
+    let (before, statements) = (look_ups_done(&metrics).await?, servers.cpu()?[1]);
+    let reads = ask_apart(address, LOOK_UPS, time(settings), CONNECTIONS, look_up(people));
     let logins = ask(address, FLOOD * capacity, time(settings), 2 * CONNECTIONS, login(people));
     let (reads, flood) = tokio::try_join!(reads, logins)?;
+    let after = look_ups_done(&metrics).await?;
+    let postgres = servers.cpu()?[1] - statements;
     for (what, answers) in [("idle", &idle), ("flood", &reads)] {
         let found = with_status(answers, 200);
         if found.len() != answers.len() {
@@ -159,6 +164,18 @@ async fn sign_in(
         figures.add(READS, format!("alone: {name}"), "ms", millis(&idle, part));
         figures.add(READS, format!("in a flood of sign-ins: {name}"), "ms", millis(&reads, part));
     }
+    for (name, answers) in [("alone", &idle), ("in a flood of sign-ins", &reads)] {
+        let mut late: Vec<_> = answers.iter().map(|answer| answer.late).collect();
+        late.sort_unstable();
+        let p99 = late.get(late.len() * 99 / 100).map_or(f64::NAN, |late| late.as_secs_f64() * 1e3);
+        figures.add(READS, format!("{name}: how late the client itself was, p99, not counted"), "ms", p99);
+    }
+    let within: Vec<_> =
+        after.iter().zip(&before).map(|((le, after), (_, before))| (le, after - before)).collect();
+    let all = within.last().map_or(0.0, |&(_, all)| all);
+    let p99 = within.iter().find(|&&(_, within)| within >= all * 0.99).map_or(f64::NAN, |&(le, _)| le * 1e3);
+    figures.add(READS, "in a flood of sign-ins: p99 as the process has it, at most", "ms", p99);
+    figures.add(READS, "in a flood of sign-ins: PostgreSQL's processor time", "s", postgres);
     figures.add(
         READS,
         "p99 in the flood, times that alone (promised: 3)",
@@ -184,6 +201,17 @@ async fn sign_in(
         of(flood.len() - signed_in.len() - refused.len(), flood.len()),
     );
     process.stop().await
+}
+
+/// How many look-ups have taken no longer than each of the bounds of the process's histogram, in seconds.
+async fn look_ups_done(metrics: &str) -> Result<Vec<(f64, f64)>> {
+    const BUCKET: &str = r#"tenantry_http_request_duration_seconds_bucket{route="/api/v1/users/{id}",le=""#;
+    let page = reqwest::get(format!("http://{metrics}/metrics")).await?.text().await?;
+    let buckets = page.lines().filter_map(|line| line.strip_prefix(BUCKET)?.split_once("\"} "));
+    let buckets: Vec<_> = buckets
+        .map(|(le, count)| Ok::<_, std::num::ParseFloatError>((le.parse()?, count.parse()?)))
+        .collect::<std::result::Result<_, _>>()?;
+    if buckets.is_empty() { Err("the process tells nothing of look-ups".into()) } else { Ok(buckets) }
 }
 
 fn with_status(answers: &[Answered], status: u16) -> Vec<Answered> {

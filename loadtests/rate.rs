@@ -45,6 +45,8 @@ impl Ask {
 pub(crate) struct Answered {
     /// From when the request was due. Only what the timer of the client was late is taken off.
     pub(crate) after: Duration,
+    /// What the timer of the client was late.
+    pub(crate) late: Duration,
     /// None: there was none.
     pub(crate) status: Option<u16>,
     pub(crate) retry_after: bool,
@@ -89,12 +91,14 @@ pub(crate) async fn ask(
                 let free = Instant::now();
                 sleep_until(due.into()).await;
                 let from = if free > due { due } else { Instant::now() };
+                let late = from.saturating_duration_since(due);
                 let Ask { method, path, token, body, header } = next(ticket);
                 let answer =
                     timeout(PATIENCE, connection.ask_with(method, &path, &token, &body, &header)).await;
                 let answer = answer.ok().and_then(Result::ok);
                 answers.push(Answered {
                     after: from.elapsed(),
+                    late,
                     status: answer.as_ref().map(|answer| answer.status),
                     retry_after: answer.is_some_and(|answer| answer.retry_after.is_some()),
                 });
@@ -106,6 +110,21 @@ pub(crate) async fn ask(
         answers.extend(ended?);
     }
     Ok(answers)
+}
+
+/// As [`ask`], from a thread and a runtime of its own: what others ask at the same time does not delay it in this program.
+pub(crate) async fn ask_apart(
+    address: SocketAddr,
+    rate: f64,
+    time: Duration,
+    connections: usize,
+    next: impl Fn(u64) -> Ask + Send + Sync + 'static,
+) -> Result<Vec<Answered>> {
+    let apart = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(ask(address, rate, time, connections, next))
+    };
+    tokio::task::spawn_blocking(apart).await?
 }
 
 /// Asks again as soon as it is answered, over so many connections: how much can be done at all. Returns how many were

@@ -462,6 +462,7 @@ fn unavailable(error: &tokio_postgres::Error) -> bool {
         }
         Some(code) => {
             *code == SqlState::QUERY_CANCELED
+                || *code == SqlState::LOCK_NOT_AVAILABLE
                 || *code == SqlState::T_R_DEADLOCK_DETECTED
                 // The server has become a replica: another one is or will be the primary.
                 || *code == SqlState::READ_ONLY_SQL_TRANSACTION

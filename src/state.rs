@@ -5,7 +5,7 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use tenantry_accounts::{
     App, House, Settings,
-    db::Db,
+    db::{Db, POOL_WAIT},
     encryption::Key,
     passwords::Hasher,
     primary::{NotPrimary, Primary},
@@ -35,8 +35,8 @@ const VERIFICATION_TTL: Duration = Duration::from_secs(24 * 3600);
 const RESET_TTL: Duration = Duration::from_secs(3600);
 /// How long an invitation may be accepted.
 const INVITATION_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How long a request waits for a database connection before it is told to come again.
-const POOL_WAIT: Duration = Duration::from_secs(1);
+/// How long a server may take to show that it is the primary.
+const ADMITTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a process works with. Cheap to clone: each request has it.
 #[derive(Clone)]
@@ -302,7 +302,7 @@ pub(crate) fn pool(url: &str, size: u16, primary: &Primary) -> Result<Pool, Star
         let primary = admitting.clone();
         Box::pin(async move {
             // The pool's own time-outs end before this.
-            let admitted = timeout(POOL_WAIT, primary.admit(client)).await;
+            let admitted = timeout(ADMITTED_WITHIN, primary.admit(client)).await;
             let admitted = admitted.map_err(|_| HookError::message("the server does not answer"))?;
             admitted.map_err(|refused| match refused {
                 NotPrimary::Database(error) => HookError::Backend(error),

@@ -228,9 +228,10 @@ impl Auth {
     ) -> Result<SessionBegun, ApiError> {
         let Login { email, password, code, tenant: Reference(tenant) } = body.0;
         let origin = Origin { user_agent: user_agent(request), address: client.address };
+        let turn = state.app.passwords.turn()?;
         let named = state.limits.tenant(&state.app, &tenant).await?;
         let attempt = state.limits.attempts.count(What::SignIn(&named, email.as_str())).await?;
-        let session = sessions::login(&state.app, &tenant, &email, password, code, origin).await;
+        let session = sessions::login(&state.app, turn, &tenant, &email, password, code, origin).await;
         attempt.end(&session).await;
         Ok(SessionBegun::Begun(Envelope::of(&answer(&state, session?)?), "no-store".into()))
     }

@@ -225,8 +225,10 @@ async fn unverified_people_stay_out_where_that_is_required() {
     let password = tenantry_accounts::fields::FromText::from_text(PASSWORD).unwrap();
     let origin = tenantry_accounts::sessions::Origin { user_agent: String::new(), address: None };
 
+    let turn = strict.passwords.turn().unwrap();
+
     let refused =
-        tenantry_accounts::sessions::login(&strict, &app.slug, &email, password, None, origin).await;
+        tenantry_accounts::sessions::login(&strict, turn, &app.slug, &email, password, None, origin).await;
 
     assert!(matches!(refused, Err(tenantry_accounts::Error::NotVerified)));
 }

@@ -110,6 +110,31 @@ fn every_test_and_file_that_the_asvs_list_names_exists() {
     assert!(named > 50, "tests were looked for");
 }
 
+#[test]
+fn every_fault_is_documented_and_every_test_that_shows_one_exists() {
+    let document = fs::read_to_string(root().join("docs/faults.md")).unwrap();
+    let rows: Vec<Vec<_>> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
+        .map(|row| row.split(" | ").collect())
+        .collect();
+    let (tests, program) = (tests(), fs::read_to_string(root().join("tests/faults/faults/mod.rs")).unwrap());
+    let faults = program.split("Self::ALL").next().unwrap();
+    let faults = faults.split("=> \"").skip(1).map(|rest| rest.split('"').next().unwrap());
+    let missing: Vec<_> = faults
+        .filter(|fault| *fault != "upgrade" && !rows.iter().any(|row| row[0] == format!("`{fault}`")))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+
+    let shown: Vec<_> = rows.iter().filter(|row| row.len() == 3 && !row[0].contains('`')).skip(2).collect();
+    assert!(shown.len() > 10, "{rows:?}");
+    for row in shown {
+        let named: Vec<_> = row[2].split('`').skip(1).step_by(2).filter(|name| name.contains("::")).collect();
+        let missing: Vec<_> = named.iter().filter(|name| !exists(name, &tests)).collect();
+        assert!(!named.is_empty() && missing.is_empty(), "{}: {missing:?}", row[0]);
+    }
+}
+
 /// A test is there with its file; so is a path. Other words are no references.
 fn exists(name: &str, tests: &BTreeSet<String>) -> bool {
     match name.rsplit("::").collect::<Vec<_>>()[..] {

@@ -23,6 +23,10 @@ use crate::{
 };
 use pool::Pool;
 
+/// A place among those whose passwords are hashed, taken before what it costs to find out whom they name. Whoever drops it
+/// gives it back.
+pub struct Turn(pool::Turn);
+
 /// Hashes and verifies passwords, a few at a time.
 pub struct Hasher {
     pool: Pool,
@@ -50,14 +54,22 @@ impl Hasher {
     /// [`Error::Busy`] when too many wait already.
     pub async fn hash(&self, password: NewPassword) -> Result<String> {
         let cost = self.cost;
-        self.pool.run(cost.work(), move || hash(password.expose(), cost)).await?
+        self.turn()?.0.run(cost.work(), move || hash(password.expose(), cost)).await?
+    }
+
+    /// A turn to hash or verify a password. Asked for first, a flood is refused before it costs a statement.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when too many wait already.
+    pub fn turn(&self) -> Result<Turn> {
+        Ok(Turn(self.pool.turn(self.cost.work())?))
     }
 
     /// Whether `password` is the one of `stored`; without an account it takes as long and is false.
     ///
     /// # Errors
-    /// [`Error::Busy`] when too many wait already.
-    pub async fn verify(&self, password: Secret, stored: Option<String>) -> Result<bool> {
+    /// When hashing fails.
+    pub async fn verify(&self, turn: Turn, password: Secret, stored: Option<String>) -> Result<bool> {
         let known = stored.and_then(|text| match text.parse::<StoredHash>() {
             Ok(hash) => Some(Arc::new(hash)),
             Err(unusable) => {
@@ -67,7 +79,7 @@ impl Hasher {
             }
         });
         let (is_known, hash) = (known.is_some(), known.unwrap_or_else(|| self.nobody.clone()));
-        let same = self.pool.run(hash.work(), move || hash.is_of(password.expose().as_bytes())).await?;
+        let same = turn.0.run(hash.work(), move || hash.is_of(password.expose().as_bytes())).await?;
         Ok(same && is_known)
     }
 
@@ -79,7 +91,7 @@ impl Hasher {
     /// As [`hash`](Self::hash), of a password that somebody has already, whatever the rule of today says of it.
     pub(crate) async fn hash_again(&self, password: Secret) -> Result<String> {
         let cost = self.cost;
-        self.pool.run(cost.work(), move || hash(password.expose(), cost)).await?
+        self.turn()?.0.run(cost.work(), move || hash(password.expose(), cost)).await?
     }
 }
 
@@ -170,7 +182,9 @@ mod tests {
     #[tokio::test]
     async fn nobody_has_no_password() {
         let hasher = Hasher::new(1, Cost::default()).unwrap();
-        assert!(!hasher.verify(secret("nobody has this password"), None).await.unwrap());
+        assert!(
+            !hasher.verify(hasher.turn().unwrap(), secret("nobody has this password"), None).await.unwrap()
+        );
     }
 
     #[tokio::test]
@@ -180,7 +194,7 @@ mod tests {
         for stored in ["", "plain text", dear] {
             let offered = [secret("plain text"), secret("nobody has this password")];
             for password in offered {
-                assert!(!hasher.verify(password, Some(stored.into())).await.unwrap());
+                assert!(!hasher.verify(hasher.turn().unwrap(), password, Some(stored.into())).await.unwrap());
             }
             assert!(hasher.is_outdated(stored));
         }
@@ -193,13 +207,13 @@ mod tests {
         let old = before.hash(NewPassword::from_text("Correct-Horse-1").unwrap()).await.unwrap();
         assert!(old.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
         assert!(!before.is_outdated(&old) && after.is_outdated(&old));
-        assert!(after.verify(secret("Correct-Horse-1"), Some(old)).await.unwrap());
+        assert!(after.verify(after.turn().unwrap(), secret("Correct-Horse-1"), Some(old)).await.unwrap());
 
         let new = after.hash_again(secret("Correct-Horse-1")).await.unwrap();
 
         assert!(new.starts_with("$argon2id$v=19$m=24576,t=3,p=1$"));
         assert!(!before.is_outdated(&new) && !after.is_outdated(&new));
-        assert!(before.verify(secret("Correct-Horse-1"), Some(new)).await.unwrap());
+        assert!(before.verify(before.turn().unwrap(), secret("Correct-Horse-1"), Some(new)).await.unwrap());
         assert_eq!(after.nobody.work(), dear.work(), "unknown people cost as much as known ones");
     }
 }

@@ -16,6 +16,10 @@ use crate::{Error, Result};
 /// For so long somebody may wait for a free thread; who would wait longer is told at once to come again.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
+/// So long after somebody was refused one thread rests. Who is refused is so because more is asked than all processors could
+/// hash; then one of them is left to all other requests, which wait for a processor for some milliseconds where each is hashing.
+const FLOOD: Duration = Duration::from_secs(1);
+
 /// A fixed number of threads, which end with the value.
 pub(super) struct Pool(Arc<Shared>);
 
@@ -27,10 +31,14 @@ struct Shared {
 
 struct Queue {
     waiting: VecDeque<Task>,
+    /// Turns whose work has not been handed in yet.
+    promised: usize,
     /// Names the next task.
     next: u64,
     running: usize,
-    /// What waits and runs, in the unit of [`StoredHash::work`](super::StoredHash::work).
+    /// When somebody was refused the last time.
+    refused: Option<Instant>,
+    /// What waits, runs and is promised, in the unit of [`StoredHash::work`](super::StoredHash::work).
     work: u64,
     /// What a unit takes, in seconds, as far as is known from those before.
     pace: f64,
@@ -46,8 +54,9 @@ struct Task {
 impl Pool {
     /// Starts `threads`; a unit of work is thought to take `pace` seconds.
     pub(super) fn start(threads: usize, pace: f64) -> Result<Self> {
-        let (waiting, next, running, work, closed) = (VecDeque::new(), 0, 0, 0, false);
-        let queue = Mutex::new(Queue { waiting, next, running, work, pace, closed });
+        let (waiting, promised, next, running, work) = (VecDeque::new(), 0, 0, 0, 0);
+        let (refused, closed) = (None, false);
+        let queue = Mutex::new(Queue { waiting, promised, next, running, refused, work, pace, closed });
         let shared = Arc::new(Shared { threads, queue, wake: Condvar::new() });
         let pool = Self(shared.clone());
         for n in 0..threads {
@@ -58,13 +67,37 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Does `work`, of so many units, on one of the threads. Whoever stops waiting for it while it waits itself takes it out
-    /// of the queue.
+    /// Promises a turn for so many units, before anything is done that would be in vain without one.
     ///
     /// # Errors
     /// [`Error::Busy`], at once, when it would have to wait for too long.
+    pub(super) fn turn(&self, units: u64) -> Result<Turn> {
+        let mut queue = self.0.lock();
+        let threads = queue.at_work(self.0.threads);
+        let idle = queue.running + queue.waiting.len() + queue.promised < threads;
+        let wait = queue.work as f64 * queue.pace / threads as f64;
+        if !idle && wait > LONGEST_WAIT.as_secs_f64() {
+            queue.refused = Some(Instant::now());
+            count("refused");
+            return Err(Error::Busy);
+        }
+        queue.promised += 1;
+        queue.work += units;
+        Ok(Turn { shared: self.0.clone(), units })
+    }
+}
+
+/// A place in the queue for work that is not known yet. Whoever drops it gives it back.
+pub(super) struct Turn {
+    shared: Arc<Shared>,
+    units: u64,
+}
+
+impl Turn {
+    /// Does `work`, of so many units, on one of the threads. Whoever stops waiting for it while it waits itself takes it out
+    /// of the queue.
     pub(super) async fn run<T: Send + 'static>(
-        &self,
+        self,
         units: u64,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
@@ -76,8 +109,17 @@ impl Pool {
             // Nobody is there any more to hear it if this fails.
             let _ = sender.send(result);
         });
-        let _place = self.0.enqueue(units, run)?;
+        let shared = self.shared.clone();
+        let _place = shared.enqueue(self, units, run);
         receiver.await.map_err(|_| Error::Internal("hashing panicked"))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut queue = self.shared.lock();
+        queue.promised -= 1;
+        queue.work -= self.units;
     }
 }
 
@@ -94,22 +136,18 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enqueue(&self, work: u64, run: Box<dyn FnOnce() + Send>) -> Result<Place<'_>> {
+    /// Puts the work into the queue in the place of what was promised for it.
+    fn enqueue(&self, turn: Turn, work: u64, run: Box<dyn FnOnce() + Send>) -> Place<'_> {
         let mut queue = self.lock();
-        let idle = queue.running + queue.waiting.len() < self.threads;
-        let wait = queue.work as f64 * queue.pace / self.threads as f64;
-        if !idle && wait > LONGEST_WAIT.as_secs_f64() {
-            count("refused");
-            return Err(Error::Busy);
-        }
         let id = queue.next;
         queue.next += 1;
         queue.work += work;
         queue.waiting.push_back(Task { id, work, run });
         queue.tell();
         drop(queue);
+        drop(turn);
         self.wake.notify_one();
-        Ok(Place { shared: self, id })
+        Place { shared: self, id }
     }
 
     fn serve(&self) {
@@ -128,12 +166,16 @@ impl Shared {
             if queue.closed {
                 return None;
             }
-            if let Some(task) = queue.waiting.pop_front() {
+            let may_begin = queue.running < queue.at_work(self.threads);
+            if let Some(task) = may_begin.then(|| queue.waiting.pop_front()).flatten() {
                 queue.running += 1;
                 queue.tell();
                 return Some(task);
             }
-            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            // A thread that rests looks again once the flood may be over; nobody may come any more to wake it.
+            let rest = if queue.waiting.is_empty() { Duration::MAX } else { FLOOD };
+            let waited = self.wake.wait_timeout(queue, rest);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -152,6 +194,12 @@ impl Shared {
 }
 
 impl Queue {
+    /// How many of so many threads may work at once.
+    fn at_work(&self, threads: usize) -> usize {
+        let flood = self.refused.is_some_and(|at| at.elapsed() < FLOOD);
+        if flood { threads.saturating_sub(1).max(1) } else { threads }
+    }
+
     fn tell(&self) {
         metrics::gauge!("tenantry_hash_queue_depth").set(self.waiting.len() as f64);
     }
@@ -194,6 +242,14 @@ mod tests {
     const PACE: f64 = 1e-3;
 
     impl Pool {
+        async fn run<T: Send + 'static>(
+            &self,
+            units: u64,
+            work: impl FnOnce() -> T + Send + 'static,
+        ) -> Result<T> {
+            self.turn(units)?.run(units, work).await
+        }
+
         fn waiting(&self) -> usize {
             self.0.lock().waiting.len()
         }
@@ -264,6 +320,42 @@ mod tests {
         assert_eq!(served.load(Ordering::SeqCst), 0);
         pool.is_idle().await;
         assert_eq!(pool.0.lock().work, 0);
+    }
+
+    #[tokio::test]
+    async fn a_promised_turn_keeps_others_out_until_it_is_used_or_given_back() {
+        let pool = Pool::start(1, PACE).unwrap();
+        let turn = pool.turn(2 * SECOND).unwrap();
+        assert!(matches!(pool.turn(1), Err(Error::Busy)));
+        // What is handed in may be less than was promised, and then only that counts.
+        assert_eq!(turn.run(1, || 7).await.unwrap(), 7);
+        pool.is_idle().await;
+        assert_eq!(pool.0.lock().work, 0);
+
+        drop(pool.turn(2 * SECOND).unwrap());
+        assert_eq!(pool.run(1, || 7).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn one_thread_rests_while_more_is_asked_than_can_be_hashed_and_works_again_afterwards() {
+        let pool = Arc::new(Pool::start(2, PACE).unwrap());
+        let busy = [pool.occupy().await, pool.occupy().await];
+        let (pool_, release) = (pool.clone(), Arc::new(AtomicUsize::new(0)));
+        let _late = pool.turn(1).unwrap();
+        assert!(matches!(pool.turn(1), Err(Error::Busy)));
+        drop(busy);
+        pool.is_idle().await;
+
+        // The first is at work, so the second waits, for as long as somebody was refused a moment ago.
+        let first = pool.occupy().await;
+        let second =
+            tokio::spawn(async move { pool_.run(1, move || release.fetch_add(1, Ordering::SeqCst)).await });
+        while pool.waiting() < 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pool.0.lock().running, 1);
+        assert!(second.await.unwrap().is_ok(), "though the first is still at work");
+        drop(first);
     }
 
     #[tokio::test]

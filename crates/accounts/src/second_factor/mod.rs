@@ -135,8 +135,9 @@ fn at_home(actor: Actor) -> Result<(Actor, SignedInUser)> {
 
 /// Refuses when `offered` is not the user's password.
 async fn ask_password(app: &App, tenant: TenantId, user: UserId, offered: Secret) -> Result<()> {
+    let turn = app.passwords.turn()?;
     let stored = passwords::stored(app, tenant, user).await?.map(|stored| stored.hash);
-    if app.passwords.verify(offered, stored).await? { Ok(()) } else { Err(Error::WrongPassword) }
+    if app.passwords.verify(turn, offered, stored).await? { Ok(()) } else { Err(Error::WrongPassword) }
 }
 
 fn context(tenant: TenantId, user: UserId) -> Context {

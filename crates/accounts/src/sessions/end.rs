@@ -166,9 +166,10 @@ pub async fn change_password(app: &App, actor: Actor, current: Secret, new: NewP
 
 /// The stored hash of the actor's password, which `current` is, and what everybody knows about them.
 async fn shown(app: &App, actor: Actor, current: Secret) -> Result<(String, Vec<String>)> {
+    let turn = app.passwords.turn()?;
     let stored = passwords::stored(app, actor.home, actor.user()?.id).await?;
     let hash = stored.as_ref().map(|stored| stored.hash.clone());
-    let is_right = app.passwords.verify(current, hash).await?;
+    let is_right = app.passwords.verify(turn, current, hash).await?;
     match stored {
         Some(stored) if is_right => Ok((stored.hash, stored.known)),
         _ => Err(Error::WrongPassword),

@@ -20,7 +20,7 @@ use crate::{
     audit::{self, By},
     db,
     fields::{Email, Secret},
-    passwords,
+    passwords::{self, Turn},
     second_factor::{self, Checked, Code},
     tenants::Plan,
     to_the_end,
@@ -92,7 +92,8 @@ pub struct SignedIn {
     pub setup_only: bool,
 }
 
-/// Signs a user in by tenant (id or slug), address, password and, where there is a second factor, a code.
+/// Signs a user in by tenant (id or slug), address, password and, where there is a second factor, a code. The turn is taken
+/// before anything is counted or asked of others for this attempt: what cannot be hashed soon costs nothing.
 ///
 /// # Errors
 /// [`Error::WrongCredentials`] whichever of the three is wrong, and for suspended tenants and inactive users; an
@@ -101,17 +102,20 @@ pub struct SignedIn {
 /// [`Error::SecondFactorLocked`].
 pub async fn login(
     app: &App,
+    turn: Turn,
     tenant: &str,
     email: &Email,
     password: Secret,
     code: Option<Code>,
     origin: Origin,
 ) -> Result<SignedIn> {
+    let mut first = Some(turn);
     // Twice where another password is chosen, or the same is hashed anew, while this one is being verified.
     for _ in 0..2 {
+        let turn = first.take().map_or_else(|| app.passwords.turn(), Ok)?;
         let account = account(app, tenant, email).await?;
         let hash = account.as_ref().map(|account| account.password_hash.clone());
-        let same = app.passwords.verify(password.clone(), hash).await?;
+        let same = app.passwords.verify(turn, password.clone(), hash).await?;
         let named = account.as_ref().map(|account| (account.tenant, account.user));
         let Some(account) = account.filter(|_| same) else {
             audit::refused(app, named, origin.network());
