@@ -11,7 +11,7 @@ pub(crate) fn fraction<const DIGITS: usize>(text: &mut String, mut number: u64) 
     let mut digits = [b'0'; 20];
     let mut at = digits.len();
     let point = at - DIGITS;
-    while number > 0 || at >= point.min(19) {
+    while number > 0 || at >= point {
         at -= 1;
         digits[at] = b'0' + (number % 10) as u8;
         number /= 10;
