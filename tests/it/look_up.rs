@@ -125,7 +125,7 @@ async fn what_is_nearly_a_look_up_is_none() {
         (Method::GET, format!("/api/v1/users/{me}?x=1"), 200),
         (Method::GET, format!("/api/v1/users/{plain}"), 200),
         (Method::HEAD, format!("/api/v1/users/{me}"), 200),
-        (Method::GET, format!("/api/v1/users/{me}/"), 200),
+        (Method::GET, format!("/api/v1/users/{me}/"), 404),
         (Method::GET, format!("/api/v1/users/%{:02x}{}", me.as_bytes()[0], &me[1..]), 200),
         (Method::GET, "/api/v1/users/this-is-thirty-six-characters-long-x".into(), 422),
         (Method::GET, format!("/api/v2/users/{me}"), 404),
