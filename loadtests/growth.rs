@@ -160,10 +160,12 @@ async fn one(
 /// A look-up, or now and then a change, of somebody by chance.
 fn request(people: &[Person], n: u64, changes: bool) -> Ask {
     // Log-uniform ranks: Zipf's law with exponent 1.
-    let rank = (people.len() as f64).powf(SmallRng::seed_from_u64(n).random::<f64>());
+    let mut chance = SmallRng::seed_from_u64(n);
+    let rank = (people.len() as f64).powf(chance.random::<f64>());
     let who = &people[(rank as usize - 1).min(people.len() - 1)];
     let path = format!("/api/v1/users/{}", who.id);
-    match changes && n.is_multiple_of(CHANGES) {
+    // By chance and not by number, which tells the process as well.
+    match changes && chance.random_range(0..CHANGES) == 0 {
         true => Ask::send("PATCH", &path, &who.token, &json!({"name": format!("Name {n}")})),
         false => Ask::get(path, &who.token),
     }

@@ -140,19 +140,29 @@ pub(crate) async fn as_fast_as_can_be(
     for _ in 0..connections {
         let (next, tickets) = (next.clone(), tickets.clone());
         clients.spawn(async move {
-            let (mut connection, mut done) = (Connection::new(address), 0);
+            let (mut connection, mut done, mut wrong) = (Connection::new(address), 0, 0_u64);
             while start.elapsed() < time {
                 let Ask { method, path, token, body, header } = next(tickets.fetch_add(1, Ordering::Relaxed));
                 let answer =
                     timeout(PATIENCE, connection.ask_with(method, &path, &token, &body, &header)).await;
-                done += u64::from(matches!(answer, Ok(Ok(answer)) if [200, 201].contains(&answer.status)));
+                let is_done = matches!(answer, Ok(Ok(answer)) if [200, 201].contains(&answer.status));
+                done += u64::from(is_done);
+                wrong += u64::from(!is_done);
             }
-            done
+            (done, wrong)
         });
     }
-    let mut done = 0;
+    let (mut done, mut wrong) = (0, 0);
     while let Some(ended) = clients.join_next().await {
-        done += ended?;
+        let ended = ended?;
+        done += ended.0;
+        wrong += ended.1;
+    }
+    // They would be in the cost and not among those that it is divided by.
+    if wrong > 0 {
+        return Err(
+            format!("{wrong} of {} requests were not answered as they should be", done + wrong).into()
+        );
     }
     Ok((done, start.elapsed()))
 }

@@ -298,7 +298,13 @@ pub struct Config {
     pub rust_log: String,
 
     /// Collector of OpenTelemetry that traces are sent to, by http/protobuf, such as http://127.0.0.1:4318; none: nothing is sent
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", global = true, value_name = "URL")]
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        global = true,
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub otel_exporter_otlp_endpoint: Option<WebUrl>,
 
     /// Headers for the collector: NAME=VALUE separated by commas, values percent-encoded

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use refinery::{Migration, Runner};
-use tenantry_accounts::db::LOCK_WAIT;
 use tokio::time::sleep;
 use tokio_postgres::{Client, NoTls, error::SqlState};
 
@@ -152,7 +151,6 @@ async fn grant(client: &Client, app_url: &str) -> Result<(), MigrateError> {
     };
     // Set per role and database, because a pooler drops what a client asks for when it connects. To compile statements of a
     // millisecond takes twenty.
-    let lock_wait = LOCK_WAIT.as_millis();
     client
         .batch_execute(&format!(
             "{inherit};
@@ -160,7 +158,6 @@ async fn grant(client: &Client, app_url: &str) -> Result<(), MigrateError> {
              grant select on tenantry.refinery_schema_history to {quoted};
              do $$ begin
                execute format('alter role {quoted} in database %I set statement_timeout = %L', current_database(), '3s');
-               execute format('alter role {quoted} in database %I set lock_timeout = %L', current_database(), '{lock_wait}ms');
                execute format('alter role {quoted} in database %I set idle_in_transaction_session_timeout = %L', current_database(), '5s');
                execute format('alter role {quoted} in database %I set jit = off', current_database());
              end $$"

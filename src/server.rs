@@ -137,14 +137,15 @@ async fn following(
     work: impl Future<Output = Result<(), ServeError>>,
 ) -> Result<(), ServeError> {
     let mut feed = Feed::new(app.clone());
+    // Each in a place of its own: one inside the other, a build without optimisation has no stack for them.
     tokio::select! {
-        () = feed.begin(), if !planted::bug(Bug::AnswersBlindly) => {}
+        () = Box::pin(feed.begin()), if !planted::bug(Bug::AnswersBlindly) => {}
         () = async {}, if planted::bug(Bug::AnswersBlindly) => {}
         () = stop.cancelled() => return Ok(()),
     }
     tokio::select! {
-        result = work => result,
-        () = feed.follow() => Ok(()),
+        result = Box::pin(work) => result,
+        () = Box::pin(feed.follow()) => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use tenantry_accounts::{
     App, House, Settings,
-    db::{Db, POOL_WAIT},
+    db::Db,
     encryption::Key,
     passwords::Hasher,
     primary::{NotPrimary, Primary},
@@ -35,6 +35,8 @@ const VERIFICATION_TTL: Duration = Duration::from_secs(24 * 3600);
 const RESET_TTL: Duration = Duration::from_secs(3600);
 /// How long an invitation may be accepted.
 const INVITATION_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a request waits for a database connection: it is to hear within a second that there is none.
+const POOL_WAIT: Duration = Duration::from_millis(900);
 /// How long a server may take to show that it is the primary.
 const ADMITTED_WITHIN: Duration = Duration::from_secs(1);
 

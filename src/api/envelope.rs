@@ -18,7 +18,7 @@ use poem_openapi::{
 use serde::Serialize;
 
 use super::idempotency::{Keep, Kept};
-use crate::clock;
+use crate::{clock, digits::whole};
 
 /// `{"success":true,"data":T,"message":"Success","timestamp":...}`; a list has `pagination` as well, a `P`.
 #[derive(Debug)]
@@ -248,7 +248,11 @@ pub(crate) enum Deleted {
 
 /// The `ETag` of a version.
 pub(crate) fn etag(version: i64) -> String {
-    format!("\"{version}\"")
+    let mut tag = String::with_capacity(8);
+    tag.push_str(if version < 0 { "\"-" } else { "\"" });
+    whole(&mut tag, version.unsigned_abs());
+    tag.push('"');
+    tag
 }
 
 /// What a conditional request asks for (RFC 9110, 13.1): any version that exists, or one of these. `W/` and a suffix
@@ -286,6 +290,13 @@ fn version_of(tag: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_is_a_version_in_quotes() {
+        for version in [i64::MIN, -1, 0, 1, 1_207, i64::MAX] {
+            assert_eq!(etag(version), format!("\"{version}\""));
+        }
+    }
 
     #[test]
     fn a_weak_or_suffixed_etag_names_the_same_version() {

@@ -33,6 +33,7 @@ use crate::{
     error::{ApiError, sources},
     state::State,
 };
+use tenantry_trace::Carrier;
 
 pub(crate) struct ExportUsers;
 
@@ -194,10 +195,11 @@ impl IntoResponse for Download {
     fn into_response(self) -> Response {
         let Self { format, first, export, place } = self;
         let file = format!("attachment; filename=\"users.{}\"", format.name());
-        let request = tracing::Span::current();
+        // Pages are read when this is over, and belong to the request all the same.
+        let work = Carrier::here();
         let pages = unfold((Some(first), export, place), move |(first, mut export, mut place)| {
-            let request = request.clone();
-            async move {
+            let work = work.clone();
+            work.carry(async move {
                 let page = match first {
                     Some(first) => Ok(Some(first)),
                     None => next(&mut export, &mut place, format).await,
@@ -206,11 +208,11 @@ impl IntoResponse for Download {
                     Ok(page) => Some((Ok(page?), (None, export, place))),
                     // The connection breaks off, or by HTTP/2 the stream: what was sent must not look whole.
                     Err(error) => {
-                        tracing::warn!(parent: &request, "an export was cut off: {}", sources(&error));
+                        tracing::warn!("an export was cut off: {}", sources(&error));
                         Some((Err(io::Error::other("the export was cut off")), (None, export, place)))
                     }
                 }
-            }
+            })
         });
         Response::builder()
             .content_type(format.content_type())

@@ -1,6 +1,6 @@
 //! The look-up of a user on a way of its own. It is what is asked most, and the general way to an operation takes longer than
 //! the cache does. What is not just `GET /api/v1/users/{id}` goes the general way, to the operation that says how this one
-//! behaves; a test holds the two against each other (tests/it/users/look_up.rs).
+//! behaves; a test holds the two against each other (tests/it/look_up.rs).
 
 use std::sync::LazyLock;
 
@@ -117,5 +117,38 @@ pub(crate) const fn name(level: Level) -> &'static str {
         Level::Local => "local",
         Level::Redis => "redis",
         Level::Postgres => "miss",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_plain_get_of_a_user_is_a_look_up_and_nothing_else_is() {
+        let id = Uuid::now_v7();
+        let request = |method: Method, path: String| Request::builder().method(method).uri_str(path);
+        let path = format!("/api/v1/users/{id}");
+        let plain = request(Method::GET, path.clone());
+        assert_eq!(wanted(&plain.finish()), Some(UserId(id)));
+        let empty = request(Method::GET, path.clone()).header("content-length", "0");
+        assert_eq!(wanted(&empty.finish()), Some(UserId(id)));
+        let others = [
+            request(Method::HEAD, path.clone()),
+            request(Method::DELETE, path.clone()),
+            request(Method::GET, format!("{path}?")),
+            request(Method::GET, format!("{path}/")),
+            request(Method::GET, format!("/api/v1/users/{}", id.simple())),
+            request(Method::GET, format!("/api/v1/tenants/{id}")),
+            request(Method::GET, "/api/v1/users/this-is-thirty-six-characters-long-x".into()),
+            request(Method::GET, path.clone()).header("content-length", "2"),
+            request(Method::GET, path).header("transfer-encoding", "chunked"),
+        ];
+        for other in others {
+            let other = other.finish();
+            assert_eq!(wanted(&other), None, "{other:?}");
+        }
     }
 }

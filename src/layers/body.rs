@@ -21,7 +21,7 @@ const BULK_LIMIT: usize = 1024 * 1024;
 const WEBHOOK_LIMIT: usize = 512 * 1024;
 
 /// How long a request may take.
-pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long the rows of an import may take to come. Whoever sends nothing for a while is cut off long before.
 const UPLOAD_DEADLINE: Duration = Duration::from_secs(3600);

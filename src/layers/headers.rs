@@ -14,7 +14,10 @@ use super::{
     trace::{self, TRACERESPONSE},
 };
 use crate::{
-    api::look_up::{self, LookedUp},
+    api::{
+        envelope::etag,
+        look_up::{self, LookedUp},
+    },
     limits::{self, Verdict},
     state::State,
 };
@@ -25,6 +28,8 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=63072000");
 const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
 const ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
+/// Of what is yet to be filled in.
+const EMPTY: HeaderValue = HeaderValue::from_static("");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Writes them around what a route has answered.
@@ -59,7 +64,7 @@ pub(super) fn looked_up(
     let level = look_up::name(found.level);
     let server = timing.server(true, Some(level));
     let own = [
-        timing::written(|text| timing::tag(text, found.version)),
+        HeaderValue::try_from(etag(found.version)).unwrap_or(EMPTY),
         HeaderValue::from_static(level),
         JSON,
         ORIGIN,
@@ -105,8 +110,7 @@ const FILLED: [HeaderName; 6] =
 
 impl Frame {
     fn of(own: &[HeaderName]) -> Self {
-        let mut headers: HeaderMap =
-            FILLED.iter().chain(own).map(|name| (name.clone(), HeaderValue::from_static(""))).collect();
+        let mut headers: HeaderMap = FILLED.iter().chain(own).map(|name| (name.clone(), EMPTY)).collect();
         headers.extend(ALWAYS.into_iter().map(|(name, value)| (Some(name), HeaderValue::from_static(value))));
         Self(headers)
     }
@@ -122,7 +126,7 @@ impl Frame {
         let mut headers = self.0.clone();
         let limits = verdict.headers();
         let is_limited = limits.is_some();
-        let (policy, state) = limits.unwrap_or((ORIGIN, ORIGIN));
+        let (policy, state) = limits.unwrap_or((EMPTY, EMPTY));
         let common = [asked.id.clone(), trace::answer(asked.trace), timing.total(), server, policy, state];
         for (place, value) in headers.values_mut().zip(common.into_iter().chain(own)) {
             *place = value;

@@ -11,7 +11,11 @@ mod timing;
 mod trace;
 mod traffic;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{FutureExt, future::Either};
 use poem::{
@@ -41,6 +45,10 @@ use crate::{
     log,
     state::State,
 };
+
+/// How long a look-up may take: with a database whose pool has run dry, or whose table somebody has locked, it is to be told within a
+/// second. What it has asked goes on, for whoever asks next.
+const LOOK_UP: Duration = Duration::from_millis(950);
 
 /// What is around the routes.
 pub(crate) struct Layers {
@@ -78,19 +86,22 @@ impl Layers {
     ) -> Response {
         let (work, served) = (Work::request(asked.trace, asked.id()), Served::begin(&asked));
         let mut admission = Admission::default();
-        let found = timeout(body::DEADLINE, async {
+        let found = timeout(LOOK_UP, async {
             let credential = admission::admit(&self.state, &asked, &headers, &mut admission).await?;
-            look_up::look_up(&self.state, id, &credential, asked.client, &headers).await
+            Ok(look_up::look_up(&self.state, id, &credential, asked.client, &headers).await)
         });
         let found = match guarded(&work, found).await {
             Some(Ok(found)) => found,
             Some(Err(_)) => Err(late(false)),
             None => Err(ApiError::internal()),
         };
+        // As with other operations: what has not come as far counts as no route's, or many refusals would hide how slow it is.
+        let route = if found.is_ok() { self.traffic.look_ups() } else { &self.traffic.route(None) };
+        let found = found.flatten();
         let timing = Timing { took: start.elapsed(), work: &work };
         let status = found.as_ref().map_or_else(ResponseError::status, LookedUp::status);
-        tell(self.traffic.look_ups(), &asked, &admission, status, &timing);
-        served.end(&self.traffic.look_ups().name, status);
+        tell(route, &asked, &admission, status, &timing);
+        served.end(&route.name, status);
         match found {
             Ok(found) => headers::looked_up(found, &self.state, asked, admission, &timing),
             Err(error) => {

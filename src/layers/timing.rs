@@ -5,7 +5,7 @@ use std::{cell::RefCell, time::Duration};
 use poem::http::{HeaderName, HeaderValue};
 use tenantry_trace::Work;
 
-use crate::digits::{fraction, whole};
+use crate::digits::fraction;
 
 pub(super) const PROCESS_TIME: HeaderName = HeaderName::from_static("x-process-time");
 pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -46,7 +46,7 @@ impl Timing<'_> {
 }
 
 /// A value that `write` writes, of which all can be in a header.
-pub(super) fn written(write: impl FnOnce(&mut String)) -> HeaderValue {
+fn written(write: impl FnOnce(&mut String)) -> HeaderValue {
     thread_local! {
         /// So that the memory of a value is asked for once, and of its length.
         static ROOM: RefCell<String> = const { RefCell::new(String::new()) };
@@ -58,34 +58,6 @@ pub(super) fn written(write: impl FnOnce(&mut String)) -> HeaderValue {
     })
 }
 
-/// Writes the `ETag` of a version.
-pub(super) fn tag(text: &mut String, version: i64) {
-    text.push('"');
-    if version < 0 {
-        text.push('-');
-    }
-    whole(text, version.unsigned_abs());
-    text.push('"');
-}
-
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tag_is_a_version_in_quotes() {
-        let written = |version| {
-            let mut text = String::new();
-            tag(&mut text, version);
-            text
-        };
-        assert_eq!(written(0), "\"0\"");
-        assert_eq!(written(1_207), crate::api::envelope::etag(1_207));
-        assert_eq!(written(i64::MIN), crate::api::envelope::etag(i64::MIN));
-        assert_eq!(written(i64::MAX), crate::api::envelope::etag(i64::MAX));
-    }
 }

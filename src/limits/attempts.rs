@@ -131,12 +131,12 @@ impl Attempts {
         cells: Cells,
     ) -> oneshot::Receiver<Option<Taken>> {
         let (tell, told) = oneshot::channel();
-        tokio::spawn(async move {
+        tokio::spawn(tenantry_trace::carried(async move {
             let taken = self.ask(limit, key, cells, 1, &[]).await;
             if let Err(Some(taken)) = tell.send(taken) {
                 self.ask(limit, key, cells, 0, &[taken.unused(taken.count)]).await;
             }
-        });
+        }));
         told
     }
 

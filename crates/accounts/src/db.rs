@@ -3,7 +3,7 @@
 use std::{
     ops::Deref,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use deadpool_postgres::{Client, Pool};
@@ -17,14 +17,6 @@ use tokio_postgres::{
 };
 
 use crate::{Actor, Error, Result, TenantId, Who, primary::Primary};
-
-/// So long whoever reads waits for a lock on a table, which only a change of the schema or somebody at a console has; then it
-/// is a 503. Together with [`POOL_WAIT`] it is less than the second within which everybody is to be told. The role has it as its
-/// default (`tenantry migrate`); whoever waits for others' changes of a row waits for as long as a statement may take.
-pub const LOCK_WAIT: Duration = Duration::from_millis(300);
-
-/// So long a request waits for a connection of the pool.
-pub const POOL_WAIT: Duration = Duration::from_millis(650);
 
 /// The pool of connections to the primary.
 #[derive(Clone)]
@@ -129,15 +121,10 @@ impl<'a> Deref for Transaction<'a> {
 /// A transaction that sees rows of `tenant` only, whatever its statements say: row-level security is its wall.
 pub async fn as_tenant(client: &mut Client, tenant: TenantId) -> Result<Transaction<'_>> {
     let tx = Transaction::begin(client).await?;
-    let statement = tx.prepare_cached(ENTER_PATIENTLY).await?;
+    let statement = tx.inner.prepare_cached(ENTER).await?;
     tx.execute(&statement, &[&tenant.0, &traceparent()]).await?;
     Ok(tx)
 }
-
-/// The same, and rows are waited for: see [`LOCK_WAIT`].
-const ENTER_PATIENTLY: &str =
-    "select set_config('role', 'tenantry_app', true), set_config('tenantry.tenant', $1::uuid::text, true),
-       set_config('tenantry.traceparent', $2, true), set_config('lock_timeout', '0', true)";
 
 /// Makes a transaction one of a tenant.
 const ENTER: &str =
@@ -154,8 +141,16 @@ pub(crate) async fn pipelined<A, B>(
     then: impl Future<Output = Result<B>>,
 ) -> Result<(A, B)> {
     // Not `try_join`: of two failures it may see the second one first.
-    let (first, then) = join(first, then).await;
-    Ok((first?, then?))
+    match join(first, then).await {
+        // A statement that was not prepared after all was overtaken, and says no more than that the other one has failed.
+        (Err(first), Err(then)) if is_echo(&first) => Err(then),
+        (first, then) => Ok((first?, then?)),
+    }
+}
+
+fn is_echo(error: &Error) -> bool {
+    let failed = SqlState::IN_FAILED_SQL_TRANSACTION;
+    matches!(error, Error::Database(error) if error.code() == Some(&failed))
 }
 
 /// As [`as_tenant`], for statements that read a page out of however many rows. Their plans are made once, without a look at the
@@ -176,14 +171,10 @@ pub(crate) async fn as_reader(client: &mut Client, tenant: TenantId) -> Result<T
 }
 
 /// As [`as_tenant`], for a change that `actor` makes: refused when the actor was deactivated, deleted or given another
-/// role since the token was made. What a token says may be minutes old; what it may change is asked of the row. That is a read,
-/// which waits for no more than [`LOCK_WAIT`]; once it is done nobody else can lock the table, and rows are waited for longer.
+/// role since the token was made. What a token says may be minutes old; what it may change is asked of the row.
 pub(crate) async fn as_actor(client: &mut Client, actor: Actor, tenant: TenantId) -> Result<Transaction<'_>> {
-    if let Who::Operator = actor.who {
-        return as_tenant(client, tenant).await;
-    }
     let tx = Transaction::begin(client).await?;
-    let (statement, trace) = (tx.prepare_cached(ENTER).await?, traceparent());
+    let (statement, trace) = (tx.inner.prepare_cached(ENTER).await?, traceparent());
     let enter = async { Ok(tx.execute(&statement, &[&tenant.0, &trace]).await?) };
     pipelined(enter, stands(&tx, actor)).await?;
     Ok(tx)
@@ -193,20 +184,12 @@ pub(crate) async fn as_actor(client: &mut Client, actor: Actor, tenant: TenantId
 pub(crate) async fn stands(tx: &Transaction<'_>, actor: Actor) -> Result<()> {
     let stands = match actor.who {
         Who::User(user) => {
-            let statement = tx
-                .prepare_cached(
-                    "select tenantry.session_stands($1, $2, $3, $4), set_config('lock_timeout', '0', true)",
-                )
-                .await?;
+            let statement = tx.prepare_cached("select tenantry.session_stands($1, $2, $3, $4)").await?;
             let user: [&(dyn ToSql + Sync); 4] = [&actor.home.0, &user.id.0, &user.version, &user.session.0];
             tx.query_one(&statement, &user).await?.try_get(0)?
         }
         Who::ApiKey(key) => {
-            let statement = tx
-                .prepare_cached(
-                    "select tenantry.api_key_stands($1, $2), set_config('lock_timeout', '0', true)",
-                )
-                .await?;
+            let statement = tx.prepare_cached("select tenantry.api_key_stands($1, $2)").await?;
             tx.query_one(&statement, &[&actor.home.0, &key.0]).await?.try_get(0)?
         }
         Who::Operator => true,
@@ -219,8 +202,7 @@ pub async fn as_system(client: &mut Client) -> Result<Transaction<'_>> {
     let tx = Transaction::begin(client).await?;
     let parameter = [(&traceparent() as &(dyn ToSql + Sync), Type::TEXT)];
     let sql =
-        "select set_config('role', 'tenantry_system', true), set_config('tenantry.traceparent', $1, true),
-           set_config('lock_timeout', '0', true)";
+        "select set_config('role', 'tenantry_system', true), set_config('tenantry.traceparent', $1, true)";
     tx.inner.query_typed(sql, &parameter).await?;
     Ok(tx)
 }

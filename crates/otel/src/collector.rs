@@ -74,7 +74,8 @@ impl Collector {
                 }
                 Err(Failure::Passing(problem, wanted)) => (problem, wanted),
             };
-            let next = wanted.unwrap_or(pause);
+            // Its wish, within reason: neither at once nor never.
+            let next = wanted.map_or(pause, |wanted| wanted.clamp(pause.min(self.timeout), self.timeout));
             let is_over = Instant::now() + next >= deadline || stop.is_cancelled();
             if is_over || stop.run_until_cancelled(sleep(next)).await.is_none() {
                 return Taken { problem: Some(problem), ..Taken::default() };

@@ -68,9 +68,11 @@ impl Queue {
     pub(crate) fn push(&self, span: Finished) {
         let counters = &self.counters;
         counters.under_way.fetch_add(1, SeqCst);
-        if counters.over.load(SeqCst) || self.way.try_send(span).is_err() {
+        let is_over = counters.over.load(SeqCst);
+        if is_over || self.way.try_send(span).is_err() {
             counters.under_way.fetch_sub(1, SeqCst);
-            counters.full.increment(1);
+            let dropped = if is_over { &counters.late } else { &counters.full };
+            dropped.increment(1);
         }
     }
 

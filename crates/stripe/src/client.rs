@@ -453,10 +453,13 @@ fn asks(request: &reqwest::Request) -> Span {
     let mut span = Span::child(Kind::Client, "HTTP");
     if let Some(span) = span.recorded() {
         let (method, url) = (request.method().as_str(), request.url());
-        let noun = url.path_segments().and_then(|mut parts| parts.nth(1)).unwrap_or_default();
-        span.name = format!("{method} /v1/{noun}").into();
+        let mut parts = url.path_segments().into_iter().flatten().skip(1);
+        let (noun, id) =
+            (parts.next().unwrap_or_default(), if parts.next().is_some() { "/{id}" } else { "" });
+        let template = format!("/v1/{noun}{id}");
+        span.name = format!("{method} {template}").into();
         span.set("http.request.method", method.to_owned());
-        span.set("url.template", format!("/v1/{noun}"));
+        span.set("url.template", template);
         span.set("server.address", url.host_str().unwrap_or_default().to_owned());
     }
     span

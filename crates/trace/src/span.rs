@@ -125,11 +125,6 @@ impl Span {
         self.0.as_mut().map(|open| &mut open.span)
     }
 
-    /// It is nobody's: it was not what it was taken for.
-    pub fn forget(&mut self) {
-        self.0 = None;
-    }
-
     /// Says something about it.
     pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         if let Some(span) = self.recorded() {

@@ -160,7 +160,7 @@ impl Quotas {
     async fn wait(self: &Arc<Self>, bucket: &Arc<Bucket>, quota: &Arc<Quota>) -> Decision {
         let begun = self.start.elapsed();
         let (tell, told) = oneshot::channel();
-        tokio::spawn(self.clone().take(bucket.clone(), quota.clone(), tell));
+        tokio::spawn(tenantry_trace::carried(self.clone().take(bucket.clone(), quota.clone(), tell)));
         let answer = self.global.wait(told).await;
         let (mut state, now) = (bucket.state(), self.start.elapsed());
         match answer {

@@ -73,24 +73,20 @@ impl Pool {
     /// [`Error::Busy`], at once, when it would have to wait for too long.
     pub(super) fn turn(&self, units: u64) -> Result<Turn> {
         let mut queue = self.0.lock();
-        let threads = queue.at_work(self.0.threads);
-        let idle = queue.running + queue.waiting.len() + queue.promised < threads;
-        let wait = queue.work as f64 * queue.pace / threads as f64;
-        if !idle && wait > LONGEST_WAIT.as_secs_f64() {
-            queue.refused = Some(Instant::now());
-            count("refused");
-            return Err(Error::Busy);
+        if !queue.has_room(self.0.threads) {
+            return Err(queue.refuse());
         }
         queue.promised += 1;
         queue.work += units;
-        Ok(Turn { shared: self.0.clone(), units })
+        Ok(Turn { shared: self.0.clone(), units: Some(units) })
     }
 }
 
 /// A place in the queue for work that is not known yet. Whoever drops it gives it back.
 pub(super) struct Turn {
     shared: Arc<Shared>,
-    units: u64,
+    /// None once the work has been handed in.
+    units: Option<u64>,
 }
 
 impl Turn {
@@ -110,16 +106,17 @@ impl Turn {
             let _ = sender.send(result);
         });
         let shared = self.shared.clone();
-        let _place = shared.enqueue(self, units, run);
+        let _place = shared.enqueue(self, units, run)?;
         receiver.await.map_err(|_| Error::Internal("hashing panicked"))
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        let Some(units) = self.units else { return };
         let mut queue = self.shared.lock();
         queue.promised -= 1;
-        queue.work -= self.units;
+        queue.work -= units;
     }
 }
 
@@ -136,18 +133,23 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts the work into the queue in the place of what was promised for it.
-    fn enqueue(&self, turn: Turn, work: u64, run: Box<dyn FnOnce() + Send>) -> Place<'_> {
+    /// Puts the work into the queue in the place of what was promised for it; what is more than that has to find room as anything.
+    fn enqueue(&self, mut turn: Turn, work: u64, run: Box<dyn FnOnce() + Send>) -> Result<Place<'_>> {
         let mut queue = self.lock();
+        let promised = turn.units.take().unwrap_or(0);
+        queue.promised -= 1;
+        queue.work -= promised;
+        if work > promised && !queue.has_room(self.threads) {
+            return Err(queue.refuse());
+        }
         let id = queue.next;
         queue.next += 1;
         queue.work += work;
         queue.waiting.push_back(Task { id, work, run });
         queue.tell();
         drop(queue);
-        drop(turn);
         self.wake.notify_one();
-        Place { shared: self, id }
+        Ok(Place { shared: self, id })
     }
 
     fn serve(&self) {
@@ -194,6 +196,19 @@ impl Shared {
 }
 
 impl Queue {
+    /// Whether somebody who comes now has their turn soon.
+    fn has_room(&self, threads: usize) -> bool {
+        let threads = self.at_work(threads);
+        let idle = self.running + self.waiting.len() + self.promised < threads;
+        idle || self.work as f64 * self.pace / threads as f64 <= LONGEST_WAIT.as_secs_f64()
+    }
+
+    fn refuse(&mut self) -> Error {
+        self.refused = Some(Instant::now());
+        count("refused");
+        Error::Busy
+    }
+
     /// How many of so many threads may work at once.
     fn at_work(&self, threads: usize) -> usize {
         let flood = self.refused.is_some_and(|at| at.elapsed() < FLOOD);
