@@ -16,8 +16,8 @@ use crate::{Error, Result};
 /// For so long somebody may wait for a free thread; who would wait longer is told at once to come again.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// So long after somebody was refused one thread rests. Who is refused is so because more is asked than all processors could
-/// hash; then one of them is left to all other requests, which wait for a processor for some milliseconds where each is hashing.
+/// What is asked for is added up for so long. Where it was more than all threads could hash, one of them rests for as long as that
+/// goes on: a processor is left to all other requests, which wait for one for some milliseconds where each is hashing.
 const FLOOD: Duration = Duration::from_secs(1);
 
 /// A fixed number of threads, which end with the value.
@@ -36,13 +36,20 @@ struct Queue {
     /// Names the next task.
     next: u64,
     running: usize,
-    /// When somebody was refused the last time.
-    refused: Option<Instant>,
+    asked: Asked,
     /// What waits, runs and is promised, in the unit of [`StoredHash::work`](super::StoredHash::work).
     work: u64,
     /// What a unit takes, in seconds, as far as is known from those before.
     pace: f64,
     closed: bool,
+}
+
+/// How much is asked for, granted or not.
+struct Asked {
+    since: Instant,
+    units: u64,
+    /// Whether it was too much, the time before.
+    is_flood: bool,
 }
 
 struct Task {
@@ -55,8 +62,8 @@ impl Pool {
     /// Starts `threads`; a unit of work is thought to take `pace` seconds.
     pub(super) fn start(threads: usize, pace: f64) -> Result<Self> {
         let (waiting, promised, next, running, work) = (VecDeque::new(), 0, 0, 0, 0);
-        let (refused, closed) = (None, false);
-        let queue = Mutex::new(Queue { waiting, promised, next, running, refused, work, pace, closed });
+        let (asked, closed) = (Asked { since: Instant::now(), units: 0, is_flood: false }, false);
+        let queue = Mutex::new(Queue { waiting, promised, next, running, asked, work, pace, closed });
         let shared = Arc::new(Shared { threads, queue, wake: Condvar::new() });
         let pool = Self(shared.clone());
         for n in 0..threads {
@@ -73,8 +80,9 @@ impl Pool {
     /// [`Error::Busy`], at once, when it would have to wait for too long.
     pub(super) fn turn(&self, units: u64) -> Result<Turn> {
         let mut queue = self.0.lock();
+        queue.ask(units, self.0.threads);
         if !queue.has_room(self.0.threads) {
-            return Err(queue.refuse());
+            return Err(refused());
         }
         queue.promised += 1;
         queue.work += units;
@@ -140,7 +148,7 @@ impl Shared {
         queue.promised -= 1;
         queue.work -= promised;
         if work > promised && !queue.has_room(self.threads) {
-            return Err(queue.refuse());
+            return Err(refused());
         }
         let id = queue.next;
         queue.next += 1;
@@ -203,21 +211,31 @@ impl Queue {
         idle || self.work as f64 * self.pace / threads as f64 <= LONGEST_WAIT.as_secs_f64()
     }
 
-    fn refuse(&mut self) -> Error {
-        self.refused = Some(Instant::now());
-        count("refused");
-        Error::Busy
+    fn ask(&mut self, units: u64, threads: usize) {
+        let passed = self.asked.since.elapsed();
+        if passed >= FLOOD {
+            let wanted = self.asked.units as f64 * self.pace;
+            let is_flood = wanted > passed.as_secs_f64() * threads as f64;
+            self.asked = Asked { since: Instant::now(), units: 0, is_flood };
+        }
+        self.asked.units += units;
     }
 
     /// How many of so many threads may work at once.
     fn at_work(&self, threads: usize) -> usize {
-        let flood = self.refused.is_some_and(|at| at.elapsed() < FLOOD);
+        // Nobody may have asked any more since.
+        let flood = self.asked.is_flood && self.asked.since.elapsed() < 2 * FLOOD;
         if flood { threads.saturating_sub(1).max(1) } else { threads }
     }
 
     fn tell(&self) {
         metrics::gauge!("tenantry_hash_queue_depth").set(self.waiting.len() as f64);
     }
+}
+
+fn refused() -> Error {
+    count("refused");
+    Error::Busy
 }
 
 /// What became of a password that was to be hashed or verified.
@@ -351,26 +369,41 @@ mod tests {
         assert_eq!(pool.run(1, || 7).await.unwrap(), 7);
     }
 
-    #[tokio::test]
-    async fn one_thread_rests_while_more_is_asked_than_can_be_hashed_and_works_again_afterwards() {
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_thread_rests_while_more_is_asked_than_all_can_hash_and_works_again_afterwards() {
         let pool = Arc::new(Pool::start(2, PACE).unwrap());
-        let busy = [pool.occupy().await, pool.occupy().await];
-        let (pool_, release) = (pool.clone(), Arc::new(AtomicUsize::new(0)));
-        let _late = pool.turn(1).unwrap();
-        assert!(matches!(pool.turn(1), Err(Error::Busy)));
-        drop(busy);
-        pool.is_idle().await;
-
-        // The first is at work, so the second waits, for as long as somebody was refused a moment ago.
+        // Six seconds' work for a thread in less than three seconds.
+        for _ in 0..60 {
+            let _ = pool.turn(SECOND / 10);
+        }
+        while pool.0.lock().at_work(2) == 2 {
+            let _ = pool.turn(0);
+            tokio::task::yield_now().await;
+        }
+        // The first is at work, so the second waits, until nobody has asked for a while.
         let first = pool.occupy().await;
-        let second =
-            tokio::spawn(async move { pool_.run(1, move || release.fetch_add(1, Ordering::SeqCst)).await });
+        let other = pool.clone();
+        let second = tokio::spawn(async move { other.run(1, || ()).await });
         while pool.waiting() < 1 {
             tokio::task::yield_now().await;
         }
         assert_eq!(pool.0.lock().running, 1);
         assert!(second.await.unwrap().is_ok(), "though the first is still at work");
         drop(first);
+    }
+
+    #[tokio::test]
+    async fn a_burst_that_all_can_hash_in_the_time_since_is_no_flood() {
+        let pool = Pool::start(2, PACE).unwrap();
+        let mut queue = pool.0.lock();
+        queue.asked.units = 3 * SECOND;
+        queue.asked.since -= 2 * FLOOD;
+        queue.ask(1, 2);
+        assert_eq!(queue.at_work(2), 2);
+        queue.asked.units = 5 * SECOND;
+        queue.asked.since -= 2 * FLOOD;
+        queue.ask(1, 2);
+        assert_eq!(queue.at_work(2), 1);
     }
 
     #[tokio::test]
