@@ -198,7 +198,7 @@ async fn make(
         let password = password.map(Password::Chosen);
         let admin = NewUser { email, name, password, role: Role::Admin, verified: false };
         let user = users::insert(&tx, id, &admin, hash.as_deref()).await?;
-        // It only reads: which of the two is done first matters to nobody, but for whose failure is told.
+        // It only reads: which of the two is done first matters to nobody.
         let detail = json!({"plan": plan});
         let record = audit::record(&tx, id, by(user.id), "tenant.created", id.0, detail);
         let (tenant, ()) = db::pipelined(read(&tx, id), record).await?;
