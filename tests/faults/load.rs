@@ -116,11 +116,12 @@ impl Target {
         Seen { kind, due, took: due.elapsed(), status, says_when }
     }
 
-    /// Whether a change is taken.
+    /// Whether a change is taken. One that changes something: a name that is as it was writes nothing.
     pub(crate) async fn changes(&self) -> bool {
         let Some(user) = self.users.first() else { return false };
         let url = format!("http://{}/api/v1/users/{user}", self.address);
-        let request = reqwest::Client::new().patch(url).json(&json!({"name": "Somebody"})).timeout(PATIENCE);
+        let request =
+            reqwest::Client::new().patch(url).json(&json!({"name": Uuid::new_v4()})).timeout(PATIENCE);
         let Some((200, _, body)) = answer(request.bearer_auth(&self.token)).await else { return false };
         self.note(*user, &body);
         true

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 
 use super::{Promise, Scene, TOLD, settle};
 use crate::{Result, cluster::until, servers::Servers};
@@ -35,13 +38,32 @@ impl Mount {
             Err("a small file system cannot be mounted: this needs to be run as root, outside of a container without CAP_SYS_ADMIN".into())
         }
     }
+}
 
-    /// Until there is no room.
-    fn fill(&self) -> Result<PathBuf> {
-        let path = self.0.join("ballast");
+/// All the room that there is, and what becomes free: PostgreSQL gives files back now and then, of which it could live for minutes.
+struct Ballast {
+    path: PathBuf,
+    grows: JoinHandle<()>,
+}
+
+impl Ballast {
+    fn new(mount: &Mount) -> Result<Self> {
+        let path = mount.0.join("ballast");
         let mut file = File::create(&path)?;
-        while file.write_all(&[1; 4096]).is_ok() {}
-        Ok(path)
+        let grows = tokio::spawn(async move {
+            loop {
+                while file.write_all(&[1; 4096]).is_ok() {}
+                sleep(Duration::from_millis(5)).await;
+            }
+        });
+        Ok(Self { path, grows })
+    }
+
+    async fn drop(self) -> Result<()> {
+        self.grows.abort();
+        // It has its file open, whose room comes back when it is closed.
+        let _ = self.grows.await;
+        Ok(fs::remove_file(self.path)?)
     }
 }
 
@@ -58,13 +80,13 @@ pub(super) async fn is_full(mut scene: Scene<'_>) -> Result<()> {
     let cluster = scene.cluster_on(servers, 1, &[]).await?;
     let load = cluster.target.start(scene.settings.rate);
     settle().await;
-    let ballast = mount.fill()?;
-    // Room that was set aside before is used up first: from the first change on that is refused, there is none.
+    let ballast = Ballast::new(&mount)?;
+    // Room in the pages of tables is used up first: from the first change on that is refused, there is none.
     until("a change is refused", Duration::from_secs(120), async || !cluster.target.changes().await).await?;
     let from = Instant::now();
     sleep(FULL).await;
     let to = Instant::now();
-    fs::remove_file(ballast)?;
+    ballast.drop().await?;
     let back = Instant::now();
     until("a change is taken", Duration::from_secs(60), async || cluster.target.changes().await).await?;
     let recovered = back.elapsed();
