@@ -112,8 +112,35 @@ pub(crate) async fn ask(
     Ok(answers)
 }
 
+/// Who is let run first where several want a processor. On a machine of their own, clients would wait neither for the service
+/// nor for one another, and the service not for them: this comes as near to that as one machine can.
+#[derive(Clone, Copy)]
+pub(crate) enum Turn {
+    /// Before all others; as root alone, else as anybody.
+    First,
+    /// After the service.
+    Last,
+}
+
+impl Turn {
+    /// Puts this thread there.
+    fn take(self) -> rustix::io::Result<()> {
+        let nice = match self {
+            Self::First => -20,
+            Self::Last => 10,
+        };
+        rustix::process::nice(nice).map(drop)
+    }
+
+    /// Whether one may be first.
+    pub(crate) fn can_be_first() -> bool {
+        std::thread::spawn(|| Self::First.take().is_ok()).join().unwrap_or(false)
+    }
+}
+
 /// As [`ask`], from a thread and a runtime of its own: what others ask at the same time does not delay it in this program.
 pub(crate) async fn ask_apart(
+    turn: Turn,
     address: SocketAddr,
     rate: f64,
     time: Duration,
@@ -121,10 +148,14 @@ pub(crate) async fn ask_apart(
     next: impl Fn(u64) -> Ask + Send + Sync + 'static,
 ) -> Result<Vec<Answered>> {
     let apart = move || {
+        let _ = turn.take();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(ask(address, rate, time, connections, next))
     };
-    tokio::task::spawn_blocking(apart).await?
+    let (done, told) = tokio::sync::oneshot::channel();
+    // A thread of its own, since it stays where it was put.
+    std::thread::Builder::new().name("apart".into()).spawn(move || done.send(apart()))?;
+    told.await?
 }
 
 /// Asks again as soon as it is answered, over so many connections: how much can be done at all. Returns how many were

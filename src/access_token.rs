@@ -19,6 +19,7 @@ use tenantry_accounts::{
 };
 
 use crate::{
+    clock,
     key_files::{KeyError, KeyFolder},
     keys::{KeyPair, Keys},
 };
@@ -152,7 +153,7 @@ impl AccessTokens {
     /// # Errors
     /// When signing fails, which a key that was read does not.
     pub(crate) fn issue(&self, session: &SignedIn) -> Result<String, jsonwebtoken::errors::Error> {
-        let now = chrono::Utc::now().timestamp();
+        let now = clock::unix();
         let claims = Claims {
             iss: if session.setup_only { self.setup_issuer() } else { self.issuer.clone() },
             iat: now,
@@ -179,7 +180,7 @@ impl AccessTokens {
     /// What `token` says, if one of the keys signed it and it has not ended. A signature is verified once.
     pub(crate) fn verify(&self, token: &str) -> Option<Arc<Claims>> {
         if let Some(claims) = self.verified.get(token) {
-            return (claims.exp > chrono::Utc::now().timestamp()).then_some(claims);
+            return (claims.exp > clock::unix()).then_some(claims);
         }
         let (keys, header) = (self.keys(), jsonwebtoken::decode_header(token).ok()?);
         // Whatever else the keys may sign one day is no access token (RFC 9068).

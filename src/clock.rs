@@ -1,8 +1,8 @@
-//! The time as JSON has it, written as often as there are requests.
+//! The time as tokens and JSON have it, as often as there are requests.
 
 use std::{
     cell::Cell,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use chrono::{DateTime, Utc};
@@ -15,9 +15,19 @@ thread_local! {
     static SECOND: Cell<(u64, Text)> = const { Cell::new((u64::MAX, [b'0'; 19])) };
 }
 
+/// How long ago 1970 began.
+pub(crate) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The present time in Unix seconds.
+pub(crate) fn unix() -> i64 {
+    i64::try_from(since_1970().as_secs()).unwrap_or(i64::MAX)
+}
+
 /// The present time as RFC 3339 has it, to so many digits of a second.
 pub(crate) fn now<const DIGITS: usize>() -> impl AsRef<[u8]> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = since_1970();
     let mut text = Time { bytes: [b'0'; 32], length: 21 + DIGITS };
     text.bytes[..19].copy_from_slice(&second(now.as_secs()));
     text.bytes[19] = b'.';

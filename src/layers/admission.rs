@@ -44,7 +44,7 @@ pub(super) async fn admit(
     }
     if let Some(key) = unknown_key.filter(|_| verdict.is_admitted()) {
         // Counted first: whoever makes keys up has us ask the database no more often than anybody without one.
-        let found = state.api_keys.look_up(&state.app, &key).await?;
+        let found = Box::pin(state.api_keys.look_up(&state.app, &key)).await?;
         credential = found.map_or(Credential::None, Credential::Key);
     }
     (admission.user, admission.api_key) = credential.names();

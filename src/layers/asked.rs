@@ -1,9 +1,6 @@
 //! What is read of a request before anything is done for it.
 
-use std::{
-    net::IpAddr,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::net::IpAddr;
 
 use poem::{
     Request,
@@ -15,7 +12,7 @@ use tenantry_trace::Trace;
 use uuid::Uuid;
 
 use super::{body::STRIPE_WEBHOOK, headers::REQUEST_ID, trace};
-use crate::{api::look_up, state::State, weighted::Weighted};
+use crate::{api::look_up, clock, state::State, weighted::Weighted};
 
 /// Who is at the other end, as the limits and the list of sessions see it.
 #[derive(Clone, Copy)]
@@ -122,8 +119,7 @@ fn request_id(request: &Request) -> HeaderValue {
 
 /// A UUID of version 7. (`Uuid::now_v7` asks the system for each.)
 fn new_id() -> Uuid {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let millis = u64::try_from(now.as_millis()).unwrap_or_default();
+    let millis = u64::try_from(clock::since_1970().as_millis()).unwrap_or_default();
     uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
 }
 

@@ -12,8 +12,11 @@ mod trace;
 mod traffic;
 
 use std::{
+    future::poll_fn,
     panic::AssertUnwindSafe,
+    pin::{Pin, pin},
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -25,7 +28,7 @@ use poem::{
 };
 use tenantry_accounts::UserId;
 use tenantry_trace::Work;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use self::{
     admission::Admission,
@@ -86,13 +89,17 @@ impl Layers {
     ) -> Response {
         let (work, served) = (Work::request(asked.trace, asked.id()), Served::begin(&asked));
         let mut admission = Admission::default();
-        let found = timeout(LOOK_UP, async {
-            let credential = admission::admit(&self.state, &asked, &headers, &mut admission).await?;
-            Ok(look_up::look_up(&self.state, id, &credential, asked.client, &headers).await)
-        });
-        let found = match guarded(&work, found).await {
-            Some(Ok(found)) => found,
-            Some(Err(_)) => Err(late(false)),
+        let found = {
+            // Pinned, so that it is not copied from hand to hand.
+            let found = pin!(async {
+                let credential = admission::admit(&self.state, &asked, &headers, &mut admission).await?;
+                Ok(look_up::look_up(&self.state, id, &credential, asked.client, &headers).await)
+            });
+            guarded(&work, pin!(within(LOOK_UP, found))).await
+        };
+        let found = match found {
+            Some(Some(found)) => found,
+            Some(None) => Err(late(false)),
             None => Err(ApiError::internal()),
         };
         // As with other operations: what has not come as far counts as no route's, or many refusals would hide how slow it is.
@@ -115,8 +122,11 @@ impl Layers {
         let (work, served) = (Work::request(asked.trace, asked.id()), Served::begin(&asked));
         let (mut admission, body) = (Admission::default(), Awaited::default());
         let deadline = body::deadline(&request);
-        let answer = timeout(deadline, self.answer(request, &asked, &mut admission, &body));
-        let answer = match guarded(&work, answer).await {
+        let answer = {
+            let answer = timeout(deadline, self.answer(request, &asked, &mut admission, &body));
+            guarded(&work, pin!(answer)).await
+        };
+        let answer = match answer {
             Some(Ok(answer)) => answer,
             Some(Err(_)) => Err(late(body.now()).into()),
             None => Err(ApiError::internal().into()),
@@ -155,8 +165,24 @@ impl Layers {
     }
 }
 
+/// What comes of something that takes no longer than `limit`. There is a timer only once it waits for anything: all processors
+/// share what a timer takes, and most look-ups wait for nothing.
+async fn within<T>(limit: Duration, mut something: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    let mut timer = pin!(None);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = something.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        if timer.is_none() {
+            timer.set(Some(sleep(limit)));
+        }
+        timer.as_mut().as_pin_mut().map_or(Poll::Pending, |timer| timer.poll(cx).map(|()| None))
+    })
+    .await
+}
+
 /// What becomes of something that is done for a request; none: it panicked, which is said.
-async fn guarded<T>(work: &Work, something: impl Future<Output = T>) -> Option<T> {
+async fn guarded<T>(work: &Work, something: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     let ended = tenantry_trace::within(work.clone(), AssertUnwindSafe(something).catch_unwind()).await;
     if ended.is_err() {
         work.during(|| tracing::error!("a handler panicked"));
@@ -187,4 +213,18 @@ fn tell(route: &Route, asked: &Asked, admission: &Admission, status: StatusCode,
         api_key: admission.api_key,
     }
     .tell();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_look_up_carries_along_is_small() {
+        fn size<F: Future>(_: fn(Arc<Layers>, Request) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(Layers::around);
+        assert!(size < 2_500, "{size} bytes are copied from hand to hand for each request");
+    }
 }

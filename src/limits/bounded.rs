@@ -36,12 +36,15 @@ impl<V: Copy> Bounded<V> {
     pub(super) fn update<T>(&self, key: u128, work: impl FnOnce(Option<V>) -> (T, Option<V>)) -> T {
         let hash = self.hasher.hash_one(key);
         let mut shard = locked(&self.shards[hash as usize % SHARDS]);
-        let known = shard.get(&key).copied();
+        if let Some(value) = shard.get_mut(&key) {
+            let (result, new) = work(Some(*value));
+            *value = new.unwrap_or(*value);
+            return result;
+        }
         // No address's bucket, and no hash's but by chance.
         let shared = || u128::MAX - u128::from((hash >> 32) % SHARED);
-        let key = if known.is_none() && shard.len() >= MOST { shared() } else { key };
-        let known = known.or_else(|| shard.get(&key).copied());
-        let (result, new) = work(known);
+        let key = if shard.len() >= MOST { shared() } else { key };
+        let (result, new) = work(shard.get(&key).copied());
         if let Some(new) = new {
             shard.insert(key, new);
         }

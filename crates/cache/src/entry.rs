@@ -10,7 +10,7 @@
 //! and a value that got under another row's key, was written by another release, or was cut, is not taken for this row.
 //! Of a row that does not exist it is `... 0 absent 0\n`.
 
-use std::{fmt::Write, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -72,8 +72,13 @@ fn line(schema: &str, key: &Key, version: Version, state: State, length: usize) 
     line.push_str(schema);
     line.push(' ');
     key.write(&mut line);
-    // A string takes whatever is written.
-    let _ = writeln!(line, " {version} {} {length}", state.name());
+    // Past the machinery of formats: a read of Redis writes it once or twice.
+    let mut number = itoa::Buffer::new();
+    for part in [" ", number.format(version), " ", state.name(), " "] {
+        line.push_str(part);
+    }
+    line.push_str(number.format(length));
+    line.push('\n');
     line
 }
 

@@ -3,21 +3,30 @@
 //! A flight may be joined only until its `select` is sent: whoever comes later may have come after a write that this
 //! `select` does not see. Latecomers form the next flight, which takes off when the `select` of the one before is
 //! answered. So for each row there is at most one under way and one that waits, however many readers there are.
+//!
+//! Who forms a flight flies it, as a part of what it does anyway: most are of one reader, and a task for each would cost more than
+//! what it does. Should that reader go away, the flight goes on in a task of its own ([`Flown`]).
 
 use std::{
     any::Any,
-    collections::HashMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+    collections::{
+        HashMap,
+        hash_map::{Entry, OccupiedEntry},
     },
+    pin::Pin,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use ahash::RandomState;
-use futures_util::{FutureExt, future::Shared};
+use tenantry_trace::Carrier;
 use tokio::{
-    sync::{Mutex as Turn, Notify, OwnedMutexGuard, oneshot},
+    runtime::Handle,
+    sync::Notify,
     time::{Instant, sleep_until},
 };
 
@@ -26,24 +35,54 @@ use crate::{Key, Read, sync::Lock};
 /// What a flight brings. The error is shared by its readers; its type is the leader's.
 pub(crate) type Outcome = Result<Read, Arc<dyn Any + Send + Sync>>;
 
-/// Resolves when the flight lands, with an error if it died.
-pub(crate) type Landing = Shared<oneshot::Receiver<Outcome>>;
-
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
     newest: Mutex<HashMap<Key, Newest, RandomState>>,
-    ids: AtomicU64,
 }
 
 /// The newest flight of a row.
 #[derive(Debug)]
 struct Newest {
-    id: u64,
     open: bool,
-    landing: Landing,
-    /// Shared by the successive flights of the row.
-    turn: Arc<Turn<()>>,
-    patience: Arc<Patience>,
+    board: Arc<Board>,
+}
+
+/// What those on board of a flight share.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    pub(crate) patience: Patience,
+    /// What it has brought; nothing: it died.
+    outcome: OnceLock<Option<Outcome>>,
+    landed: Notify,
+    /// Whether the next flight may take off,
+    is_clear: AtomicBool,
+    /// for which that one waits.
+    cleared: Notify,
+}
+
+impl Board {
+    /// What the flight brings, when it lands; nothing if it dies.
+    pub(crate) async fn landing(&self) -> Option<Outcome> {
+        let landed = self.landed.notified();
+        if let Some(outcome) = self.outcome.get() {
+            return outcome.clone();
+        }
+        landed.await;
+        self.outcome.get().cloned().flatten()
+    }
+
+    fn land(&self, outcome: Option<Outcome>) {
+        // The first counts: a flight that is dropped after it has landed has not died.
+        let _ = self.outcome.set(outcome);
+        self.landed.notify_waiters();
+    }
+
+    async fn clear(&self) {
+        let cleared = self.cleared.notified();
+        if !self.is_clear.load(Ordering::Acquire) {
+            cleared.await;
+        }
+    }
 }
 
 /// How long a flight may wait for Redis on account of those who have joined it with less time left than it has itself: they
@@ -115,86 +154,125 @@ impl Patience {
     }
 }
 
+/// How a reader travels.
+pub(crate) enum Seat {
+    /// It has formed the flight, and flies it.
+    Pilot(Flight),
+    /// It waits until another's lands.
+    Passenger(Arc<Board>),
+}
+
 impl Flights {
-    /// Joins the flight for `key` if there is one that may be joined; else forms the next and lets `take_off` start it. Who
-    /// joins with less time for Redis than a flight has says how much is `left`.
-    pub(crate) fn join(
-        self: &Arc<Self>,
-        key: Key,
-        left: Option<Duration>,
-        take_off: impl FnOnce(Flight),
-    ) -> Landing {
+    /// Joins the flight for `key` if there is one that may be joined; else forms the next. Who joins with less time for Redis
+    /// than a flight has says how much is `left`.
+    pub(crate) fn join(self: &Arc<Self>, key: Key, left: Option<Duration>) -> Seat {
         let mut newest = self.newest.locked();
-        let turn = match newest.get(&key) {
-            Some(flight) if flight.open => {
+        let board = Arc::<Board>::default();
+        let before = match newest.entry(key) {
+            Entry::Occupied(flight) if flight.get().open => {
+                let board = flight.get().board.clone();
                 if let Some(left) = left {
-                    flight.patience.joined_with(left);
+                    board.patience.joined_with(left);
                 }
-                return flight.landing.clone();
+                return Seat::Passenger(board);
             }
-            Some(flight) => flight.turn.clone(),
-            None => Arc::default(),
+            Entry::Occupied(mut flight) => {
+                Some(flight.insert(Newest { open: true, board: board.clone() }).board)
+            }
+            Entry::Vacant(place) => {
+                place.insert(Newest { open: true, board: board.clone() });
+                None
+            }
         };
-        let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        let (report, landing) = oneshot::channel();
-        let landing = landing.shared();
-        let patience = Arc::new(Patience::default());
-        newest.insert(
-            key,
-            Newest {
-                id,
-                open: true,
-                landing: landing.clone(),
-                turn: turn.clone(),
-                patience: patience.clone(),
-            },
-        );
-        drop(newest);
-        take_off(Flight { flights: self.clone(), key, id, turn, patience, report: Some(report) });
-        landing
+        Seat::Pilot(Flight { flights: self.clone(), key, before, board })
     }
 }
 
-/// A flight, seen by the task that flies it. Dropped before it has landed (its task panicked), it tells its readers so.
+/// A flight, seen by whoever flies it. Dropped before it has landed (something panicked), it tells its readers so.
 #[derive(Debug)]
 pub(crate) struct Flight {
     flights: Arc<Flights>,
     key: Key,
-    id: u64,
-    turn: Arc<Turn<()>>,
-    pub(crate) patience: Arc<Patience>,
-    report: Option<oneshot::Sender<Outcome>>,
+    before: Option<Arc<Board>>,
+    board: Arc<Board>,
 }
 
 impl Flight {
-    /// Waits until the flight before has its answer from Postgres. The turn is over when the guard is dropped.
-    pub(crate) async fn turn(&self) -> OwnedMutexGuard<()> {
-        self.turn.clone().lock_owned().await
+    /// Waits until the flight before has its answer from Postgres. From then on it is this one's turn.
+    pub(crate) async fn turn(&mut self) {
+        if let Some(before) = &self.before {
+            before.clear().await;
+        }
+        self.before = None;
+    }
+
+    pub(crate) fn patience(&self) -> &Patience {
+        &self.board.patience
+    }
+
+    /// The next one may take off.
+    pub(crate) fn end_turn(&self) {
+        if !self.board.is_clear.swap(true, Ordering::AcqRel) {
+            self.board.cleared.notify_waiters();
+        }
     }
 
     /// From now on nobody joins.
     pub(crate) fn close(&self) {
-        if let Some(newest) = self.flights.newest.locked().get_mut(&self.key)
-            && newest.id == self.id
-        {
-            newest.open = false;
-        }
+        self.if_newest(|mut newest| newest.get_mut().open = false);
     }
 
     /// Hands the outcome to everyone on board.
-    pub(crate) fn land(mut self, outcome: Outcome) {
-        if let Some(report) = self.report.take() {
-            // Nobody listens if every client has gone away; what was read has been cached all the same.
-            let _ = report.send(outcome);
+    pub(crate) fn land(self, outcome: Outcome) -> Outcome {
+        self.board.land(Some(outcome.clone()));
+        outcome
+    }
+
+    fn if_newest(&self, then: impl FnOnce(OccupiedEntry<'_, Key, Newest>)) {
+        if let Entry::Occupied(newest) = self.flights.newest.locked().entry(self.key)
+            && Arc::ptr_eq(&newest.get().board, &self.board)
+        {
+            then(newest);
         }
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        let mut newest = self.flights.newest.locked();
-        if newest.get(&self.key).is_some_and(|newest| newest.id == self.id) {
-            newest.remove(&self.key);
+        self.if_newest(|newest| drop(newest.remove()));
+        self.end_turn();
+        self.board.land(None);
+    }
+}
+
+/// A flight on its way. Dropped before it has landed, it goes on in a task of its own, as a part of the same work.
+pub(crate) struct Flown<T: Send + 'static>(Option<Pin<Box<dyn Future<Output = T> + Send>>>);
+
+impl<T: Send> Flown<T> {
+    pub(crate) fn new(flight: impl Future<Output = T> + Send + 'static) -> Self {
+        Self(Some(Box::pin(flight)))
+    }
+}
+
+impl<T: Send> Future for Flown<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        // Taken out meanwhile: one that panics is over.
+        let Some(mut flight) = self.0.take() else { return Poll::Pending };
+        let poll = flight.as_mut().poll(cx);
+        if poll.is_pending() {
+            self.0 = Some(flight);
+        }
+        poll
+    }
+}
+
+impl<T: Send> Drop for Flown<T> {
+    fn drop(&mut self) {
+        // Without a runtime the process ends, and with it whoever waits.
+        if let (Some(flight), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(Carrier::here().carry(flight));
         }
     }
 }

@@ -63,11 +63,10 @@ impl Floors {
 
     /// The oldest version that may be shown of `key`, 0 if there is no floor; `None` while the node is blind.
     pub(crate) fn get(&self, key: &Key) -> Option<Version> {
-        let now = Instant::now();
         let inner = self.inner.reading();
         match inner.blind_until {
-            Some(until) if now < until => None,
-            _ => Some(inner.floors.get(key).map_or(0, |floor| floor.version(now))),
+            Some(until) if Instant::now() < until => None,
+            _ => Some(inner.floors.get(key).map_or(0, |floor| floor.version(Instant::now()))),
         }
     }
 

@@ -165,8 +165,9 @@ impl Cache {
     }
 
     /// Reads a row through the cache. `load` reads it from the primary, version and body in one `select`; it is called at
-    /// most once, and not at all where a cache or another reader's `load` answers. It runs in a task of its own, so
-    /// that a client who goes away strands nobody who waits for the same row.
+    /// most once, and not at all where a cache or another reader's `load` answers. Where the future that has begun it is
+    /// dropped it goes on in a task of its own, so that a client who goes away strands nobody who waits for the same row; but
+    /// as long as it is kept and not polled, they wait.
     ///
     /// With `min` nothing older is returned: caches that hold less are passed by. They are not changed by it, since `min`
     /// is the client's word. A row that does not exist, as the truth has just said, is `None` whatever `min` says.
@@ -352,7 +353,12 @@ impl Inner {
     /// A number that is this node's alone, and the name by which Redis knows a reader ('r') or a writer ('w') by it.
     fn token(&self, role: char) -> (u64, String) {
         let id = self.tokens.fetch_add(1, Ordering::Relaxed);
-        (id, format!("{role}{}-{id}", self.node.simple()))
+        let mut name = String::with_capacity(64);
+        name.push(role);
+        name.push_str(self.node.simple().encode_lower(&mut Uuid::encode_buffer()));
+        name.push('-');
+        name.push_str(itoa::Buffer::new().format(id));
+        (id, name)
     }
 
     /// How long Redis can hold a value that no floor has reached.

@@ -9,18 +9,14 @@ use std::{
 
 use bytes::Bytes;
 use metrics::Counter;
-use tenantry_trace::Carrier;
-use tokio::{
-    sync::OwnedMutexGuard,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     Entry, Inner, Key, Version,
     budget::Budget,
     entry::{self, Known},
     era::Era,
-    flight::Flight,
+    flight::{Flight, Flown, Outcome, Seat},
     planted::{self, Bug},
     redis::Lease,
     sync::{Lock, Shared},
@@ -135,16 +131,21 @@ impl Inner {
         // The flight takes the load out when it needs it. Left over, it serves to bypass what the flight has brought.
         let load = Arc::new(Mutex::new(Some(load)));
         let left = Some(budget.left()).filter(|left| *left < self.settings.redis_budget);
-        let landing = era.flights.join(key, left, |flight| {
-            // It is a part of the work of whoever was first, whoever joins it.
-            let flying = self.clone().fly(era.clone(), key, flight, load.clone(), budget);
-            tokio::spawn(Carrier::here().carry(flying));
-        });
-        planted::point("after-join").await;
-        let mut read = match landing.await {
-            Ok(Ok(read)) => read,
-            Ok(Err(error)) => return Err(error.downcast().map_or(ReadError::Gone, ReadError::Load)),
-            Err(_) => return Err(ReadError::Gone),
+        let outcome = match era.flights.join(key, left) {
+            Seat::Pilot(flight) => {
+                let flown = Flown::new(self.clone().fly(era.clone(), key, flight, load.clone(), budget));
+                planted::point("after-join").await;
+                flown.await
+            }
+            Seat::Passenger(board) => {
+                planted::point("after-join").await;
+                board.landing().await
+            }
+        };
+        let mut read = match outcome {
+            Some(Ok(read)) => read,
+            Some(Err(error)) => return Err(error.downcast().map_or(ReadError::Gone, ReadError::Load)),
+            None => return Err(ReadError::Gone),
         };
         // An answer of the truth cannot be bypassed: its select was sent after this read began.
         if read.level != Level::Postgres && !reaches(&read.entry) {
@@ -166,32 +167,33 @@ impl Inner {
         self: Arc<Self>,
         era: Arc<Era>,
         key: Key,
-        flight: Flight,
+        mut flight: Flight,
         load: Arc<Mutex<Option<L>>>,
         mut budget: Budget,
-    ) where
+    ) -> Option<Outcome>
+    where
         L: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<Loaded, E>> + Send + 'static,
         E: Send + Sync + 'static,
     {
-        let turn = flight.turn().await;
-        flight.patience.begin();
+        flight.turn().await;
+        flight.patience().begin();
         let asked = tokio::select! {
             biased;
             asked = self.ask_redis(&era, key, &flight, &mut budget) => asked,
             // An answer may come yet, and a lease with it; the others wait for that as for any reader that died.
-            () = flight.patience.ends() => Asked::MayNotFill,
+            () = flight.patience().ends() => Asked::MayNotFill,
         };
-        if let Some(left) = flight.patience.left() {
+        if let Some(left) = flight.patience().left() {
             budget.cap(left);
         }
         let token = match asked {
-            Asked::Found(entry) => return flight.land(Ok(Read::new(entry, Level::Redis))),
+            Asked::Found(entry) => return Some(flight.land(Ok(Read::new(entry, Level::Redis)))),
             Asked::MayFill(token) => Some(token),
             Asked::MayNotFill => None,
         };
         // In a place of its own, so that flights which end here do not carry it along.
-        Box::pin(self.fetch(&era, key, flight, turn, &load, (token, budget))).await;
+        Box::pin(self.fetch(&era, key, flight, &load, (token, budget))).await
     }
 
     /// The rest of a flight that has found nothing in Redis. With a token it may fill.
@@ -200,10 +202,10 @@ impl Inner {
         era: &Era,
         key: Key,
         flight: Flight,
-        turn: OwnedMutexGuard<()>,
         load: &Mutex<Option<L>>,
         (token, mut budget): (Option<String>, Budget),
-    ) where
+    ) -> Option<Outcome>
+    where
         L: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<Loaded, E>> + Send + 'static,
         E: Send + Sync + 'static,
@@ -211,9 +213,9 @@ impl Inner {
         if !planted::bug(Bug::JoinAnyFlight) {
             flight.close();
         }
-        let Some(load) = load.locked().take() else { return };
+        let load = load.locked().take()?;
         let outcome = self.select(era, key, load).await;
-        drop(turn);
+        flight.end_turn();
         if let (Some(run), Some(token)) = (&era.run, token) {
             let name = era.row(&key);
             planted::point("before-fill").await;
@@ -231,10 +233,10 @@ impl Inner {
                 _ => run.release(&name, &token, &mut budget).await,
             };
         }
-        flight.land(match outcome {
+        Some(flight.land(match outcome {
             Ok(Selected { known, .. }) => Ok(Read::new(known, Level::Postgres)),
             Err(error) => Err(Arc::new(error) as Arc<dyn Any + Send + Sync>),
-        });
+        }))
     }
 
     /// Looks in Redis, and asks for the lease where there is nothing to see.

@@ -141,7 +141,8 @@ impl Quotas {
                 tokio::spawn(self.clone().refill(bucket, quota.clone()));
                 decision
             }
-            Step::Empty => self.wait(&bucket, quota).await,
+            // In a place of its own, so that those who need not wait do not carry it along.
+            Step::Empty => Box::pin(self.wait(&bucket, quota)).await,
         };
         verdict.add(&quota.policy, decision);
     }

@@ -1,5 +1,9 @@
 //! Threads that do nothing but hash. Neither a file nor a name look-up of the runtime waits behind them, and a queue whose
 //! length is measured in time says no while there is still somebody to hear it.
+//!
+//! In a flood other threads do it, as many, which run when nobody else wants a processor: all other requests would wait for one for
+//! milliseconds where each is hashing. They are no threads for every day, since on a busy machine they may not run for seconds, and
+//! a thread that once is such a one cannot return without rights that a service does not have.
 
 use std::{
     collections::VecDeque,
@@ -9,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
 use crate::{Error, Result};
@@ -16,8 +21,7 @@ use crate::{Error, Result};
 /// For so long somebody may wait for a free thread; who would wait longer is told at once to come again.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// What is asked for is added up for so long. Where it was more than all threads could hash, one of them rests for as long as that
-/// goes on: a processor is left to all other requests, which wait for one for some milliseconds where each is hashing.
+/// What is asked for is added up for so long. Where it was more than all threads could hash, it is a flood.
 const FLOOD: Duration = Duration::from_secs(1);
 
 /// A fixed number of threads, which end with the value.
@@ -27,6 +31,13 @@ struct Shared {
     threads: usize,
     queue: Mutex<Queue>,
     wake: Condvar,
+}
+
+/// When a thread works.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shift {
+    Everyday,
+    Flood,
 }
 
 struct Queue {
@@ -39,8 +50,10 @@ struct Queue {
     asked: Asked,
     /// What waits, runs and is promised, in the unit of [`StoredHash::work`](super::StoredHash::work).
     work: u64,
-    /// What a unit takes, in seconds, as far as is known from those before.
+    /// What a unit takes, in seconds, as far as is known from those before: by the clock,
     pace: f64,
+    /// and of a processor, however many others want it.
+    cost: f64,
     closed: bool,
 }
 
@@ -63,13 +76,17 @@ impl Pool {
     pub(super) fn start(threads: usize, pace: f64) -> Result<Self> {
         let (waiting, promised, next, running, work) = (VecDeque::new(), 0, 0, 0, 0);
         let (asked, closed) = (Asked { since: Instant::now(), units: 0, is_flood: false }, false);
-        let queue = Mutex::new(Queue { waiting, promised, next, running, asked, work, pace, closed });
+        let queue =
+            Mutex::new(Queue { waiting, promised, next, running, asked, work, pace, cost: pace, closed });
         let shared = Arc::new(Shared { threads, queue, wake: Condvar::new() });
         let pool = Self(shared.clone());
-        for n in 0..threads {
-            let shared = shared.clone();
-            let started = thread::Builder::new().name(format!("hash-{n}")).spawn(move || shared.serve());
-            started.map_err(|_| Error::Internal("no thread could be started to hash passwords"))?;
+        for (shift, name) in [(Shift::Everyday, "hash"), (Shift::Flood, "hash-flood")] {
+            for n in 0..threads {
+                let shared = shared.clone();
+                let started =
+                    thread::Builder::new().name(format!("{name}-{n}")).spawn(move || shared.serve(shift));
+                started.map_err(|_| Error::Internal("no thread could be started to hash passwords"))?;
+            }
         }
         Ok(pool)
     }
@@ -88,6 +105,28 @@ impl Pool {
         queue.work += units;
         Ok(Turn { shared: self.0.clone(), units: Some(units) })
     }
+}
+
+/// Lets this thread run only where no other wants the processor: even one that has just woken takes it at once.
+fn step_back() {
+    // Elsewhere there is no such thing, or it takes rights.
+    #[cfg(target_os = "linux")]
+    {
+        use thread_priority::{
+            NormalThreadSchedulePolicy::Idle, ThreadPriority, ThreadSchedulePolicy::Normal,
+            set_thread_priority_and_policy, thread_native_id,
+        };
+        let stepped = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, Normal(Idle));
+        if let Err(error) = stepped {
+            tracing::warn!("in a flood of sign-ins, hashing will be as urgent as all else: {error}");
+        }
+    }
+}
+
+/// What this thread has had of a processor so far.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// A place in the queue for work that is not known yet. Whoever drops it gives it back.
@@ -156,40 +195,46 @@ impl Shared {
         queue.waiting.push_back(Task { id, work, run });
         queue.tell();
         drop(queue);
-        self.wake.notify_one();
+        // Of both shifts: which of them works may change before the first has looked.
+        self.wake.notify_all();
         Ok(Place { shared: self, id })
     }
 
-    fn serve(&self) {
-        while let Some(task) = self.next() {
-            let start = Instant::now();
+    fn serve(&self, shift: Shift) {
+        if shift == Shift::Flood {
+            step_back();
+        }
+        while let Some(task) = self.next(shift) {
+            let (start, before) = (Instant::now(), processor_time());
             // Whoever waits is told, because the other end of the channel goes; the thread lives on.
             let whole = catch_unwind(AssertUnwindSafe(task.run)).is_ok();
-            self.end(task.work, start.elapsed(), whole);
+            let took = [start.elapsed(), processor_time().saturating_sub(before)];
+            self.end(task.work, took, whole);
         }
     }
 
     /// The oldest task; none when the pool is no more.
-    fn next(&self) -> Option<Task> {
+    fn next(&self, shift: Shift) -> Option<Task> {
         let mut queue = self.lock();
         loop {
             if queue.closed {
                 return None;
             }
-            let may_begin = queue.running < queue.at_work(self.threads);
+            let may_begin = queue.running < self.threads && queue.shift() == shift;
             if let Some(task) = may_begin.then(|| queue.waiting.pop_front()).flatten() {
                 queue.running += 1;
                 queue.tell();
                 return Some(task);
             }
-            // A thread that rests looks again once the flood may be over; nobody may come any more to wake it.
+            // The flood may be over by then, and nobody come any more to wake the others.
             let rest = if queue.waiting.is_empty() { Duration::MAX } else { FLOOD };
             let waited = self.wake.wait_timeout(queue, rest);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    fn end(&self, work: u64, took: Duration, whole: bool) {
+    /// `took` is by the clock, and of a processor.
+    fn end(&self, work: u64, took: [Duration; 2], whole: bool) {
         if !whole {
             count("panicked");
         }
@@ -198,7 +243,15 @@ impl Shared {
         queue.work -= work;
         if whole && work > 0 {
             // Follows a machine that becomes slower or faster within a few hashes.
-            queue.pace += (took.as_secs_f64() / work as f64 - queue.pace) / 4.0;
+            let [pace, cost] = took.map(|took| took.as_secs_f64() / work as f64);
+            queue.pace += (pace - queue.pace) / 4.0;
+            queue.cost += (cost - queue.cost) / 4.0;
+        }
+        let waits = !queue.waiting.is_empty();
+        drop(queue);
+        if waits {
+            // The next may be the other shift's.
+            self.wake.notify_all();
         }
     }
 }
@@ -206,7 +259,6 @@ impl Shared {
 impl Queue {
     /// Whether somebody who comes now has their turn soon.
     fn has_room(&self, threads: usize) -> bool {
-        let threads = self.at_work(threads);
         let idle = self.running + self.waiting.len() + self.promised < threads;
         idle || self.work as f64 * self.pace / threads as f64 <= LONGEST_WAIT.as_secs_f64()
     }
@@ -214,18 +266,17 @@ impl Queue {
     fn ask(&mut self, units: u64, threads: usize) {
         let passed = self.asked.since.elapsed();
         if passed >= FLOOD {
-            let wanted = self.asked.units as f64 * self.pace;
+            let wanted = self.asked.units as f64 * self.cost;
             let is_flood = wanted > passed.as_secs_f64() * threads as f64;
             self.asked = Asked { since: Instant::now(), units: 0, is_flood };
         }
         self.asked.units += units;
     }
 
-    /// How many of so many threads may work at once.
-    fn at_work(&self, threads: usize) -> usize {
+    fn shift(&self) -> Shift {
         // Nobody may have asked any more since.
         let flood = self.asked.is_flood && self.asked.since.elapsed() < 2 * FLOOD;
-        if flood { threads.saturating_sub(1).max(1) } else { threads }
+        if flood { Shift::Flood } else { Shift::Everyday }
     }
 
     fn tell(&self) {
@@ -370,26 +421,42 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn one_thread_rests_while_more_is_asked_than_all_can_hash_and_works_again_afterwards() {
+    async fn others_hash_while_more_is_asked_than_all_can_and_no_longer() {
         let pool = Arc::new(Pool::start(2, PACE).unwrap());
+        let who =
+            async || pool.run(1, || thread::current().name().unwrap_or_default().to_owned()).await.unwrap();
+        assert!(!who().await.contains("flood"));
+        // What runs when they come goes on, and counts.
+        let busy = pool.occupy().await;
         // Six seconds' work for a thread in less than three seconds.
         for _ in 0..60 {
             let _ = pool.turn(SECOND / 10);
         }
-        while pool.0.lock().at_work(2) == 2 {
+        while pool.0.lock().shift() == Shift::Everyday {
             let _ = pool.turn(0);
             tokio::task::yield_now().await;
         }
-        // The first is at work, so the second waits, until nobody has asked for a while.
-        let first = pool.occupy().await;
+        assert!(who().await.contains("flood"));
+        #[cfg(target_os = "linux")]
+        {
+            use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, thread_schedule_policy};
+            let policy = pool.run(1, thread_schedule_policy).await.unwrap().unwrap();
+            assert_eq!(policy, ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle));
+        }
+        // The other is at work as well now, so this one waits, until nobody has asked for a while.
+        let second = pool.occupy().await;
         let other = pool.clone();
-        let second = tokio::spawn(async move { other.run(1, || ()).await });
+        let last = tokio::spawn(async move { other.run(1, || ()).await });
         while pool.waiting() < 1 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(pool.0.lock().running, 1);
-        assert!(second.await.unwrap().is_ok(), "though the first is still at work");
-        drop(first);
+        assert_eq!(pool.0.lock().running, 2);
+        while pool.0.lock().shift() == Shift::Flood {
+            tokio::task::yield_now().await;
+        }
+        drop((busy, second));
+        last.await.unwrap().unwrap();
+        assert!(!who().await.contains("flood"));
     }
 
     #[tokio::test]
@@ -399,11 +466,11 @@ mod tests {
         queue.asked.units = 3 * SECOND;
         queue.asked.since -= 2 * FLOOD;
         queue.ask(1, 2);
-        assert_eq!(queue.at_work(2), 2);
+        assert!(queue.shift() == Shift::Everyday);
         queue.asked.units = 5 * SECOND;
         queue.asked.since -= 2 * FLOOD;
         queue.ask(1, 2);
-        assert_eq!(queue.at_work(2), 1);
+        assert!(queue.shift() == Shift::Flood);
     }
 
     #[tokio::test]

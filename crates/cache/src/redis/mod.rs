@@ -9,6 +9,7 @@ mod servers;
 mod span;
 
 use std::{
+    pin::pin,
     sync::{Arc, RwLock},
     time::Duration,
 };
@@ -318,7 +319,8 @@ impl Run {
         call: &Call<'_>,
         budget: &mut Budget,
     ) -> Result<T, Unreachable> {
-        let call = async { call.send(&mut self.connection(key)?).await };
+        // Pinned, so that it is not copied from hand to hand.
+        let call = pin!(async { call.send(&mut self.connection(key)?).await });
         self.all(name, call, budget).await
     }
 

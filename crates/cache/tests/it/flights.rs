@@ -1,4 +1,5 @@
 use std::{
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -7,7 +8,10 @@ use std::{
 };
 
 use deadpool_redis::redis::cmd;
-use futures_util::future::{join, join_all, poll_immediate};
+use futures_util::{
+    FutureExt,
+    future::{join, join_all, poll_immediate},
+};
 use tenantry_cache::{Level, Loaded, ReadError, Settings};
 use tokio::{sync::Semaphore, task::yield_now};
 
@@ -97,47 +101,56 @@ async fn who_comes_after_the_select_was_sent_gets_a_later_one() {
 async fn a_client_who_goes_away_strands_nobody() {
     let redis = RedisServer::start().await;
     let (here, there) = (redis.node().await, redis.node().await);
-    let (row, gate) = (Truth::new(1), Gate::new());
+    for is_sent in [false, true] {
+        let (row, gate) = (Truth::new(1), Gate::new());
 
-    let mut leader = Box::pin(here.read_through(&row.key, None, row.slow_load(&gate)));
-    assert!(poll_immediate(&mut leader).await.is_none());
-    let mut joiner = Box::pin(row.read(&here));
-    assert!(poll_immediate(&mut joiner).await.is_none());
-    gate.sent().await;
-    drop(leader);
-    gate.open();
+        let mut leader = Box::pin(here.read_through(&row.key, None, row.slow_load(&gate)));
+        assert!(poll_immediate(&mut leader).await.is_none());
+        let mut joiner = Box::pin(row.read(&here));
+        assert!(poll_immediate(&mut joiner).await.is_none());
+        if is_sent {
+            tokio::select! {
+                _ = &mut leader => panic!("the gate is shut"),
+                () = gate.sent() => {}
+            }
+        }
+        drop(leader);
+        gate.open();
 
-    assert_eq!(joiner.await.unwrap().level, Level::Postgres);
-    assert_eq!(row.loads(), 1);
-    assert_eq!(row.seen(&there).await, (1, Level::Redis), "and its lease is not lost");
+        assert_eq!(joiner.await.unwrap().level, Level::Postgres);
+        assert_eq!(row.loads(), 1);
+        assert_eq!(row.seen(&there).await, (1, Level::Redis), "and its lease is not lost");
+    }
 }
 
 #[tokio::test]
 async fn a_load_that_panics_is_told_to_everyone_and_the_next_read_is_a_new_one() {
-    let alone = node(Settings::default()).await;
-    let row = Truth::new(1);
+    let redis = RedisServer::start().await;
+    let (here, row) = (redis.node().await, Truth::new(1));
     let panics = || async { panic!("as planned") as Result<Loaded, Broken> };
 
-    let (leader, joiner) = join(alone.read_through(&row.key, None, panics), row.read(&alone)).await;
+    // They are on board when Redis is asked.
+    let leader = AssertUnwindSafe(here.read_through(&row.key, None, panics)).catch_unwind();
+    let (leader, joiner) = join(leader, row.read(&here)).await;
 
-    assert!(matches!(leader, Err(ReadError::Gone)));
+    assert!(leader.is_err(), "it flies itself");
     assert!(matches!(joiner, Err(ReadError::Gone)));
-    assert_eq!(row.seen(&alone).await, (1, Level::Postgres));
+    assert_eq!(row.seen(&here).await, (1, Level::Postgres));
 }
 
 #[tokio::test]
 async fn an_error_is_shared_and_not_kept() {
-    let alone = node(Settings::default()).await;
-    let row = Truth::new(1);
+    let redis = RedisServer::start().await;
+    let (here, row) = (redis.node().await, Truth::new(1));
     let fails = || async { Err(Broken) };
 
-    let (leader, joiner) = join(alone.read_through(&row.key, None, fails), row.read(&alone)).await;
+    let (leader, joiner) = join(here.read_through(&row.key, None, fails), row.read(&here)).await;
 
     let (Err(ReadError::Load(one)), Err(ReadError::Load(other))) = (leader, joiner) else {
         panic!("no error")
     };
     assert!(Arc::ptr_eq(&one, &other));
-    assert_eq!(row.seen(&alone).await, (1, Level::Postgres));
+    assert_eq!(row.seen(&here).await, (1, Level::Postgres));
 }
 
 #[tokio::test]
