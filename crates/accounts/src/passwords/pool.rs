@@ -61,7 +61,7 @@ struct Queue {
 struct Asked {
     since: Instant,
     units: u64,
-    /// Whether it was too much, the time before.
+    /// Whether it is too much, or was the time before.
     is_flood: bool,
 }
 
@@ -264,13 +264,17 @@ impl Queue {
     }
 
     fn ask(&mut self, units: u64, threads: usize) {
+        let is_too_much = |units: u64, time: Duration| {
+            units as f64 * self.cost > time.max(FLOOD).as_secs_f64() * threads as f64
+        };
         let passed = self.asked.since.elapsed();
         if passed >= FLOOD {
-            let wanted = self.asked.units as f64 * self.cost;
-            let is_flood = wanted > passed.as_secs_f64() * threads as f64;
+            let is_flood = is_too_much(self.asked.units, passed);
             self.asked = Asked { since: Instant::now(), units: 0, is_flood };
         }
         self.asked.units += units;
+        // What is too much for the whole time is known to be long before its end.
+        self.asked.is_flood |= is_too_much(self.asked.units, FLOOD);
     }
 
     fn shift(&self) -> Shift {
