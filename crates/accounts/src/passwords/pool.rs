@@ -1,14 +1,15 @@
 //! Threads that do nothing but hash. Neither a file nor a name look-up of the runtime waits behind them, and a queue whose
 //! length is measured in time says no while there is still somebody to hear it.
 //!
-//! In a flood other threads do it, as many, which run when nobody else wants a processor: all other requests would wait for one for
-//! milliseconds where each is hashing. They are no threads for every day, since on a busy machine they may not run for seconds, and
-//! a thread that once is such a one cannot return without rights that a service does not have.
+//! In a flood each of them has another one do the work, which runs only where nobody else wants the processor: all other requests
+//! would wait for one for milliseconds where each is hashing. It is no thread for every day, since on a busy machine it may not run for
+//! seconds, and it could not return without rights that a service does not have. It does nothing but the work: whoever waited for a
+//! lock that it holds would wait until it runs again.
 
 use std::{
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -31,13 +32,6 @@ struct Shared {
     threads: usize,
     queue: Mutex<Queue>,
     wake: Condvar,
-}
-
-/// When a thread works.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shift {
-    Everyday,
-    Flood,
 }
 
 struct Queue {
@@ -68,8 +62,15 @@ struct Asked {
 struct Task {
     id: u64,
     work: u64,
-    run: Box<dyn FnOnce() + Send>,
+    run: Run,
 }
+
+/// The work, and what is to be done with what comes of it.
+type Run = Box<dyn FnOnce() -> Tell + Send>;
+type Tell = Box<dyn FnOnce() + Send>;
+
+/// How work has ended, and the time of a processor that it took.
+type Done = (thread::Result<Tell>, Duration);
 
 impl Pool {
     /// Starts `threads`; a unit of work is thought to take `pace` seconds.
@@ -80,13 +81,11 @@ impl Pool {
             Mutex::new(Queue { waiting, promised, next, running, asked, work, pace, cost: pace, closed });
         let shared = Arc::new(Shared { threads, queue, wake: Condvar::new() });
         let pool = Self(shared.clone());
-        for (shift, name) in [(Shift::Everyday, "hash"), (Shift::Flood, "hash-flood")] {
-            for n in 0..threads {
-                let shared = shared.clone();
-                let started =
-                    thread::Builder::new().name(format!("{name}-{n}")).spawn(move || shared.serve(shift));
-                started.map_err(|_| Error::Internal("no thread could be started to hash passwords"))?;
-            }
+        for n in 0..threads {
+            let failed = |_| Error::Internal("no thread could be started to hash passwords");
+            let (shared, aside) = (shared.clone(), Aside::start(n).map_err(failed)?);
+            let serve = move || shared.serve(&aside);
+            thread::Builder::new().name(format!("hash-{n}")).spawn(serve).map_err(failed)?;
         }
         Ok(pool)
     }
@@ -107,7 +106,42 @@ impl Pool {
     }
 }
 
-/// Lets this thread run only where no other wants the processor: even one that has just woken takes it at once.
+/// A thread that works only where no other thread wants the processor: even one that has just woken takes it at once.
+struct Aside {
+    work: mpsc::Sender<Run>,
+    done: mpsc::Receiver<Done>,
+}
+
+impl Aside {
+    fn start(n: usize) -> std::io::Result<Self> {
+        let ((work, todo), (ended, done)) = (mpsc::channel(), mpsc::channel());
+        thread::Builder::new().name(format!("hash-flood-{n}")).spawn(move || {
+            step_back();
+            while let Ok(run) = todo.recv() {
+                let _ = ended.send(end(run));
+            }
+        })?;
+        Ok(Self { work, done })
+    }
+
+    /// Has the work done there, and waits.
+    fn run(&self, run: Run) -> Done {
+        match self.work.send(run) {
+            Ok(()) => self.done.recv().unwrap_or_else(|gone| (Err(Box::new(gone)), Duration::ZERO)),
+            Err(mpsc::SendError(run)) => end(run),
+        }
+    }
+}
+
+/// Does the work on this thread.
+fn end(run: Run) -> Done {
+    let processor_time = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
+    let before = processor_time();
+    // Whoever waits is told, because the other end of the channel goes; the thread lives on.
+    let ended = catch_unwind(AssertUnwindSafe(run));
+    (ended, processor_time().saturating_sub(before))
+}
+
 fn step_back() {
     // Elsewhere there is no such thing, or it takes rights.
     #[cfg(target_os = "linux")]
@@ -121,12 +155,6 @@ fn step_back() {
             tracing::warn!("in a flood of sign-ins, hashing will be as urgent as all else: {error}");
         }
     }
-}
-
-/// What this thread has had of a processor so far.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
 }
 
 /// A place in the queue for work that is not known yet. Whoever drops it gives it back.
@@ -147,10 +175,13 @@ impl Turn {
         let (sender, receiver) = oneshot::channel();
         let run = Box::new(move || {
             let result = work();
-            // Before anybody hears of it, so that who counts what an answer cost counts it.
-            count("done");
-            // Nobody is there any more to hear it if this fails.
-            let _ = sender.send(result);
+            let tell: Tell = Box::new(move || {
+                // Before anybody hears of it, so that who counts what an answer cost counts it.
+                count("done");
+                // Nobody is there any more to hear it if this fails.
+                let _ = sender.send(result);
+            });
+            tell
         });
         let shared = self.shared.clone();
         let _place = shared.enqueue(self, units, run)?;
@@ -181,7 +212,7 @@ impl Shared {
     }
 
     /// Puts the work into the queue in the place of what was promised for it; what is more than that has to find room as anything.
-    fn enqueue(&self, mut turn: Turn, work: u64, run: Box<dyn FnOnce() + Send>) -> Result<Place<'_>> {
+    fn enqueue(&self, mut turn: Turn, work: u64, run: Run) -> Result<Place<'_>> {
         let mut queue = self.lock();
         let promised = turn.units.take().unwrap_or(0);
         queue.promised -= 1;
@@ -195,41 +226,34 @@ impl Shared {
         queue.waiting.push_back(Task { id, work, run });
         queue.tell();
         drop(queue);
-        // Of both shifts: which of them works may change before the first has looked.
-        self.wake.notify_all();
+        self.wake.notify_one();
         Ok(Place { shared: self, id })
     }
 
-    fn serve(&self, shift: Shift) {
-        if shift == Shift::Flood {
-            step_back();
-        }
-        while let Some(task) = self.next(shift) {
-            let (start, before) = (Instant::now(), processor_time());
-            // Whoever waits is told, because the other end of the channel goes; the thread lives on.
-            let whole = catch_unwind(AssertUnwindSafe(task.run)).is_ok();
-            let took = [start.elapsed(), processor_time().saturating_sub(before)];
-            self.end(task.work, took, whole);
+    fn serve(&self, aside: &Aside) {
+        while let Some((task, is_flood)) = self.next() {
+            let start = Instant::now();
+            let (ended, cost) = if is_flood { aside.run(task.run) } else { end(task.run) };
+            self.end(task.work, [start.elapsed(), cost], ended.is_ok());
+            if let Ok(tell) = ended {
+                tell();
+            }
         }
     }
 
-    /// The oldest task; none when the pool is no more.
-    fn next(&self, shift: Shift) -> Option<Task> {
+    /// The oldest task, and whether it is one of a flood; none when the pool is no more.
+    fn next(&self) -> Option<(Task, bool)> {
         let mut queue = self.lock();
         loop {
             if queue.closed {
                 return None;
             }
-            let may_begin = queue.running < self.threads && queue.shift() == shift;
-            if let Some(task) = may_begin.then(|| queue.waiting.pop_front()).flatten() {
+            if let Some(task) = queue.waiting.pop_front() {
                 queue.running += 1;
                 queue.tell();
-                return Some(task);
+                return Some((task, queue.is_flood()));
             }
-            // The flood may be over by then, and nobody come any more to wake the others.
-            let rest = if queue.waiting.is_empty() { Duration::MAX } else { FLOOD };
-            let waited = self.wake.wait_timeout(queue, rest);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -246,12 +270,6 @@ impl Shared {
             let [pace, cost] = took.map(|took| took.as_secs_f64() / work as f64);
             queue.pace += (pace - queue.pace) / 4.0;
             queue.cost += (cost - queue.cost) / 4.0;
-        }
-        let waits = !queue.waiting.is_empty();
-        drop(queue);
-        if waits {
-            // The next may be the other shift's.
-            self.wake.notify_all();
         }
     }
 }
@@ -277,10 +295,9 @@ impl Queue {
         self.asked.is_flood |= is_too_much(self.asked.units, FLOOD);
     }
 
-    fn shift(&self) -> Shift {
+    fn is_flood(&self) -> bool {
         // Nobody may have asked any more since.
-        let flood = self.asked.is_flood && self.asked.since.elapsed() < 2 * FLOOD;
-        if flood { Shift::Flood } else { Shift::Everyday }
+        self.asked.is_flood && self.asked.since.elapsed() < 2 * FLOOD
     }
 
     fn tell(&self) {
@@ -424,43 +441,29 @@ mod tests {
         assert_eq!(pool.run(1, || 7).await.unwrap(), 7);
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn others_hash_while_more_is_asked_than_all_can_and_no_longer() {
-        let pool = Arc::new(Pool::start(2, PACE).unwrap());
-        let who =
-            async || pool.run(1, || thread::current().name().unwrap_or_default().to_owned()).await.unwrap();
-        assert!(!who().await.contains("flood"));
-        // What runs when they come goes on, and counts.
-        let busy = pool.occupy().await;
+    #[tokio::test]
+    async fn while_more_is_asked_than_all_can_hash_it_is_done_where_nobody_else_wants_the_processor() {
+        let pool = Pool::start(2, PACE).unwrap();
+        let is_aside = async || {
+            let name = || thread::current().name().is_some_and(|name| name.starts_with("hash-flood-"));
+            pool.run(1, name).await.unwrap()
+        };
+        assert!(!is_aside().await);
         // Six seconds' work for a thread in less than three seconds.
         for _ in 0..60 {
             let _ = pool.turn(SECOND / 10);
         }
-        while pool.0.lock().shift() == Shift::Everyday {
-            let _ = pool.turn(0);
-            tokio::task::yield_now().await;
-        }
-        assert!(who().await.contains("flood"));
+        assert!(is_aside().await);
         #[cfg(target_os = "linux")]
         {
             use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, thread_schedule_policy};
             let policy = pool.run(1, thread_schedule_policy).await.unwrap().unwrap();
             assert_eq!(policy, ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle));
         }
-        // The other is at work as well now, so this one waits, until nobody has asked for a while.
-        let second = pool.occupy().await;
-        let other = pool.clone();
-        let last = tokio::spawn(async move { other.run(1, || ()).await });
-        while pool.waiting() < 1 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(pool.0.lock().running, 2);
-        while pool.0.lock().shift() == Shift::Flood {
-            tokio::task::yield_now().await;
-        }
-        drop((busy, second));
-        last.await.unwrap().unwrap();
-        assert!(!who().await.contains("flood"));
+        assert!(matches!(pool.run(1, || panic!("planned")).await, Err(Error::Internal(_))));
+        assert!(is_aside().await, "a panic ends none of them");
+        pool.0.lock().asked.since -= 2 * FLOOD;
+        assert!(!is_aside().await, "nobody has asked for a while");
     }
 
     #[tokio::test]
@@ -470,11 +473,11 @@ mod tests {
         queue.asked.units = 3 * SECOND;
         queue.asked.since -= 2 * FLOOD;
         queue.ask(1, 2);
-        assert!(queue.shift() == Shift::Everyday);
+        assert!(!queue.is_flood());
         queue.asked.units = 5 * SECOND;
         queue.asked.since -= 2 * FLOOD;
         queue.ask(1, 2);
-        assert!(queue.shift() == Shift::Flood);
+        assert!(queue.is_flood());
     }
 
     #[tokio::test]
