@@ -175,7 +175,8 @@ body! {
         run_at: Option<Time>,
         /// Higher goes first; 0 when left out.
         priority: Option<Priority>,
-        /// While a job of the tenant and kind with this key waits, that one is returned and none is made.
+        /// While a job of the tenant and kind with this key waits, that one is returned and none is made. It has no NUL
+        /// characters.
         unique_key: Option<UniqueKey>,
     }
 }

@@ -94,9 +94,10 @@ struct Held(String);
 
 impl Value for Held {
     fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
-        match text.len() <= 255 && !text.contains('\0') {
-            true => Ok(Self(text.into())),
-            false => Err(("too_long", "Must be at most 255 bytes long: longer values are not looked up")),
+        match text.len() {
+            0..=255 if text.contains('\0') => Err(("invalid_characters", "Must not contain NUL characters")),
+            0..=255 => Ok(Self(text.into())),
+            _ => Err(("too_long", "Must be at most 255 bytes long: longer values are not looked up")),
         }
     }
 

@@ -138,6 +138,11 @@ async fn what_is_wrong_with_a_job_is_told_and_never_its_values() {
             "out_of_range",
         ),
         (json!({"kind": "verify_email", "payload": {}, "unique_key": ""}), "/unique_key", "wrong_length"),
+        (
+            json!({"kind": "verify_email", "payload": {}, "unique_key": "a\0b"}),
+            "/unique_key",
+            "invalid_characters",
+        ),
     ] {
         let (status, answer) = app.post("/api/v1/jobs", &body).await;
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");

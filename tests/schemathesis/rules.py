@@ -21,7 +21,7 @@ IN_WORDS = {
     "no_lowercase",
     "no_digit",
     "too_common",
-    "invalid_characters",  # control characters
+    "invalid_characters",  # control characters, or NUL alone
     "invalid_key",  # control characters, and how long names of a free object are
     "invalid_email",  # narrower than RFC 5322
 }

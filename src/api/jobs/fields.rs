@@ -96,7 +96,10 @@ pub(crate) struct UniqueKey(pub(super) String);
 impl Field for UniqueKey {
     fn parse(value: Option<Value>, at: &str, errors: &mut Vec<FieldError>) -> Option<Self> {
         text(value, at, errors, |key| match key.chars().count() {
-            1..=255 if !key.contains('\0') => Ok(Self(key.into())),
+            1..=255 if key.contains('\0') => {
+                Err(vec![Problem { code: "invalid_characters", message: "Must not contain NUL characters" }])
+            }
+            1..=255 => Ok(Self(key.into())),
             _ => Err(vec![Problem { code: "wrong_length", message: "Must be 1 to 255 characters long" }]),
         })
     }
