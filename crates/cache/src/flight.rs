@@ -246,11 +246,15 @@ impl Drop for Flight {
 }
 
 /// A flight on its way. Dropped before it has landed, it goes on in a task of its own, as a part of the same work.
-pub(crate) struct Flown<T: Send + 'static>(Option<Pin<Box<dyn Future<Output = T> + Send>>>);
+pub(crate) struct Flown<T: Send + 'static> {
+    flight: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
+    /// Whoever drops it may not be at that work any more.
+    work: Carrier,
+}
 
 impl<T: Send> Flown<T> {
     pub(crate) fn new(flight: impl Future<Output = T> + Send + 'static) -> Self {
-        Self(Some(Box::pin(flight)))
+        Self { flight: Some(Box::pin(flight)), work: Carrier::here() }
     }
 }
 
@@ -259,10 +263,10 @@ impl<T: Send> Future for Flown<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         // Taken out meanwhile: one that panics is over.
-        let Some(mut flight) = self.0.take() else { return Poll::Pending };
+        let Some(mut flight) = self.flight.take() else { return Poll::Pending };
         let poll = flight.as_mut().poll(cx);
         if poll.is_pending() {
-            self.0 = Some(flight);
+            self.flight = Some(flight);
         }
         poll
     }
@@ -271,15 +275,19 @@ impl<T: Send> Future for Flown<T> {
 impl<T: Send> Drop for Flown<T> {
     fn drop(&mut self) {
         // Without a runtime the process ends, and with it whoever waits.
-        if let (Some(flight), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
-            runtime.spawn(Carrier::here().carry(flight));
+        if let (Some(flight), Ok(runtime)) = (self.flight.take(), Handle::try_current()) {
+            runtime.spawn(self.work.clone().carry(flight));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::{advance, timeout};
+    use tenantry_trace::{Trace, Work};
+    use tokio::{
+        sync::oneshot,
+        time::{advance, timeout},
+    };
 
     use super::*;
 
@@ -287,6 +295,20 @@ mod tests {
 
     fn millis(n: u64) -> Duration {
         Duration::from_millis(n)
+    }
+
+    #[tokio::test]
+    async fn a_flight_that_goes_on_without_its_reader_is_a_part_of_the_same_work() {
+        let work = Work::new(Trace::begin());
+        let ((go, gone), (tell, told)) = (oneshot::channel(), oneshot::channel());
+        let flight = async move {
+            let _ = gone.await;
+            let _ = tell.send(tenantry_trace::current());
+        };
+        let flown = tenantry_trace::within(work.clone(), async { Flown::new(flight) }).await;
+        drop(flown);
+        go.send(()).unwrap();
+        assert_eq!(told.await.unwrap(), Some(work.trace()));
     }
 
     async fn waited(patience: &Patience) -> Duration {
