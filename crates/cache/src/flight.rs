@@ -305,7 +305,7 @@ mod tests {
             let _ = gone.await;
             let _ = tell.send(tenantry_trace::current());
         };
-        let flown = tenantry_trace::within(work.clone(), async { Flown::new(flight) }).await;
+        let flown = work.during(|| Flown::new(flight));
         drop(flown);
         go.send(()).unwrap();
         assert_eq!(told.await.unwrap(), Some(work.trace()));
