@@ -95,7 +95,7 @@ impl Layers {
                 let credential = admission::admit(&self.state, &asked, &headers, &mut admission).await?;
                 Ok(look_up::look_up(&self.state, id, &credential, asked.client, &headers).await)
             });
-            guarded(&work, pin!(within(LOOK_UP, found))).await
+            guarded(&work, pin!(in_time(LOOK_UP, found))).await
         };
         let found = match found {
             Some(Some(found)) => found,
@@ -167,7 +167,7 @@ impl Layers {
 
 /// What comes of something that takes no longer than `limit`. There is a timer only once it waits for anything: all processors
 /// share what a timer takes, and most look-ups wait for nothing.
-async fn within<T>(limit: Duration, mut something: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+async fn in_time<T>(limit: Duration, mut something: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     let mut timer = pin!(None);
     poll_fn(|cx| {
         if let Poll::Ready(done) = something.as_mut().poll(cx) {

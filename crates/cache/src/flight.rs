@@ -167,23 +167,15 @@ impl Flights {
     /// than a flight has says how much is `left`.
     pub(crate) fn join(self: &Arc<Self>, key: Key, left: Option<Duration>) -> Seat {
         let mut newest = self.newest.locked();
+        if let Some(Newest { open: true, board }) = newest.get(&key) {
+            if let Some(left) = left {
+                board.patience.joined_with(left);
+            }
+            return Seat::Passenger(board.clone());
+        }
         let board = Arc::<Board>::default();
-        let before = match newest.entry(key) {
-            Entry::Occupied(flight) if flight.get().open => {
-                let board = flight.get().board.clone();
-                if let Some(left) = left {
-                    board.patience.joined_with(left);
-                }
-                return Seat::Passenger(board);
-            }
-            Entry::Occupied(mut flight) => {
-                Some(flight.insert(Newest { open: true, board: board.clone() }).board)
-            }
-            Entry::Vacant(place) => {
-                place.insert(Newest { open: true, board: board.clone() });
-                None
-            }
-        };
+        let before = newest.insert(key, Newest { open: true, board: board.clone() });
+        let before = before.map(|flight| flight.board);
         Seat::Pilot(Flight { flights: self.clone(), key, before, board })
     }
 }

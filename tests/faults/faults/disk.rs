@@ -59,7 +59,7 @@ impl Ballast {
         Ok(Self { path, grows })
     }
 
-    async fn drop(self) -> Result<()> {
+    async fn remove(self) -> Result<()> {
         self.grows.abort();
         // It has its file open, whose room comes back when it is closed.
         let _ = self.grows.await;
@@ -86,7 +86,7 @@ pub(super) async fn is_full(mut scene: Scene<'_>) -> Result<()> {
     let from = Instant::now();
     sleep(FULL).await;
     let to = Instant::now();
-    ballast.drop().await?;
+    ballast.remove().await?;
     let back = Instant::now();
     until("a change is taken", Duration::from_secs(60), async || cluster.target.changes().await).await?;
     let recovered = back.elapsed();

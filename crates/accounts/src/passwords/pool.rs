@@ -118,7 +118,7 @@ impl Aside {
         thread::Builder::new().name(format!("hash-flood-{n}")).spawn(move || {
             step_back();
             while let Ok(run) = todo.recv() {
-                let _ = ended.send(end(run));
+                let _ = ended.send(done_here(run));
             }
         })?;
         Ok(Self { work, done })
@@ -128,13 +128,13 @@ impl Aside {
     fn run(&self, run: Run) -> Done {
         match self.work.send(run) {
             Ok(()) => self.done.recv().unwrap_or_else(|gone| (Err(Box::new(gone)), Duration::ZERO)),
-            Err(mpsc::SendError(run)) => end(run),
+            Err(mpsc::SendError(run)) => done_here(run),
         }
     }
 }
 
 /// Does the work on this thread.
-fn end(run: Run) -> Done {
+fn done_here(run: Run) -> Done {
     let processor_time = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
     let before = processor_time();
     // Whoever waits is told, because the other end of the channel goes; the thread lives on.
@@ -233,7 +233,7 @@ impl Shared {
     fn serve(&self, aside: &Aside) {
         while let Some((task, is_flood)) = self.next() {
             let start = Instant::now();
-            let (ended, cost) = if is_flood { aside.run(task.run) } else { end(task.run) };
+            let (ended, cost) = if is_flood { aside.run(task.run) } else { done_here(task.run) };
             self.end(task.work, [start.elapsed(), cost], ended.is_ok());
             if let Ok(tell) = ended {
                 tell();
@@ -449,7 +449,7 @@ mod tests {
             pool.run(1, name).await.unwrap()
         };
         assert!(!is_aside().await);
-        // Six seconds' work for a thread in less than three seconds.
+        // Six seconds' work at once.
         for _ in 0..60 {
             let _ = pool.turn(SECOND / 10);
         }
