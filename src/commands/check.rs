@@ -94,10 +94,25 @@ pub(super) async fn run(config: Config) -> Result {
             None => "not configured: plain HTTP, for a proxy that terminates TLS".into(),
         }),
     );
+    say("traces", traces(&config).await);
     for (name, found) in stripe::look(&config).await {
         say(name, found);
     }
     if wrong > 0 { Err(format!("{wrong} wrong, see above").into()) } else { Ok(()) }
+}
+
+async fn traces(config: &Config) -> Found {
+    let wrong = |problem: &str| {
+        Err(format!("OTEL_EXPORTER_OTLP_ENDPOINT: {problem}; the service works without, and drops spans"))
+    };
+    match config.traces().map_err(|error| error.to_string())? {
+        None => Ok("not configured: none are sent".into()),
+        Some(settings) => match timeout(PATIENCE, tenantry_otel::check(&settings)).await {
+            Ok(Ok(())) => Ok("the collector takes them".into()),
+            Ok(Err(problem)) => wrong(&problem),
+            Err(_) => wrong("no answer within 3 s"),
+        },
+    }
 }
 
 /// Whether every secret in the database can be read with the keys that there are, and how many each key still has.

@@ -84,6 +84,15 @@ impl Collector {
         }
     }
 
+    /// Whether it takes what there is to be sent, by an empty batch.
+    pub(crate) async fn check(&self) -> Result<(), String> {
+        let nothing = ExportTraceServiceRequest::default().encode_to_vec();
+        match self.ask(nothing).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Passing(problem, _) | Failure::Final(problem)) => Err(problem),
+        }
+    }
+
     /// One attempt: how many spans were not wanted.
     async fn ask(&self, body: Vec<u8>) -> Result<usize, Failure> {
         // Without the URL, which may hold a password.

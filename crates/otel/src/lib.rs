@@ -58,6 +58,15 @@ pub enum SetupError {
     Twice,
 }
 
+/// Asks the collector once whether it takes what would be sent.
+///
+/// # Errors
+/// Why it does not; without its address, which may hold a password.
+pub async fn check(settings: &Settings) -> Result<(), String> {
+    let collector = Collector::new(settings).map_err(|error| SetupError::Client(error).to_string())?;
+    collector.check().await
+}
+
 /// The export of this process's spans.
 #[must_use = "what is in the queue is lost unless the export is ended"]
 pub struct Export {
