@@ -11,7 +11,7 @@ use futures_util::future::join;
 use tenantry_queue::Nudge;
 use tenantry_trace::InDatabase;
 use tokio_postgres::{
-    Row, Statement,
+    Row, Statement, ToStatement,
     error::SqlState,
     types::{ToSql, Type},
 };
@@ -62,6 +62,9 @@ pub struct Transaction<'a> {
     busy: Mutex<InDatabase>,
 }
 
+/// As the driver answers.
+type Answered<T> = std::result::Result<T, tokio_postgres::Error>;
+
 impl<'a> Transaction<'a> {
     async fn begin(client: &'a mut Client) -> Result<Self> {
         let (opened, busy) = (Client::metrics(client).created, InDatabase::begin());
@@ -74,30 +77,58 @@ impl<'a> Transaction<'a> {
     }
 
     /// Ends it, for good.
-    pub async fn commit(self) -> std::result::Result<(), tokio_postgres::Error> {
-        let committed = self.inner.commit().await;
-        if let Err(error) = &committed {
-            let mut busy = self.busy.into_inner().unwrap_or_else(PoisonError::into_inner);
-            let state = error.code().map_or("connection", SqlState::code);
-            busy.span().fail(state.to_owned());
-        }
-        committed
+    pub async fn commit(self) -> Answered<()> {
+        let Self { inner, busy, .. } = self;
+        let committed = inner.commit().await;
+        told(&busy, committed)
     }
 
     /// As that of the driver; its span tells what is asked.
-    pub async fn prepare_cached(&self, sql: &str) -> std::result::Result<Statement, tokio_postgres::Error> {
+    pub async fn prepare_cached(&self, sql: &str) -> Answered<Statement> {
         self.asks(sql);
-        self.inner.prepare_cached(sql).await
+        told(&self.busy, self.inner.prepare_cached(sql).await)
     }
 
     /// As that of the driver; its span tells what is asked.
-    pub async fn query_typed(
+    pub async fn query_typed(&self, sql: &str, params: &[(&(dyn ToSql + Sync), Type)]) -> Answered<Vec<Row>> {
+        self.asks(sql);
+        told(&self.busy, self.inner.query_typed(sql, params).await)
+    }
+
+    /// As that of the driver.
+    pub async fn query(
         &self,
-        sql: &str,
-        params: &[(&(dyn ToSql + Sync), Type)],
-    ) -> std::result::Result<Vec<Row>, tokio_postgres::Error> {
-        self.asks(sql);
-        self.inner.query_typed(sql, params).await
+        statement: &(impl ToStatement + ?Sized),
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Answered<Vec<Row>> {
+        told(&self.busy, self.inner.query(statement, params).await)
+    }
+
+    /// As that of the driver.
+    pub async fn query_one(
+        &self,
+        statement: &(impl ToStatement + ?Sized),
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Answered<Row> {
+        told(&self.busy, self.inner.query_one(statement, params).await)
+    }
+
+    /// As that of the driver.
+    pub async fn query_opt(
+        &self,
+        statement: &(impl ToStatement + ?Sized),
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Answered<Option<Row>> {
+        told(&self.busy, self.inner.query_opt(statement, params).await)
+    }
+
+    /// As that of the driver.
+    pub async fn execute(
+        &self,
+        statement: &(impl ToStatement + ?Sized),
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Answered<u64> {
+        told(&self.busy, self.inner.execute(statement, params).await)
     }
 
     fn asks(&self, sql: &str) {
@@ -105,9 +136,18 @@ impl<'a> Transaction<'a> {
     }
 
     /// Ends it without a trace.
-    pub async fn rollback(self) -> std::result::Result<(), tokio_postgres::Error> {
+    pub async fn rollback(self) -> Answered<()> {
         self.inner.rollback().await
     }
+}
+
+/// Notes in the span what failed, by its SQLSTATE.
+fn told<T>(busy: &Mutex<InDatabase>, answer: Answered<T>) -> Answered<T> {
+    if let Err(error) = &answer {
+        let state = error.code().map_or("connection", SqlState::code);
+        busy.lock().unwrap_or_else(PoisonError::into_inner).span().fail(state.to_owned());
+    }
+    answer
 }
 
 impl<'a> Deref for Transaction<'a> {

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::Transaction;
+use crate::db::Transaction;
 use sha2::{Digest, Sha256};
 
 use crate::{Actor, App, Error, Result, TenantId, Who, encryption::Mac, fields::Secret, tokens};

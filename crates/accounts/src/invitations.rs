@@ -1,7 +1,7 @@
 //! Invitations: a seat is reserved for somebody who chooses name and password themselves.
 
+use crate::db::Transaction;
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Transaction;
 use poem_openapi::Object;
 use serde::Serialize;
 use serde_json::json;

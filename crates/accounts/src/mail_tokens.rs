@@ -1,6 +1,6 @@
 //! Tokens that travel by mail and come back once. Only their hash is stored, bound to a user, an address and a purpose.
 
-use deadpool_postgres::Transaction;
+use crate::db::Transaction;
 use uuid::Uuid;
 
 use crate::{Error, Result, TenantId, UserId, fields::Email, tokens::Token};

@@ -1,6 +1,6 @@
 //! Telling those who read mail at an address that the account is about to have another one.
 
-use deadpool_postgres::Transaction;
+use crate::db::Transaction;
 use tenantry_jobs::AddressNoticeEmail;
 use uuid::Uuid;
 

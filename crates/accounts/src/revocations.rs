@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::db::Transaction;
 use ahash::RandomState;
-use deadpool_postgres::Transaction;
 use uuid::Uuid;
 
 use crate::{ApiKeyId, Result, SessionId, TenantId, UserId};

@@ -146,10 +146,11 @@ impl Finished {
         self.attributes.push((key, value.into()));
     }
 
-    /// It failed, of this; one of few words.
+    /// It failed, of this; one of few words. Of several failures the first one counts: others may be its echo.
     pub fn fail(&mut self, of: impl Into<Value>) {
-        self.failed = true;
-        self.set("error.type", of);
+        if !std::mem::replace(&mut self.failed, true) {
+            self.set("error.type", of);
+        }
     }
 }
 

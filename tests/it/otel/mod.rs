@@ -173,6 +173,26 @@ async fn a_look_up_that_redis_answers_or_not_is_a_span_below_the_request() {
 }
 
 #[tokio::test]
+async fn a_statement_that_fails_fails_its_transaction_and_not_the_request_that_knows_what_it_means() {
+    let collector = Collector::start(Mood::Taking).await;
+    let cluster = api(&collector.endpoint(), &[]).await;
+    let (address, user) = (cluster.nodes[0].address, cluster.users[0]);
+    let request = reqwest::Client::new().patch(format!("http://{address}/api/v1/users/{user}"));
+    let request = request.bearer_auth(&cluster.token).header("traceparent", traceparent("01"));
+    let response = request.json(&json!({"email": "admin@example.org"})).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::CONFLICT);
+    let route = "PATCH /api/v1/users/{id}";
+    let spans = collector.of(TRACE, |spans| !named(spans, route).is_empty()).await;
+    let server = named(&spans, route)[0];
+    assert!(!has_failed(server));
+    let failed: Vec<_> = spans.iter().filter(|span| has_failed(span)).collect();
+    let [transaction] = failed[..] else { panic!("{failed:?}") };
+    assert_eq!(transaction.parent_span_id, server.span_id);
+    assert_eq!(said(transaction, "db.system.name").as_deref(), Some("postgresql"));
+    assert_eq!(said(transaction, "error.type").as_deref(), Some("23505"), "unique_violation");
+}
+
+#[tokio::test]
 async fn nothing_is_sent_of_what_the_sampler_leaves_out_and_the_answer_says_so() {
     let collector = Collector::start(Mood::Taking).await;
     let endpoint = collector.endpoint();
@@ -243,6 +263,28 @@ async fn a_collector_that_hangs_does_not_hold_up_the_end_of_a_process() {
     assert!(told.elapsed() < Duration::from_secs(6), "{:?}", told.elapsed());
     let log = cluster.log(0);
     assert!(log.contains("spans were not handed over"), "{log}");
+}
+
+#[tokio::test]
+async fn check_says_whether_the_collector_takes_spans_and_never_its_password() {
+    let [taking, refusing] = [Mood::Taking, Mood::Refusing(401)].map(Collector::start);
+    let (taking, refusing) = (taking.await, refusing.await);
+    for (endpoint, said) in [
+        (taking.endpoint(), "ok     traces       the collector takes them"),
+        (refusing.endpoint(), "WRONG  traces       OTEL_EXPORTER_OTLP_ENDPOINT: it answered 401"),
+        (
+            "http://a:s3cret@127.0.0.1:1".into(),
+            "WRONG  traces       OTEL_EXPORTER_OTLP_ENDPOINT: error sending",
+        ),
+    ] {
+        let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_tenantry"));
+        program.env_clear().current_dir("/").arg("check").env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+        let output = program.output().await.unwrap();
+        let lines = String::from_utf8_lossy(&output.stdout);
+        assert!(lines.contains(said), "{said}: {lines}");
+        assert!(!lines.contains("s3cret"), "{lines}");
+    }
+    assert_eq!(taking.spans(), []);
 }
 
 #[test]

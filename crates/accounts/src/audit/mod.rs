@@ -3,7 +3,7 @@
 mod list;
 mod refusals;
 
-use deadpool_postgres::Transaction;
+use crate::db::Transaction;
 use poem_openapi::Enum;
 use serde::Serialize;
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! What a tenant pays for that has been closed.
 
-use deadpool_postgres::Transaction;
+use crate::db::Transaction;
 use tenantry_jobs::EndSubscriptions;
 
 use super::Settings;

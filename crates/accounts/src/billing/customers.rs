@@ -1,6 +1,6 @@
 //! Who pays in Stripe for which tenant.
 
-use deadpool_postgres::Transaction;
+use crate::db::Transaction;
 use serde_json::json;
 use tenantry_jobs::CreateCustomer;
 use tokio_postgres::Row;

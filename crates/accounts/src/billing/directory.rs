@@ -4,7 +4,7 @@
 //! A customer's row is also its lock: who links it, parks what it pays for or unlinks it takes the tenant's seats first, then
 //! this row, then objects, then jobs. That it was deleted is for good.
 
-use deadpool_postgres::Transaction;
+use crate::db::Transaction;
 use uuid::Uuid;
 
 use crate::{App, Result, TenantId, db};

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use crate::db::Transaction;
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Transaction;
 use tenantry_jobs::SyncSubscription;
 use tenantry_queue::Options;
 use tenantry_stripe::Status;

@@ -161,7 +161,7 @@ pub async fn subscribed(app: &App, actor: Actor) -> Result<bool> {
 }
 
 async fn with_items(
-    tx: &deadpool_postgres::Transaction<'_>,
+    tx: &crate::db::Transaction<'_>,
     tenant: TenantId,
     rows: Vec<Row>,
 ) -> Result<Vec<Subscription>> {

@@ -1,6 +1,6 @@
 //! Seats that are paid for one by one: the quantity in Stripe follows the seats that are used.
 
-use deadpool_postgres::Transaction;
+use crate::db::Transaction;
 use tenantry_jobs::SyncSeats;
 use tenantry_queue::Options;
 use uuid::Uuid;

@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 
+use crate::db::Transaction;
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Transaction;
 use serde_json::{Value, json};
 use tenantry_jobs::SyncSubscription;
 use tenantry_queue::Options;

@@ -9,8 +9,8 @@ mod stored;
 
 use std::{sync::Arc, time::Instant};
 
+use crate::db::Transaction;
 use argon2::password_hash::PasswordHasher;
-use deadpool_postgres::Transaction;
 
 pub(crate) use common::is_common;
 pub use cost::Cost;

@@ -7,7 +7,7 @@ mod redact;
 mod sweep;
 mod tables;
 
-use deadpool_postgres::Transaction;
+use crate::db::Transaction;
 use tokio_postgres::Row;
 
 pub use contact::{Contact, contact};

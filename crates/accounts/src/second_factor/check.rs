@@ -1,6 +1,6 @@
 //! Asking for the second factor.
 
-use deadpool_postgres::Transaction;
+use crate::db::Transaction;
 use serde_json::json;
 use tenantry_jobs::SecondFactorEvent;
 use tokio_postgres::Row;

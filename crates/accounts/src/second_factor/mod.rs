@@ -10,8 +10,8 @@ mod recovery_codes;
 mod remove;
 mod totp;
 
+use crate::db::Transaction;
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Transaction;
 use poem_openapi::Object;
 use serde::Serialize;
 use tenantry_jobs::{SecondFactorEvent, SecondFactorNoticeEmail};

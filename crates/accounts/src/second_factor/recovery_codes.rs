@@ -1,6 +1,6 @@
 //! Recovery codes: ten, each works once in place of a code of the app. Shown once, stored as hashes.
 
-use deadpool_postgres::Transaction;
+use crate::db::Transaction;
 use rand::{TryRngCore, rngs::OsRng};
 use serde_json::json;
 use tenantry_jobs::SecondFactorEvent;

@@ -5,7 +5,7 @@ mod renew;
 
 use std::net::IpAddr;
 
-use deadpool_postgres::Transaction;
+use crate::db::Transaction;
 use poem_openapi::Enum;
 use serde::{Deserialize, Serialize};
 use serde_json::json;

@@ -99,7 +99,7 @@ async fn within(
 
 /// The session of a refresh token, whether it still works or not.
 pub(super) async fn session_of(
-    tx: &deadpool_postgres::Transaction<'_>,
+    tx: &crate::db::Transaction<'_>,
     tenant: TenantId,
     user: UserId,
     token: &Secret,

@@ -231,13 +231,13 @@ pub async fn get(app: &App, actor: Actor, id: TenantId) -> Result<Tenant> {
 }
 
 /// Reads a tenant within a transaction, be it closed.
-async fn read(tx: &deadpool_postgres::Transaction<'_>, id: TenantId) -> Result<Tenant> {
+async fn read(tx: &crate::db::Transaction<'_>, id: TenantId) -> Result<Tenant> {
     let statement = tx.prepare_cached(&format!("{SELECT} where t.id = $1")).await?;
     Tenant::try_from(&tx.query_opt(&statement, &[&id.0]).await?.ok_or(Error::NoTenant)?)
 }
 
 /// Locks a tenant that is open, for a change that starts from one of the versions. Nobody takes or gives a seat meanwhile.
-async fn lock(tx: &deadpool_postgres::Transaction<'_>, id: TenantId, if_match: &IfMatch) -> Result<Tenant> {
+async fn lock(tx: &crate::db::Transaction<'_>, id: TenantId, if_match: &IfMatch) -> Result<Tenant> {
     seats::lock(tx, id).await?;
     let tenant = read(tx, id).await?;
     if tenant.closed_at.is_some() {
@@ -343,7 +343,7 @@ pub async fn update(
 /// Gives a tenant another plan, with its seats. The seats' lock is held.
 pub(crate) async fn set_plan(
     app: &App,
-    tx: &deadpool_postgres::Transaction<'_>,
+    tx: &crate::db::Transaction<'_>,
     tenant: TenantId,
     plan: Plan,
     by: By,

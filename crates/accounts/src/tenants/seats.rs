@@ -1,7 +1,7 @@
 //! Seats: one row a tenant, always the first lock of a transaction that adds or removes users, so that they hold
 //! however many act at once.
 
-use deadpool_postgres::Transaction;
+use crate::db::Transaction;
 
 use crate::{App, Error, Result, TenantId, billing, db, invitations::end_expired, tenants::Plan};
 

@@ -242,11 +242,7 @@ pub(crate) fn pointer(tenant: TenantId, email: &Email) -> Pointer {
 }
 
 /// Reads a user within a transaction.
-pub(crate) async fn read(
-    tx: &deadpool_postgres::Transaction<'_>,
-    tenant: TenantId,
-    id: UserId,
-) -> Result<User> {
+pub(crate) async fn read(tx: &crate::db::Transaction<'_>, tenant: TenantId, id: UserId) -> Result<User> {
     let sql = format!("select {COLUMNS} from tenantry.users where tenant_id = $1 and id = $2");
     let statement = tx.prepare_cached(&sql).await?;
     User::try_from(&tx.query_opt(&statement, &[&tenant.0, &id.0]).await?.ok_or(Error::NoUser)?)
