@@ -33,7 +33,7 @@ sdk: ## clients of TypeScript, Python and Rust out of the OpenAPI document, into
 	scripts/sdk
 
 load: ## requests of many kinds at constant rates, with thresholds; a page in target/load.html (release build; ARGS="--seconds 30")
-	scripts/clients k6
+	scripts/clients load
 	cargo build --release --workspace --bin tenantry --example load
 	target/release/examples/load suite --seconds 5 --report loadtests/suite.txt --readme README.md --page target/load.html $(ARGS)
 
@@ -44,6 +44,11 @@ bench: ## look-ups by level beside a bare server (release build; needs wrk)
 load-instructions: ## what a look-up costs in instructions beside a bare server (release build; needs wrk and valgrind)
 	cargo build --release --workspace --bin tenantry --example bare --example load
 	target/release/examples/load instructions --rounds 1 --connections 8 --report loadtests/instructions.txt $(ARGS)
+
+flame: ## where the processor time of a look-up goes: flame graphs in docs/plots/, a table (release build; needs wrk and perf)
+	scripts/clients flame
+	cargo build --release --workspace --bin tenantry --example bare --example load
+	target/release/examples/load flame --seconds 10 --report loadtests/flame.txt --plots docs/plots $(ARGS)
 
 load-large: ## look-ups with a million users beside a thousand (the same)
 	cargo build --release --workspace --bin tenantry --example bare --example load

@@ -99,11 +99,15 @@ pub(crate) async fn lookup(settings: &Settings, servers: &Servers) -> Result<(Ta
 }
 
 /// The levels that answer without PostgreSQL, each with what it is compared with: bare servers, and ours.
-pub(crate) async fn levels(settings: &Settings, servers: &Servers) -> Result<[(Case, Case); 2]> {
-    let database = servers.database("few", 10, settings.users.unwrap_or(1_000)).await?;
+/// So many users, of whom so many are asked for.
+pub(crate) async fn levels(
+    settings: &Settings,
+    servers: &Servers,
+    [users, asked]: [usize; 2],
+) -> Result<[(Case, Case); 2]> {
+    let database = servers.database("few", 10, settings.users.unwrap_or(users as u64)).await?;
     let body = answer(servers, &database).await?;
-    // So few that all of them can be asked for before it is measured.
-    let ids: Vec<_> = database.users.iter().take(100).map(by_id).collect();
+    let ids: Vec<_> = database.users.iter().take(asked).map(by_id).collect();
     let files = Files { servers, database: &database };
     Ok([
         (

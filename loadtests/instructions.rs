@@ -14,6 +14,8 @@ use crate::{
     wrk::{self, Order, Requests},
 };
 
+/// Who is in the database, and who of them is asked for: so few that all can be before it is measured.
+const USERS: [usize; 2] = [1_000, 100];
 /// How many functions of each server are shown.
 const SHOWN: usize = 30;
 /// So many requests are sent before it is measured: buffers have grown, and what is asked for is where it should be.
@@ -24,7 +26,7 @@ const ALLOCATIONS: &str = "allocations a request";
 pub(crate) async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
     let mut figures = Figures::new("what a look-up costs in instructions, beside a bare server", settings);
     figures.note("counted by callgrind, in user space only");
-    let levels = cases::levels(settings, servers).await?;
+    let levels = cases::levels(settings, servers, USERS).await?;
     let mut profiles = String::new();
     for round in 1..=settings.rounds {
         for (bare, ours) in &levels {

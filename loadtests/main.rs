@@ -17,6 +17,7 @@ mod connection;
 mod enumeration;
 mod export;
 mod figures;
+mod flame;
 mod growth;
 mod imports;
 mod instructions;
@@ -96,6 +97,8 @@ pub(crate) enum Question {
     Lookup,
     /// The same in instructions, counted by valgrind
     Instructions,
+    /// The same in processor time by function, the kernel's included, with flame graphs
+    Flame,
     /// A thousand users beside a million
     Scale,
     /// People who exist beside people who do not
@@ -136,9 +139,12 @@ async fn main() -> ExitCode {
 }
 
 async fn run(settings: &Settings) -> Result<()> {
-    use Question::{Auth, Instructions, Limits, Lookup, Scale};
-    if matches!(settings.question, Lookup | Instructions | Scale | Auth | Limits) {
+    use Question::{Auth, Flame, Instructions, Limits, Lookup, Scale};
+    if matches!(settings.question, Lookup | Instructions | Flame | Scale | Auth | Limits) {
         wrk::check()?;
+    }
+    if matches!(settings.question, Flame) {
+        flame::check()?;
     }
     let folder = std::env::temp_dir().join(format!("tenantry-load-{}", std::process::id()));
     fs::create_dir(&folder)?;
@@ -175,6 +181,7 @@ async fn measure(settings: &Settings, servers: &Servers) -> Result<String> {
         Question::Lookup => cases::lookup(settings, servers).await?,
         Question::Scale => cases::scale(settings, servers).await?,
         Question::Instructions => return instructions::measure(settings, servers).await,
+        Question::Flame => return flame::measure(settings, servers).await,
         Question::Enumeration => return enumeration::measure(settings, servers).await,
         Question::Auth => return Ok(auth::measure(settings, servers).await?.to_string()),
         Question::Bulk => return Ok(bulk::measure(settings, servers).await?.to_string()),

@@ -1,6 +1,7 @@
 //! A server under load, and what it and others have cost.
 
 use std::{
+    env,
     fs::{self, File},
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -70,9 +71,20 @@ impl Process {
 
 /// The programs that were built with this one.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
-    let examples = std::env::current_exe()?.parent().map(Path::to_owned).ok_or("no folder")?;
+    let examples = env::current_exe()?.parent().map(Path::to_owned).ok_or("no folder")?;
     let found = [examples.join(name), examples.join("..").join(name)].into_iter().find(|path| path.is_file());
     found.ok_or_else(|| format!("{name} is not built: see make help").into())
+}
+
+/// A program of others, as `scripts/clients WANTED` installs it in a folder of its own, or from elsewhere.
+pub(crate) fn tool(folder: &str, name: &str, wanted: &str) -> Result<PathBuf> {
+    let target = env::current_exe()?.ancestors().nth(3).map(PathBuf::from).ok_or("no folder")?;
+    let installed = [target.join("tools").join(folder).join("bin")].into_iter();
+    let paths = env::var_os("PATH").unwrap_or_default();
+    let mut found = installed.chain(env::split_paths(&paths)).map(|folder| folder.join(name));
+    found
+        .find(|program| program.is_file())
+        .ok_or_else(|| format!("{name} is missing; run: scripts/clients {wanted}").into())
 }
 
 pub(crate) fn free_address() -> Result<SocketAddr> {

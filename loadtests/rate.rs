@@ -15,7 +15,11 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 
-use crate::{Result, connection::Connection, servers::Database};
+use crate::{
+    Result,
+    connection::{Answer, Connection},
+    servers::Database,
+};
 
 /// Longer than the service takes for anything.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -92,10 +96,7 @@ pub(crate) async fn ask(
                 sleep_until(due.into()).await;
                 let from = if free > due { due } else { Instant::now() };
                 let late = from.saturating_duration_since(due);
-                let Ask { method, path, token, body, header } = next(ticket);
-                let answer =
-                    timeout(PATIENCE, connection.ask_with(method, &path, &token, &body, &header)).await;
-                let answer = answer.ok().and_then(Result::ok);
+                let answer = answer(&mut connection, next(ticket)).await;
                 answers.push(Answered {
                     after: from.elapsed(),
                     late,
@@ -110,6 +111,11 @@ pub(crate) async fn ask(
         answers.extend(ended?);
     }
     Ok(answers)
+}
+
+async fn answer(connection: &mut Connection, ask: Ask) -> Option<Answer> {
+    let Ask { method, path, token, body, header } = ask;
+    timeout(PATIENCE, connection.ask_with(method, &path, &token, &body, &header)).await.ok()?.ok()
 }
 
 /// Who is let run first where several want a processor. On a machine of their own, clients would wait neither for the service
@@ -173,10 +179,8 @@ pub(crate) async fn as_fast_as_can_be(
         clients.spawn(async move {
             let (mut connection, mut done, mut wrong) = (Connection::new(address), 0, 0_u64);
             while start.elapsed() < time {
-                let Ask { method, path, token, body, header } = next(tickets.fetch_add(1, Ordering::Relaxed));
-                let answer =
-                    timeout(PATIENCE, connection.ask_with(method, &path, &token, &body, &header)).await;
-                let is_done = matches!(answer, Ok(Ok(answer)) if [200, 201].contains(&answer.status));
+                let answer = answer(&mut connection, next(tickets.fetch_add(1, Ordering::Relaxed))).await;
+                let is_done = answer.is_some_and(|answer| [200, 201].contains(&answer.status));
                 done += u64::from(is_done);
                 wrong += u64::from(!is_done);
             }

@@ -1,6 +1,7 @@
 //! Memory with a hundred thousand users cached, and over half an hour under load: `make soak`.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     time::{Duration, Instant},
@@ -152,9 +153,16 @@ fn requests(figures: &mut Figures, answers: &[Answered]) {
     let mut times: Vec<_> = answers.iter().map(|answer| answer.after.as_secs_f64() * 1e3).collect();
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
-    let failed = answers.iter().filter(|answer| answer.status != Some(200)).count();
     figures.add(REQUESTS, "asked", "", answers.len() as f64);
-    figures.add(REQUESTS, "failed", "", failed as f64);
+    let mut failed = BTreeMap::new();
+    for answer in answers.iter().filter(|answer| answer.status != Some(200)) {
+        *failed.entry(answer.status).or_insert(0_u32) += 1;
+    }
+    figures.add(REQUESTS, "failed", "", failed.values().sum::<u32>().into());
+    for (status, count) in failed {
+        let with = status.map_or("without an answer".to_owned(), |status| format!("with {status}"));
+        figures.add(REQUESTS, format!("failed {with}"), "", count.into());
+    }
     figures.add(REQUESTS, "p50", "ms", at(0.5));
     figures.add(REQUESTS, "p99", "ms", at(0.99));
 }

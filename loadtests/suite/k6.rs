@@ -1,6 +1,6 @@
 //! The scenario of `loadtests/k6/mixed.js`, run by k6.
 
-use std::{fmt, fs, path::PathBuf, process::Stdio};
+use std::{fmt, fs, process::Stdio};
 
 use serde_json::Value;
 use tokio::process::Command;
@@ -8,7 +8,7 @@ use tokio::process::Command;
 use crate::{
     Result, Settings,
     auth::PASSWORD,
-    process::{Process, cpu_of_ended_children},
+    process::{Process, cpu_of_ended_children, tool},
     servers::{Database, Servers},
 };
 
@@ -47,21 +47,8 @@ impl fmt::Display for Summary {
     }
 }
 
-/// As scripts/clients installs it, or of one's own.
-fn program() -> Result<PathBuf> {
-    let target = std::env::current_exe()?.ancestors().nth(3).map(PathBuf::from).ok_or("no folder")?;
-    let installed = target.join("tools/k6/bin/k6");
-    if installed.is_file() {
-        return Ok(installed);
-    }
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let found =
-        std::env::split_paths(&paths).map(|folder| folder.join("k6")).find(|program| program.is_file());
-    found.ok_or_else(|| "k6 is missing; run: scripts/clients k6".into())
-}
-
 pub(super) fn check() -> Result<()> {
-    program().map(drop)
+    tool("k6", "k6", "load").map(drop)
 }
 
 pub(super) async fn run(
@@ -73,7 +60,7 @@ pub(super) async fn run(
     let summary = servers.folder.join("k6.json");
     let tenant = &database.users.first().ok_or("no users")?.tenant;
     let (own, ours) = (cpu_of_ended_children()?, node.cpu()?);
-    let mut command = Command::new(program()?);
+    let mut command = Command::new(tool("k6", "k6", "load")?);
     command
         .args(["run", "--quiet", "--no-usage-report", "--summary-mode=legacy", "--summary-export"])
         .arg(&summary);

@@ -1,6 +1,6 @@
 //! The report as a page: one file, nothing from elsewhere.
 
-use super::{Outcome, Report};
+use super::{Outcome, Report, Seen};
 
 /// Of a histogram: each is a quarter more than the one before it, from 0.1 ms on.
 const BUCKETS: usize = 50;
@@ -27,17 +27,20 @@ pub(super) fn html(report: &Report) -> String {
 }
 
 fn row(outcome: &Outcome) -> String {
-    let mark = if outcome.holds() { "" } else { " class=\"over\"" };
-    let times: String = [0.5, 0.9, 0.99, 1.0].map(|part| format!("<td>{:.2}", outcome.within(part))).concat();
-    let cpu: String = outcome.cpu.map(|cpu| format!("<td>{cpu:.3}")).concat();
-    format!(
-        "<tr{mark}><td>{}<td>{:.0}<td>{}<td>{}{times}<td>{}{cpu}</tr>",
-        escape(outcome.name),
-        outcome.rate,
-        outcome.times.len(),
-        outcome.wrong,
-        outcome.threshold
-    )
+    let line = |(name, seen): (&str, &Seen)| {
+        let mark = if outcome.holds() { "" } else { " class=\"over\"" };
+        let times: String = seen.times.map(|time| format!("<td>{time:.2}")).concat();
+        let cpu: String = seen.cpu.map(|cpu| format!("<td>{cpu:.3}")).concat();
+        format!(
+            "<tr{mark}><td>{}<td>{:.0}<td>{}<td>{}{times}<td>{}{cpu}</tr>",
+            escape(name),
+            outcome.rate,
+            seen.asked,
+            seen.wrong,
+            outcome.threshold
+        )
+    };
+    outcome.rows().map(line).collect()
 }
 
 /// How many took how long: both axes go by factors, since the few that took long are what matters.
