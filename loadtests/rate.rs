@@ -47,6 +47,8 @@ impl Ask {
 /// One answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Answered {
+    /// When it was due, from the beginning on.
+    pub(crate) due: Duration,
     /// From when the request was due. Only what the timer of the client was late is taken off.
     pub(crate) after: Duration,
     /// What the timer of the client was late.
@@ -98,6 +100,7 @@ pub(crate) async fn ask(
                 let late = from.saturating_duration_since(due);
                 let answer = answer(&mut connection, next(ticket)).await;
                 answers.push(Answered {
+                    due: due - start,
                     after: from.elapsed(),
                     late,
                     status: answer.as_ref().map(|answer| answer.status),

@@ -10,6 +10,7 @@ use std::{
 
 use deadpool_redis::redis::{Client as RedisClient, aio::MultiplexedConnection, cmd};
 use rand::seq::SliceRandom;
+use rustix::process::{Pid, setpriority_process};
 use tenantry::{
     dev::{Home, Server, postgres, redis},
     migrate,
@@ -60,6 +61,17 @@ impl Servers {
         self.postgres.stop().await;
         self.redis.stop().await;
         Ok(self.home.remove()?)
+    }
+
+    /// From here on they come after all others that want a processor, as if they had one of their own.
+    pub(crate) fn step_back(&self) -> Result<()> {
+        const AFTER_OTHERS: i32 = 10;
+        for server in [&self.redis, &self.postgres] {
+            // Those that it starts for connections are as it is.
+            let pid = server.pid().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+            setpriority_process(Some(pid.ok_or("a server has ended")?), AFTER_OTHERS)?;
+        }
+        Ok(())
     }
 
     /// Seconds of processor time that Redis and PostgreSQL have used so far.

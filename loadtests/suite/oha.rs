@@ -43,7 +43,7 @@ pub(super) async fn ask(
     let mut seen = Seen { asked: 0, wrong: 0, times: [f64::NAN; 4], cpu: [0.0; 4] };
     for what in ["statusCodeDistribution", "errorDistribution"] {
         for (what, count) in json[what].as_object().into_iter().flatten() {
-            let count =
+            let count: usize =
                 count.as_u64().and_then(|count| count.try_into().ok()).ok_or("oha counts otherwise")?;
             seen.asked += count;
             if !expected.iter().any(|status| status.to_string() == *what) {

@@ -22,8 +22,9 @@ use crate::{Error, Result};
 /// For so long somebody may wait for a free thread; who would wait longer is told at once to come again.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// What is asked for is added up for so long. Where it was more than all threads could hash, it is a flood.
-const FLOOD: Duration = Duration::from_secs(1);
+/// What is asked for is added up for so long. Where it was more than all threads could hash, it is a flood. A few who come at once are none;
+/// and until it is known, all other requests wait for milliseconds.
+const FLOOD: Duration = Duration::from_millis(250);
 
 /// A fixed number of threads, which end with the value.
 pub(super) struct Pool(Arc<Shared>);
@@ -453,6 +454,8 @@ mod tests {
         for _ in 0..60 {
             let _ = pool.turn(SECOND / 10);
         }
+        // However long the test takes, it is still the same moment.
+        pool.0.lock().asked.since += Duration::from_secs(3600);
         assert!(is_aside().await);
         #[cfg(target_os = "linux")]
         {
@@ -462,19 +465,19 @@ mod tests {
         }
         assert!(matches!(pool.run(1, || panic!("planned")).await, Err(Error::Internal(_))));
         assert!(is_aside().await, "a panic ends none of them");
-        pool.0.lock().asked.since -= 2 * FLOOD;
+        pool.0.lock().asked.since = Instant::now() - 2 * FLOOD;
         assert!(!is_aside().await, "nobody has asked for a while");
     }
 
     #[tokio::test]
     async fn a_burst_that_all_can_hash_in_the_time_since_is_no_flood() {
         let pool = Pool::start(2, PACE).unwrap();
-        let mut queue = pool.0.lock();
-        queue.asked.units = 3 * SECOND;
+        let (mut queue, can_be_hashed) = (pool.0.lock(), 2 * (2 * FLOOD).as_millis() as u64);
+        queue.asked.units = can_be_hashed * 3 / 4;
         queue.asked.since -= 2 * FLOOD;
         queue.ask(1, 2);
         assert!(!queue.is_flood());
-        queue.asked.units = 5 * SECOND;
+        queue.asked.units = can_be_hashed * 5 / 4;
         queue.asked.since -= 2 * FLOOD;
         queue.ask(1, 2);
         assert!(queue.is_flood());
