@@ -125,7 +125,9 @@ async fn draw(folded: &str, name: &str, file: &Path) -> Result<()> {
     let stacks = file.with_extension("folded");
     fs::write(&stacks, folded)?;
     let mut command = Command::new(tool("inferno", "inferno-flamegraph", "flame")?);
-    command.args(["--title", name, "--minwidth", NARROW, "--deterministic", "--colors", "rust"]).arg(&stacks);
+    command
+        .args(["--title", name, "--minwidth", NARROW, "--countname", "ns", "--deterministic"])
+        .arg(&stacks);
     let drawn = output(&mut command).await;
     fs::remove_file(&stacks)?;
     Ok(fs::write(file, drawn?)?)
