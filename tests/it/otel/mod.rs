@@ -176,12 +176,11 @@ async fn a_look_up_that_redis_answers_or_not_is_a_span_below_the_request() {
 async fn a_statement_that_fails_fails_its_transaction_and_not_the_request_that_knows_what_it_means() {
     let collector = Collector::start(Mood::Taking).await;
     let cluster = api(&collector.endpoint(), &[]).await;
-    let (address, user) = (cluster.nodes[0].address, cluster.users[0]);
-    let request = reqwest::Client::new().patch(format!("http://{address}/api/v1/users/{user}"));
+    let request = reqwest::Client::new().post(format!("http://{}/api/v1/users", cluster.nodes[0].address));
     let request = request.bearer_auth(&cluster.token).header("traceparent", traceparent("01"));
-    let response = request.json(&json!({"email": "admin@example.org"})).send().await.unwrap();
+    let response = request.json(&json!({"email": "admin@example.org", "name": "Ada"})).send().await.unwrap();
     assert_eq!(response.status(), StatusCode::CONFLICT);
-    let route = "PATCH /api/v1/users/{id}";
+    let route = "POST /api/v1/users";
     let spans = collector.of(TRACE, |spans| !named(spans, route).is_empty()).await;
     let server = named(&spans, route)[0];
     assert!(!has_failed(server));
