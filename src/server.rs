@@ -81,7 +81,7 @@ pub async fn bind(state: State) -> Result<Bound, ServeError> {
     let transport = state.config.transport().map_err(|error| ServeError::Refused(error.to_string()))?;
     let wanted = state.config.listen;
     let failed = |source| ServeError::Listen { address: wanted, variable: "LISTEN", source };
-    let listener = tokio::net::TcpListener::bind(wanted).await.map_err(failed)?;
+    let listener = transport::listen(wanted).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     allow_files(transport.connections as u64 + OTHER_FILES);
     Ok(Bound { state, listener, transport, address })

@@ -12,7 +12,7 @@ use std::{io, iter, net::SocketAddr, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use poem::{Request, Response};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,9 +24,19 @@ pub use tls::{Tls, TlsError};
 /// How long no connection is accepted after one could not be: files and memory do not come back at once.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// So many connections may wait to be accepted, as tokio has it. Those that do when it is time to stop have been let in by the system,
-/// and their clients have sent requests: they are answered.
-const BACKLOG: usize = 1024;
+/// So many connections may wait to be accepted; the system may allow fewer (`net.core.somaxconn`). Whoever comes when it is full tries
+/// again a second later, and tokio's own 128 are there within the milliseconds that a process may wait for a processor. Those that wait
+/// when it is time to stop have been let in by the system, and their clients have sent requests: they are answered.
+const BACKLOG: u32 = 4096;
+
+/// Listens there.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A process that is started anew gets the address of the one before it, whose connections may not all be over.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// How much the system takes of an answer beyond what is on its way.
 #[cfg(target_os = "linux")]
@@ -106,7 +116,7 @@ fn waiting(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr
             }
         }
     };
-    iter::from_fn(accept).take(BACKLOG).filter_map(|(socket, peer)| {
+    iter::from_fn(accept).take(BACKLOG as usize).filter_map(|(socket, peer)| {
         socket.set_nonblocking(true).ok()?;
         let socket = TcpStream::from_std(socket).ok()?;
         tune(&socket);
