@@ -11,7 +11,6 @@ use poem::{
     get,
 };
 use tenantry::{server, transport};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
@@ -51,7 +50,7 @@ async fn serve() -> Result<()> {
         tls: None,
         grace: Duration::ZERO,
     };
-    let listener = TcpListener::bind(address).await?;
+    let listener = transport::listen(address.parse()?)?;
     transport::serve(listener, settings, CancellationToken::new(), service).await;
     Ok(())
 }
